@@ -1,0 +1,175 @@
+"""The contract of every backend: a device that decides whether a transaction may commit."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Callable, Optional
+
+from bloomgate.errors import DeviceClosed, KeyRangeError, RequestTooLarge, SnapshotRangeError
+from bloomgate.parameters import Parameters
+from bloomgate.publication import Publication
+from bloomgate.verdict import Verdict
+
+__all__ = ["Device", "DeviceInfo"]
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """What a device is."""
+
+    #: Scheme of the URL that opened it.
+    backend: str
+    #: Version of the register interface: (major, minor, patch).
+    version: tuple[int, int, int]
+    #: Geometry.
+    parameters: Parameters
+    #: Keys that one request can have, all sets together.
+    max_request_keys: int
+    #: One line on what decides: which model, compiler or hardware.
+    description: str
+
+
+class Device(abc.ABC):
+    """Decides commits. Safe to use from any number of threads; a context manager that closes itself.
+
+    All timestamps are integers, ``epoch * 2**timestamp_bits + count``. Backends implement the abstract methods;
+    publication is common to all that serve one process.
+    """
+
+    def __init__(self, parameters: Parameters, origin: int) -> None:
+        """``origin``: the device's newest timestamp when it is opened."""
+        self.parameters = parameters
+        self._publication = Publication(parameters, origin, self.last_timestamp)
+        self._closed = False
+
+    @abc.abstractmethod
+    def commit(
+        self,
+        *,
+        snapshot: int,
+        reads: Sequence[int] = (),
+        writes: Sequence[int] = (),
+        commutes: Sequence[int] = (),
+    ) -> Verdict:
+        """Decide one request; blocks until the verdict is there.
+
+        ``reads`` conflict with every commit newer than ``snapshot`` that wrote or commuted one of them. ``writes``
+        and ``commutes`` are inserted under the new timestamp and never conflict. Keys may repeat and may be in
+        several sets. Raises :class:`~bloomgate.errors.KeyRangeError`,
+        :class:`~bloomgate.errors.SnapshotRangeError`, :class:`~bloomgate.errors.RequestTooLarge` or
+        :class:`~bloomgate.errors.DeviceClosed`, and then nothing was submitted.
+        """
+
+    @abc.abstractmethod
+    def last_timestamp(self) -> int:
+        """The newest timestamp assigned, or (epoch, 0) when the epoch has none yet."""
+
+    @abc.abstractmethod
+    def info(self) -> DeviceInfo:
+        """What the device is."""
+
+    @abc.abstractmethod
+    def stats(self) -> Mapping[str, int]:
+        """Counters since the device was opened, by the names in :data:`bloomgate.registers.STATISTICS`.
+
+        The clock counters are there only where there is a clock.
+        """
+
+    @abc.abstractmethod
+    def reset(self, initial_epoch: int = 0) -> None:
+        """Soft reset: end the epoch and forget every commit in it.
+
+        The epoch becomes ``initial_epoch`` if that is greater than the current epoch, else it grows by 1. Requests
+        in flight get ABORT(RESET). When the last epoch has been used up, every later request gets ABORT(ROLLOVER).
+        """
+
+    @abc.abstractmethod
+    def raise_floor(self) -> None:
+        """Make every snapshot older than the last timestamp conflict with every read."""
+
+    @abc.abstractmethod
+    def inject_parity_error(self, table: int, row: int) -> None:
+        """Overwrite a word of the recency filter with 0 and bad parity. It can only cause aborts."""
+
+    @property
+    def clock_cycles(self) -> Optional[int]:
+        """Clock cycles since power-up; None where there is no clock."""
+        return None
+
+    @property
+    def published(self) -> int:
+        """The newest timestamp such that every commit up to it has been written back: a new snapshot."""
+        return self._publication.published
+
+    def publish(self, timestamp: Optional[int]) -> None:
+        """Mark a commit as written back; never blocks. ``publish(None)`` does nothing.
+
+        Raises :class:`~bloomgate.errors.PublicationError` for a timestamp that was never assigned.
+        """
+        self._publication.publish(timestamp)
+
+    def wait_published(self, timestamp: Optional[int], timeout: Optional[float] = None) -> None:
+        """Block until ``published >= timestamp``; helps with the registered helper. ``timeout`` in seconds.
+
+        Raises TimeoutError, or :class:`~bloomgate.errors.PublicationError` for a timestamp never assigned.
+        """
+        self._publication.wait(timestamp, timeout)
+
+    def set_helper(self, helper: Optional[Callable[[int], bool]]) -> None:
+        """Register what ``wait_published`` calls with a timestamp whose committer makes no progress.
+
+        The helper writes that commit back, idempotently, and returns whether it could.
+        """
+        self._publication.helper = helper
+
+    def close(self) -> None:
+        """Release everything. Later operations raise :class:`~bloomgate.errors.DeviceClosed`. Idempotent."""
+        self._closed = True
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    # What backends share: the checks that make a request impossible to put on the wire.
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise DeviceClosed("the device is closed; open it again with bloomgate.open_device()")
+
+    def _require_request(
+        self,
+        snapshot: int,
+        reads: Sequence[int],
+        writes: Sequence[int],
+        commutes: Sequence[int],
+    ) -> None:
+        """Raise the error that a request deserves, if it deserves one."""
+        self._require_open()
+        limit = self.parameters.max_timestamp
+        if not isinstance(snapshot, int) or not 0 <= snapshot <= limit:
+            raise SnapshotRangeError(
+                f"snapshot must be an integer from 0 to {limit}, not {snapshot!r}"
+            )
+        for name, keys in (("reads", reads), ("writes", writes), ("commutes", commutes)):
+            for key in keys:
+                if not isinstance(key, int) or not 0 <= key <= self.parameters.max_key:
+                    raise KeyRangeError(
+                        f"a key in {name} must be an integer from 0 to {self.parameters.max_key},"
+                        f" not {key!r}"
+                    )
+        size = len(reads) + len(writes) + len(commutes)
+        if size > self.parameters.aperture_depth:
+            raise RequestTooLarge(
+                f"a request can have {self.parameters.aperture_depth} keys in all its sets together,"
+                f" not {size}; split the transaction or open the device with a larger aperture_depth"
+            )

@@ -1,0 +1,117 @@
+"""Which commits have been written back: the ``published`` timestamp of a device used within one process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Callable, Optional
+
+from bloomgate.errors import PublicationError
+from bloomgate.parameters import Parameters
+
+__all__ = ["Publication"]
+
+#: Seconds that ``wait`` leaves a committer alone before it asks the helper to finish its work.
+HELP_AFTER = 0.01
+
+
+class Publication:
+    """Advances ``published`` over the contiguous prefix of timestamps that have been written back.
+
+    A timestamp (epoch, 0) is an empty commit that the device makes when an epoch begins; it counts as written back
+    as soon as everything before it is. All methods can be called from any thread; none but :meth:`wait` blocks.
+    """
+
+    def __init__(
+        self, parameters: Parameters, origin: int, last_timestamp: Callable[[], int]
+    ) -> None:
+        """``origin``: the device's newest timestamp at the start. ``last_timestamp``: reads its newest one now."""
+        self._parameters = parameters
+        self._published = origin
+        self._last_timestamp = last_timestamp
+        self._written_back: set[int] = set()
+        #: Last timestamp of an epoch ended by a reset -> first timestamp of the epoch after it.
+        self._epoch_ends: dict[int, int] = {}
+        self._advanced = threading.Condition()
+        #: Called with an unpublished timestamp that made no progress; true means: it is written back now.
+        self.helper: Optional[Callable[[int], bool]] = None
+
+    @property
+    def published(self) -> int:
+        """The newest timestamp such that every commit up to it has been written back."""
+        return self._published
+
+    def publish(self, timestamp: Optional[int]) -> None:
+        """Mark ``timestamp`` as written back; None and a published timestamp do nothing.
+
+        Raises :class:`PublicationError` for a timestamp that was never assigned.
+        """
+        if timestamp is None or timestamp <= self._published:
+            return
+        self._require_assigned(timestamp)
+        with self._advanced:
+            if timestamp > self._published:
+                self._written_back.add(timestamp)
+                self._advance()
+
+    def epoch_stepped(self, last: int, origin: int) -> None:
+        """A reset ended an epoch whose newest timestamp is ``last``; the next epoch begins at ``origin``."""
+        with self._advanced:
+            self._epoch_ends[last] = origin
+            self._advance()
+
+    def wait(self, timestamp: Optional[int], timeout: Optional[float] = None) -> None:
+        """Block until ``published >= timestamp``, finishing the work of committers that make no progress.
+
+        Raises TimeoutError after ``timeout`` seconds, :class:`PublicationError` for a timestamp never assigned.
+        """
+        if timestamp is None or timestamp <= self._published:
+            return
+        self._require_assigned(timestamp)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._advanced:
+                seen = self._published
+                if seen >= timestamp:
+                    return
+                patience = HELP_AFTER if self.helper is not None else None
+                if deadline is not None:
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        raise TimeoutError(
+                            f"timestamp {timestamp} was not published within {timeout} s;"
+                            f" the oldest commit not written back is {seen + 1}"
+                        )
+                    patience = left if patience is None else min(left, patience)
+                self._advanced.wait(patience)
+                stuck = self._published if self._published == seen else None
+            helper = self.helper
+            if stuck is not None and stuck < timestamp and helper is not None:
+                # Outside the lock: writing back may take long, and ends in publish().
+                if helper(stuck + 1):
+                    self.publish(stuck + 1)
+
+    def _require_assigned(self, timestamp: int) -> None:
+        last = self._last_timestamp()
+        if timestamp > last:
+            raise PublicationError(
+                f"timestamp {timestamp} was never assigned; the last one is {last}"
+            )
+
+    def _advance(self) -> None:
+        """Move over everything contiguous. Called with the lock held."""
+        before = self._published
+        while True:
+            here = self._published
+            if here in self._epoch_ends:
+                self._published = self._epoch_ends.pop(here)
+            elif here + 1 in self._written_back:
+                self._written_back.remove(here + 1)
+                self._published = here + 1
+            elif here & self._parameters.max_count == self._parameters.max_count:
+                # Assigning the last count ends the epoch, so (epoch + 1, 0) is the next integer.
+                self._published = here + 1
+            else:
+                break
+        if self._published != before:
+            self._advanced.notify_all()

@@ -1,0 +1,410 @@
+"""The register map: the one description of what a bus access to bloomgate means.
+
+The gateware decodes from it, the C header and ``docs/registers.md`` are generated from it, and every driver and test
+names registers through it. No offset is typed anywhere else. Offsets are bytes within a page, registers are 32 bits.
+
+The device is ``1 + slots`` pages of 4 KiB: the control page, then one page for each slot, so that an operating system
+can map one slot into one process and no other. Reads have no side effects anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+from bloomgate.parameters import Parameters
+from bloomgate.verdict import Reason
+
+__all__ = [
+    "BASE_ADDRESS",
+    "CONTROL_PAGE",
+    "ERROR_LOG_ENTRIES",
+    "IDENTIFICATION",
+    "PAGE_BYTES",
+    "SLOT_PAGE",
+    "SLOT_RECORD_BYTES",
+    "STATISTICS",
+    "VERSION",
+    "Access",
+    "ErrorCode",
+    "Fault",
+    "Field",
+    "Page",
+    "Register",
+    "Window",
+    "page_count",
+    "region_bytes",
+    "slot_page_offset",
+]
+
+#: First byte address of the control page on M_AXI_GP0 (free in the stock Parallella address map).
+BASE_ADDRESS = 0x43C0_0000
+PAGE_BYTES = 4096
+WORD_BYTES = 4
+
+#: "BLMG", little endian.
+IDENTIFICATION = int.from_bytes(b"BLMG", "little")
+#: (major, minor, patch) of the register interface. A host refuses another major version.
+VERSION = (0, 1, 0)
+
+#: Entries of the error log, a ring.
+ERROR_LOG_ENTRIES = 16
+#: Bytes of one slot's record in the control page.
+SLOT_RECORD_BYTES = 16
+
+
+class Access(Enum):
+    """What the bus may do. A write that is not allowed gets SLVERR; a read always succeeds."""
+
+    RO = "read-only"
+    RW = "read-write"
+    WO = "write-only, reads as 0"
+    W1C = "read; writing 1 to a bit clears it"
+
+
+class ErrorCode(IntEnum):
+    """CODE of an error log entry."""
+
+    #: SUBMIT or DISCARD while the slot's previous request was undecided; dropped. DETAIL: request number written.
+    SUBMIT_WHILE_BUSY = 1
+    #: A key or snapshot written while the slot's request was undecided; dropped. DETAIL: the data word.
+    WRITE_WHILE_BUSY = 2
+    #: A key written to a full slot; dropped. DETAIL: the key.
+    KEY_OVERFLOW = 3
+    #: A write of less than a whole word to an aperture, SUBMIT or DISCARD; dropped. DETAIL: offset in the page, bytes.
+    PARTIAL_WRITE = 4
+    #: A key wider than key_bits; dropped. DETAIL: the word.
+    KEY_RANGE = 5
+    #: A request whose snapshot is newer than the last timestamp. DETAIL: the snapshot's count.
+    SNAPSHOT_AHEAD = 6
+    #: Bad parity in the recency filter. DETAIL: the key that was queried.
+    FILTER_PARITY = 7
+    #: Bad parity in a buffered key. DETAIL: the key as read.
+    KEY_PARITY = 8
+
+
+class Fault(IntEnum):
+    """KIND of a FAULT_INJECTION command. An injected fault can only cause aborts, never a false commit."""
+
+    #: Overwrite one recency filter word with 0 and bad parity.
+    FILTER_WORD = 1
+    #: Store the next buffered key, of any slot, with bad parity.
+    NEXT_KEY = 2
+
+
+#: The statistics, 64 bits each, in the order of the STATISTICS window.
+STATISTICS = (
+    ("clocks", "clock cycles since power-up"),
+    ("busy_clocks", "clock cycles in which a request was in service"),
+    ("commits", "requests committed"),
+    *((f"aborts_{reason.name.lower()}", f"requests aborted with {reason.name}") for reason in Reason),
+    ("keys_validated", "keys of read sets queried in the recency filter"),
+    ("keys_inserted", "keys of write and commute sets inserted into the recency filter"),
+    ("parity_errors", "memory words read with bad parity"),
+    ("epoch_steps", "epochs ended, by rollover or reset"),
+    ("errors", "entries written to the error log"),
+)
+
+
+@dataclass(frozen=True)
+class Field:
+    """Bits ``lsb`` to ``lsb + width - 1`` of a register."""
+
+    name: str
+    lsb: int
+    width: int
+    doc: str
+
+    @property
+    def mask(self) -> int:
+        return ((1 << self.width) - 1) << self.lsb
+
+    def extract(self, word: int) -> int:
+        """The field's value in ``word``."""
+        return (word & self.mask) >> self.lsb
+
+    def insert(self, value: int) -> int:
+        """A word with ``value`` in this field and 0 elsewhere. Raises ValueError when it does not fit."""
+        if not 0 <= value < 1 << self.width:
+            raise ValueError(f"{self.name} must fit in {self.width} bits, not {value}")
+        return value << self.lsb
+
+
+@dataclass(frozen=True)
+class Register:
+    """One 32-bit register. Without fields the whole word is one value."""
+
+    name: str
+    offset: int
+    access: Access
+    doc: str
+    fields: tuple[Field, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return WORD_BYTES
+
+    @property
+    def word(self) -> int:
+        """Offset in words."""
+        return self.offset // WORD_BYTES
+
+    def __getitem__(self, name: str) -> Field:
+        for field in self.fields:
+            if field.name == name:
+                return field
+        raise KeyError(f"register {self.name} has no field {name}")
+
+
+@dataclass(frozen=True)
+class Window:
+    """A range of words that is an array or an aperture."""
+
+    name: str
+    offset: int
+    size: int
+    access: Access
+    doc: str
+
+    @property
+    def word(self) -> int:
+        """Offset in words."""
+        return self.offset // WORD_BYTES
+
+
+class Page:
+    """A 4 KiB page. Its registers and windows are attributes; it cannot be changed after it is built."""
+
+    def __init__(self, name: str, *items: Register | Window) -> None:
+        self.name = name
+        self._items = tuple(sorted(items, key=lambda item: item.offset))
+        self._by_name = {item.name: item for item in self._items}
+        if len(self._by_name) != len(self._items):
+            raise ValueError(f"page {name} has two registers of one name")
+        end = 0
+        for item in self._items:
+            if item.offset % WORD_BYTES or item.size % WORD_BYTES:
+                raise ValueError(f"{name}.{item.name} is not aligned to a word")
+            if item.offset < end:
+                raise ValueError(f"{name}.{item.name} overlaps the register before it")
+            end = item.offset + item.size
+        if end > PAGE_BYTES:
+            raise ValueError(f"page {name} is longer than {PAGE_BYTES} bytes")
+
+    def __iter__(self) -> Iterator[Register | Window]:
+        return iter(self._items)
+
+    def register(self, name: str) -> Register:
+        item = self._by_name[name]
+        assert isinstance(item, Register), f"{self.name}.{name} is a window"
+        return item
+
+    def window(self, name: str) -> Window:
+        item = self._by_name[name]
+        assert isinstance(item, Window), f"{self.name}.{name} is a register"
+        return item
+
+
+_VERDICT_FIELDS = (
+    Field("DONE", 0, 1, "the request is decided and the words beside this one are its verdict"),
+    Field("COMMITTED", 1, 1, "COMMIT, else ABORT"),
+    Field("TIMESTAMPED", 2, 1, "the commit was assigned the timestamp beside this word"),
+    Field("REASON", 4, 4, "why it was aborted, 0 when it was not"),
+    Field("REQUEST", 16, 16, "the request number that was written to SUBMIT"),
+)
+
+CONTROL_PAGE = Page(
+    "CONTROL",
+    Register("IDENTIFICATION", 0x000, Access.RO, 'Always "BLMG" in ASCII, little endian.'),
+    Register(
+        "VERSION",
+        0x004,
+        Access.RO,
+        "Version of the register interface.",
+        (
+            Field("PATCH", 0, 8, "nothing a host can see"),
+            Field("MINOR", 8, 8, "additions"),
+            Field("MAJOR", 16, 16, "changes that an older host cannot work with"),
+        ),
+    ),
+    Register(
+        "GEOMETRY",
+        0x008,
+        Access.RO,
+        "The recency filter.",
+        (
+            Field("K", 0, 4, "hash tables"),
+            Field("LOG2_D", 8, 5, "log2 of the entries in each table"),
+            Field("TIMESTAMP_BITS", 16, 6, "width of a count"),
+            Field("KEY_BITS", 24, 6, "width of a key"),
+        ),
+    ),
+    Register(
+        "CAPACITY",
+        0x00C,
+        Access.RO,
+        "What clients can use.",
+        (
+            Field("SLOTS", 0, 8, "slot pages behind this page"),
+            Field("APERTURE_DEPTH", 16, 16, "keys a slot can buffer, all sets together"),
+        ),
+    ),
+    Register("HASH_SEED", 0x010, Access.RO, "Seed of the H3 matrices."),
+    Register(
+        "STATUS",
+        0x014,
+        Access.RO,
+        "State of the device.",
+        (
+            Field("READY", 0, 1, "requests are being decided"),
+            Field("SCRUBBING", 1, 1, "the recency filter is being cleared"),
+            Field("RESETTING", 2, 1, "a soft reset is in progress; requests get ABORT(RESET)"),
+            Field("EXHAUSTED", 3, 1, "the last epoch has ended; every request gets ABORT(ROLLOVER)"),
+        ),
+    ),
+    Register("EPOCH", 0x020, Access.RO, "The current epoch."),
+    Register("COUNT", 0x024, Access.RO, "The last count issued in this epoch; 0 when none was."),
+    Register("PREVIOUS_EPOCH", 0x028, Access.RO, "The epoch before the current one."),
+    Register("PREVIOUS_COUNT", 0x02C, Access.RO, "The last count issued in that epoch."),
+    Register("FLOOR", 0x030, Access.RO, "Snapshots with a count below this conflict with every read."),
+    Register(
+        "INITIAL_EPOCH",
+        0x034,
+        Access.RW,
+        "A soft reset steps the epoch to this value if it is greater than the current epoch, else by 1.",
+    ),
+    Register(
+        "COMMAND",
+        0x038,
+        Access.WO,
+        "Writing 1 to a bit starts that command.",
+        (
+            Field("SOFT_RESET", 0, 1, "abort undecided requests with RESET, step the epoch, scrub"),
+            Field("RAISE_FLOOR", 1, 1, "FLOOR := COUNT, so that every older snapshot conflicts"),
+            Field("LATCH_STATISTICS", 2, 1, "copy all statistics into their window, as of one clock"),
+        ),
+    ),
+    Register(
+        "STATISTICS_SEQUENCE",
+        0x03C,
+        Access.RO,
+        "Grows by 1 when a LATCH_STATISTICS has completed.",
+    ),
+    Register(
+        "INTERRUPT_PENDING",
+        0x040,
+        Access.W1C,
+        "Causes since they were last cleared. The interrupt line is high while a pending cause is enabled.",
+        (
+            Field("ERROR", 0, 1, "an entry was written to the error log"),
+            Field("EPOCH", 1, 1, "the epoch stepped"),
+            Field("VERDICT", 2, 1, "a request was decided"),
+        ),
+    ),
+    Register(
+        "INTERRUPT_ENABLE",
+        0x044,
+        Access.RW,
+        "Which causes raise the interrupt line; none after power-up.",
+        (
+            Field("ERROR", 0, 1, "as in INTERRUPT_PENDING"),
+            Field("EPOCH", 1, 1, "as in INTERRUPT_PENDING"),
+            Field("VERDICT", 2, 1, "as in INTERRUPT_PENDING"),
+        ),
+    ),
+    Register(
+        "ERROR_COUNT",
+        0x048,
+        Access.RO,
+        "Entries ever written to the error log; the newest is number (ERROR_COUNT - 1) modulo the ring's length.",
+    ),
+    Register(
+        "FAULT_INJECTION",
+        0x04C,
+        Access.WO,
+        "Makes a parity error, to test that it is handled.",
+        (
+            Field("KIND", 0, 2, "1: a recency filter word, 2: the next buffered key of any slot"),
+            Field("TABLE", 4, 3, "for KIND 1: table"),
+            Field("ROW", 8, 16, "for KIND 1: row"),
+        ),
+    ),
+    Window(
+        "ERROR_LOG",
+        0x100,
+        ERROR_LOG_ENTRIES * 8,
+        Access.RO,
+        "A ring of two words an entry: CODE in bits 7:0 and the slot in bits 15:8, then DETAIL.",
+    ),
+    Window(
+        "STATISTICS",
+        0x200,
+        len(STATISTICS) * 8,
+        Access.RO,
+        "64-bit values, low word first, as of the last LATCH_STATISTICS.",
+    ),
+    Window(
+        "SLOT_RECORDS",
+        0x800,
+        32 * SLOT_RECORD_BYTES,
+        Access.RO,
+        "For each slot the four words VERDICT, TIMESTAMP_EPOCH, TIMESTAMP_COUNT and CONFLICT_KEY of its page.",
+    ),
+)
+
+_APERTURE_BYTES = 0x400
+
+SLOT_PAGE = Page(
+    "SLOT",
+    Register("VERDICT", 0x000, Access.RO, "The verdict on the last request.", _VERDICT_FIELDS),
+    Register("TIMESTAMP_EPOCH", 0x004, Access.RO, "Epoch of the commit timestamp."),
+    Register("TIMESTAMP_COUNT", 0x008, Access.RO, "Count of the commit timestamp."),
+    Register("CONFLICT_KEY", 0x00C, Access.RO, "On CONFLICT and PARITY the first failing key."),
+    Register(
+        "STATUS",
+        0x010,
+        Access.RO,
+        "State of the slot. A request submitted while one of bits 7:4 is set is aborted with that reason.",
+        (
+            Field("BUSY", 0, 1, "a submitted request is undecided; writes to the page are dropped"),
+            Field("BUSY_ERROR", 4, 1, "a write was dropped because the slot was busy"),
+            Field("OVERFLOW_ERROR", 5, 1, "a key was dropped because the slot was full"),
+            Field("BAD_REQUEST_ERROR", 6, 1, "a write was dropped because it was not a legal whole word"),
+            Field("RESET_ERROR", 7, 1, "the device was reset while the slot held a request"),
+        ),
+    ),
+    Register("READ_COUNT", 0x014, Access.RO, "Keys in the read set being filled."),
+    Register("WRITE_COUNT", 0x018, Access.RO, "Keys in the write and commute sets being filled."),
+    Register("SNAPSHOT_EPOCH", 0x020, Access.RW, "Epoch of the snapshot."),
+    Register("SNAPSHOT_COUNT", 0x024, Access.RW, "Count of the snapshot."),
+    Register(
+        "SUBMIT",
+        0x028,
+        Access.WO,
+        "Submits the request. One burst can write the snapshot and this.",
+        (Field("REQUEST", 0, 16, "a number that VERDICT repeats"),),
+    ),
+    Register("DISCARD", 0x02C, Access.WO, "Any word empties the sets being filled and clears the errors."),
+    Window("READ_APERTURE", 0x400, _APERTURE_BYTES, Access.WO, "A word adds a key to the read set."),
+    Window("WRITE_APERTURE", 0x800, _APERTURE_BYTES, Access.WO, "A word adds a key to the write set."),
+    Window("COMMUTE_APERTURE", 0xC00, _APERTURE_BYTES, Access.WO, "A word adds a key to the commute set."),
+)
+
+
+def slot_page_offset(slot: int) -> int:
+    """Byte offset of a slot's page from the control page."""
+    return (1 + slot) * PAGE_BYTES
+
+
+def page_count(parameters: Parameters) -> int:
+    """Pages that exist: the control page and one for each slot."""
+    return 1 + parameters.slots
+
+
+def region_bytes(parameters: Parameters) -> int:
+    """Size of the decoded region: the pages, rounded up to a power of two."""
+    size = PAGE_BYTES
+    while size < page_count(parameters) * PAGE_BYTES:
+        size *= 2
+    return size

@@ -1,0 +1,44 @@
+"""What a device answers to a commit request."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple, Optional
+
+__all__ = ["Reason", "Verdict"]
+
+
+class Reason(IntEnum):
+    """Why a request was aborted. The values are the codes of the REASON field on the wire.
+
+    Where several apply, the request gets the first in this order: RESET, BAD_REQUEST, OVERFLOW, BUSY, ROLLOVER,
+    then CONFLICT or PARITY, whichever the first failing key (reads in their order, then the buffered writes) has.
+    """
+
+    #: A key of the read set may have been committed after the snapshot.
+    CONFLICT = 1
+    #: The snapshot is from an older epoch.
+    ROLLOVER = 2
+    #: More keys were written to the slot's apertures than it can buffer.
+    OVERFLOW = 3
+    #: A memory word with bad parity stood between the request and a certain answer.
+    PARITY = 4
+    #: The snapshot is newer than the last timestamp, or a register write was not a whole word.
+    BAD_REQUEST = 5
+    #: The slot's page was written while its previous request was undecided; that access was dropped.
+    BUSY = 6
+    #: The device was reset while the request was filled or undecided.
+    RESET = 7
+
+
+class Verdict(NamedTuple):
+    """COMMIT(timestamp) or ABORT(reason, detail)."""
+
+    #: Whether the transaction may make its writes visible.
+    committed: bool
+    #: The commit timestamp; None for an abort and for a request that writes and commutes nothing.
+    timestamp: Optional[int]
+    #: Why the request was aborted; None when it was committed.
+    reason: Optional[Reason]
+    #: On CONFLICT and PARITY the first failing key in the order of the request, else None.
+    conflict_key: Optional[int]
