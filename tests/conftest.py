@@ -1,0 +1,59 @@
+"""What all tests share: order, seeds, limits of hypothesis, and where the traces are."""
+
+import os
+import random
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Cheapest first, so that the first failure comes soon. Folders that are not named come last.
+TIERS = ("host", "hdl", "sim", "cli", "formal", "cocotb")
+
+# New examples in every run, on CI too (hypothesis would load a fixed sequence there); a failure prints the blob
+# that repeats it. No deadline: the time limit is pytest-timeout's, and the first call of a simulator builds it.
+hypothesis.settings.register_profile("bloomgate", deadline=None, derandomize=False, print_blob=True)
+hypothesis.settings.load_profile("bloomgate")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--seed",
+        type=int,
+        default=None,
+        help="seed of the `seed` fixture, as a failed test prints it (default: a new one for every test)",
+    )
+
+
+def tier(path: Path) -> int:
+    """The place of a test file in the order of the tiers."""
+    try:
+        return TIERS.index(path.relative_to(ROOT / "tests").parts[0])
+    except ValueError:
+        return len(TIERS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: (tier(item.path), item.get_closest_marker("slow") is not None))
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """A seed for the test's random numbers, shown when the test fails."""
+    chosen = request.config.getoption("--seed")
+    if chosen is None:
+        chosen = random.SystemRandom().getrandbits(32)
+    # Captured: pytest shows it with a failure only.
+    print(f"seed {chosen}; to repeat: pytest --seed={chosen} '{request.node.nodeid}'")
+    return int(chosen)
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder with the STAMP traces, which is no part of this repository."""
+    folder = Path(os.environ.get("BLOOMGATE_SHARED", ROOT.parent / "shared"))
+    if not (folder / "traces").is_dir():
+        pytest.skip(f"no traces in {folder}: put shared/ beside the repository or set BLOOMGATE_SHARED to it")
+    return folder
