@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Callable, Optional
 
-from bloomgate.errors import DeviceClosed, KeyRangeError, RequestTooLarge, SnapshotRangeError
-from bloomgate.parameters import Parameters
+from bloomgate.errors import DeviceClosed, KeyRangeError, ParameterError, RequestTooLarge, SnapshotRangeError
+from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.publication import Publication
 from bloomgate.verdict import Verdict
 
@@ -146,6 +146,18 @@ class Device(abc.ABC):
         if self._closed:
             raise DeviceClosed("the device is closed; open it again with bloomgate.open_device()")
 
+    @staticmethod
+    def _require_epoch(initial_epoch: int) -> None:
+        if not isinstance(initial_epoch, int) or not 0 <= initial_epoch < 1 << EPOCH_BITS:
+            raise ParameterError(
+                f"initial_epoch must be an integer from 0 to {(1 << EPOCH_BITS) - 1}, not {initial_epoch!r}"
+            )
+
+    def _require_word(self, table: int, row: int) -> None:
+        for name, value, size in (("table", table, self.parameters.K), ("row", row, self.parameters.D)):
+            if not isinstance(value, int) or not 0 <= value < size:
+                raise ParameterError(f"{name} must be an integer from 0 to {size - 1}, not {value!r}")
+
     def _require_request(
         self,
         snapshot: int,
@@ -157,15 +169,12 @@ class Device(abc.ABC):
         self._require_open()
         limit = self.parameters.max_timestamp
         if not isinstance(snapshot, int) or not 0 <= snapshot <= limit:
-            raise SnapshotRangeError(
-                f"snapshot must be an integer from 0 to {limit}, not {snapshot!r}"
-            )
+            raise SnapshotRangeError(f"snapshot must be an integer from 0 to {limit}, not {snapshot!r}")
         for name, keys in (("reads", reads), ("writes", writes), ("commutes", commutes)):
             for key in keys:
                 if not isinstance(key, int) or not 0 <= key <= self.parameters.max_key:
                     raise KeyRangeError(
-                        f"a key in {name} must be an integer from 0 to {self.parameters.max_key},"
-                        f" not {key!r}"
+                        f"a key in {name} must be an integer from 0 to {self.parameters.max_key}, not {key!r}"
                     )
         size = len(reads) + len(writes) + len(commutes)
         if size > self.parameters.aperture_depth:

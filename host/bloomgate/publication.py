@@ -22,9 +22,7 @@ class Publication:
     as soon as everything before it is. All methods can be called from any thread; none but :meth:`wait` blocks.
     """
 
-    def __init__(
-        self, parameters: Parameters, origin: int, last_timestamp: Callable[[], int]
-    ) -> None:
+    def __init__(self, parameters: Parameters, origin: int, last_timestamp: Callable[[], int]) -> None:
         """``origin``: the device's newest timestamp at the start. ``last_timestamp``: reads its newest one now."""
         self._parameters = parameters
         self._published = origin
@@ -86,17 +84,14 @@ class Publication:
                 self._advanced.wait(patience)
                 stuck = self._published if self._published == seen else None
             helper = self.helper
-            if stuck is not None and stuck < timestamp and helper is not None:
-                # Outside the lock: writing back may take long, and ends in publish().
-                if helper(stuck + 1):
-                    self.publish(stuck + 1)
+            # Outside the lock: writing back may take long, and ends in publish().
+            if stuck is not None and stuck < timestamp and helper is not None and helper(stuck + 1):
+                self.publish(stuck + 1)
 
     def _require_assigned(self, timestamp: int) -> None:
         last = self._last_timestamp()
         if timestamp > last:
-            raise PublicationError(
-                f"timestamp {timestamp} was never assigned; the last one is {last}"
-            )
+            raise PublicationError(f"timestamp {timestamp} was never assigned; the last one is {last}")
 
     def _advance(self) -> None:
         """Move over everything contiguous. Called with the lock held."""
@@ -108,8 +103,12 @@ class Publication:
             elif here + 1 in self._written_back:
                 self._written_back.remove(here + 1)
                 self._published = here + 1
-            elif here & self._parameters.max_count == self._parameters.max_count:
-                # Assigning the last count ends the epoch, so (epoch + 1, 0) is the next integer.
+            elif (
+                here & self._parameters.max_count == self._parameters.max_count
+                and here != self._parameters.max_timestamp
+            ):
+                # Assigning the last count ends the epoch, so (epoch + 1, 0) is the next integer. Not so in the
+                # last epoch of all.
                 self._published = here + 1
             else:
                 break

@@ -1,0 +1,209 @@
+"""``model:``, the decisions of the gateware in plain Python: their specification, written to be read.
+
+A device holds
+
+* the current epoch, and ``last``, the last count issued in it (0: none yet);
+* the epoch before it and that epoch's last count;
+* ``floor``: snapshots with a count below it conflict with every read;
+* the recency filter: K tables of D words, each a count and whether its parity is bad;
+* whether it is exhausted: the last epoch there can be has ended.
+
+A request is decided in one atomic step:
+
+1. Every read key is queried, in order, against the filter as it is before the request; always, also if the request
+   will be refused for another reason. The words of a key are the ones at its row in each table. A word with bad
+   parity reads as ``last``. The key fails if ``floor`` is greater than the snapshot's count, or if all K words are.
+   A failing key has the reason PARITY if ``floor`` alone does not fail it and one of its words was bad; else it has
+   the reason CONFLICT.
+2. Every bad word that was met is rewritten with ``last`` and good parity.
+3. The verdict is the first that applies:
+
+   * BAD_REQUEST if the snapshot is newer than the last timestamp;
+   * ROLLOVER if the snapshot's epoch is older than the current one, or the device is exhausted;
+   * the reason of the first failing key, with that key;
+   * COMMIT.
+4. A COMMIT with at least one write or commute issues the count ``last + 1``, and writes it with good parity to the
+   words of all these keys. If that was the largest count, the epoch ends.
+
+The end of an epoch: the next one begins with ``last`` and ``floor`` 0 and a filter of good zeros. After the last epoch
+nothing changes, but the device is exhausted.
+
+Source of the filter: the timestamps of a hash-indexed version table, as in TL2 (Dice, Shalev & Shavit, DISC 2006), in
+K tables like a Bloom filter (Bloom, CACM 1970). Because counts only grow, overwriting a word can make a key look newer
+than it is, and never older.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Optional
+
+from bloomgate.device import Device, DeviceInfo
+from bloomgate.h3 import H3
+from bloomgate.parameters import EPOCH_BITS, Parameters
+from bloomgate.registers import STATISTICS, VERSION
+from bloomgate.verdict import Reason, Verdict
+
+__all__ = ["ModelDevice"]
+
+#: Statistics that only a device with a clock has.
+CLOCK_STATISTICS = ("clocks", "busy_clocks")
+
+LAST_EPOCH = (1 << EPOCH_BITS) - 1
+
+
+class ModelDevice(Device):
+    """The pure-Python device. Bit-exact with the gateware, apart from time: there is no clock."""
+
+    def __init__(self, parameters: Optional[Parameters] = None, *, initial_epoch: int = 0) -> None:
+        """Raises :class:`~bloomgate.errors.ParameterError` for an ``initial_epoch`` that no epoch can have."""
+        parameters = Parameters() if parameters is None else parameters
+        self._require_epoch(initial_epoch)
+        self._lock = threading.Lock()
+        self._h3 = H3(parameters)
+        self._max_count = parameters.max_count
+        self._epoch = 0
+        self._last = 0
+        self._previous = (0, 0)
+        self._floor = 0
+        self._exhausted = False
+        #: Counts, [table][row].
+        self._words = [[0] * parameters.D for _ in range(parameters.K)]
+        #: The (table, row) of every word with bad parity.
+        self._bad: set[tuple[int, int]] = set()
+        self._statistics = {name: 0 for name, _ in STATISTICS if name not in CLOCK_STATISTICS}
+        super().__init__(parameters, 0)
+        if initial_epoch > 0:
+            self.reset(initial_epoch)
+
+    # The contract.
+
+    def commit(
+        self,
+        *,
+        snapshot: int,
+        reads: Sequence[int] = (),
+        writes: Sequence[int] = (),
+        commutes: Sequence[int] = (),
+    ) -> Verdict:
+        self._require_request(snapshot, reads, writes, commutes)
+        with self._lock:
+            self._require_open()
+            return self._decide(snapshot, reads, [*writes, *commutes])
+
+    def last_timestamp(self) -> int:
+        with self._lock:
+            self._require_open()
+            return self.parameters.timestamp(self._epoch, self._last)
+
+    def info(self) -> DeviceInfo:
+        self._require_open()
+        return DeviceInfo(
+            backend="model",
+            version=VERSION,
+            parameters=self.parameters,
+            max_request_keys=self.parameters.aperture_depth,
+            description="pure-Python reference model",
+        )
+
+    def stats(self) -> Mapping[str, int]:
+        with self._lock:
+            self._require_open()
+            return dict(self._statistics)
+
+    def reset(self, initial_epoch: int = 0) -> None:
+        self._require_epoch(initial_epoch)
+        with self._lock:
+            self._require_open()
+            before = self.parameters.timestamp(self._epoch, self._last)
+            self._end_epoch(initial_epoch)
+            after = self.parameters.timestamp(self._epoch, self._last)
+        if after != before:
+            self._publication.epoch_stepped(before, after)
+
+    def raise_floor(self) -> None:
+        with self._lock:
+            self._require_open()
+            self._floor = self._last
+
+    def inject_parity_error(self, table: int, row: int) -> None:
+        self._require_word(table, row)
+        with self._lock:
+            self._require_open()
+            self._words[table][row] = 0
+            self._bad.add((table, row))
+
+    # The decision.
+
+    def _decide(self, snapshot: int, reads: Sequence[int], insertions: Sequence[int]) -> Verdict:
+        epoch, count = self.parameters.epoch_and_count(snapshot)
+
+        failure: Optional[tuple[Reason, int]] = None
+        met: list[tuple[int, int]] = []
+        for key in reads:
+            reason, bad = self._query(key, count)
+            met += bad
+            if failure is None and reason is not None:
+                failure = (reason, key)
+        for table, row in met:
+            self._words[table][row] = self._last
+        self._bad.difference_update(met)
+
+        self._statistics["keys_validated"] += len(reads)
+        self._statistics["parity_errors"] += len(met)
+        bad_request = (epoch, count) > (self._epoch, self._last)
+        if bad_request or met:
+            self._statistics["errors"] += 1
+
+        if bad_request:
+            return self._abort(Reason.BAD_REQUEST)
+        if epoch < self._epoch or self._exhausted:
+            return self._abort(Reason.ROLLOVER)
+        if failure is not None:
+            return self._abort(*failure)
+
+        self._statistics["commits"] += 1
+        if not insertions:
+            return Verdict(True, None, None, None)
+        self._last += 1
+        timestamp = self.parameters.timestamp(self._epoch, self._last)
+        for key in insertions:
+            self._insert(key)
+        self._statistics["keys_inserted"] += len(insertions)
+        if self._last == self._max_count:
+            self._end_epoch()
+        return Verdict(True, timestamp, None, None)
+
+    def _query(self, key: int, snapshot: int) -> tuple[Optional[Reason], list[tuple[int, int]]]:
+        """Why ``key`` fails for a snapshot with that count, if it does; and the bad words that were met."""
+        places = list(enumerate(self._h3.rows(key)))
+        bad = [place for place in places if place in self._bad]
+        words = [self._last if (table, row) in self._bad else self._words[table][row] for table, row in places]
+        if self._floor > snapshot:
+            return Reason.CONFLICT, bad
+        if min(words) > snapshot:
+            return Reason.PARITY if bad else Reason.CONFLICT, bad
+        return None, bad
+
+    def _insert(self, key: int) -> None:
+        for table, row in enumerate(self._h3.rows(key)):
+            self._words[table][row] = self._last
+            self._bad.discard((table, row))
+
+    def _end_epoch(self, initial_epoch: int = 0) -> None:
+        if self._epoch == LAST_EPOCH:
+            self._exhausted = True
+            return
+        self._previous = (self._epoch, self._last)
+        self._epoch = max(self._epoch + 1, initial_epoch)
+        self._last = 0
+        self._floor = 0
+        for table in self._words:
+            table[:] = [0] * len(table)
+        self._bad.clear()
+        self._statistics["epoch_steps"] += 1
+
+    def _abort(self, reason: Reason, key: Optional[int] = None) -> Verdict:
+        self._statistics[f"aborts_{reason.name.lower()}"] += 1
+        return Verdict(False, None, reason, key)
