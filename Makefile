@@ -35,7 +35,8 @@ setup: $(INSTALLED) ## create .venv with the locked packages and the project
 .PHONY: system-demo system-test
 system-demo:
 	@sh tools/system-packages.sh demo "$(PYTHON3)"
-system-test:
+# After the other, since two apt-get at once refuse each other.
+system-test: system-demo
 	@sh tools/system-packages.sh test "$(PYTHON3)"
 
 $(LOCKED): requirements.lock tools/make-venv.sh | system-demo

@@ -15,7 +15,7 @@ BUILD_SCRIPT = Path("host", "bloomgate", "backends", "soft_build.py")
 GENERATED = Path("build", "cffi")
 
 
-def extensions() -> list:
+def extensions() -> "list[Extension]":
     """The extension modules to try, none of which may fail the installation."""
     if not BUILD_SCRIPT.exists():
         return []

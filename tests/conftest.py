@@ -27,16 +27,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def tier(path: Path) -> int:
-    """The place of a test file in the order of the tiers."""
-    try:
-        return TIERS.index(path.relative_to(ROOT / "tests").parts[0])
-    except ValueError:
-        return len(TIERS)
+def tier(path: Path) -> str:
+    """The folder under tests/ that a test file is in, "" for tests/ itself."""
+    folders = path.relative_to(ROOT / "tests").parts[:-1]
+    return folders[0] if folders else ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: (tier(item.path), item.get_closest_marker("slow") is not None))
+    def cost(item: pytest.Item) -> tuple[int, bool]:
+        name = tier(item.path)
+        return TIERS.index(name) if name in TIERS else len(TIERS), item.get_closest_marker("slow") is not None
+
+    items.sort(key=cost)
+    for item in items:
+        # Nobody has to remember these.
+        if tier(item.path) in ("formal", "cocotb"):
+            item.add_marker(tier(item.path))
+        if "shared_dir" in getattr(item, "fixturenames", ()):
+            item.add_marker("shared")
 
 
 @pytest.fixture

@@ -13,6 +13,6 @@ if [ ! -x "$venv/bin/python" ]; then
         "$python" -m venv "$venv"
     fi
 fi
-printf '\n== install %s packages from %s (a download of about 300 MB the first time)\n' \
+printf '\n== install %s packages from %s (half a gigabyte on disk)\n' \
     "$(grep -c '^[a-z].*==' "$lock")" "$lock"
 sh "$here/pip-install.sh" "$venv" --require-hashes --requirement "$lock"

@@ -42,12 +42,17 @@ wanted() {
     list=
     if [ "$purpose" = test ]; then
         has pypy3 || list="$list pypy3"
+        # cffi's C code for PyPy includes pyconfig.h, which pypy3 itself does not bring
+        pypy3 -c '
+import os, sys, sysconfig
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("platinclude"), "pyconfig.h")))' 2>/dev/null ||
+            list="$list pypy3-dev"
     fi
     echo "$list"
 }
 
 apt() {
-    DEBIAN_FRONTEND=noninteractive apt-get -qq "$@" </dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 "$@" </dev/null
 }
 
 required=$(missing)
