@@ -74,7 +74,7 @@ def apply(mutation: Mutation, folder) -> None:
     count = text.count(mutation.old)
     if count != 1:
         raise ValueError(
-            f"mutation {mutation.name!r}: {mutation.old!r} must occur exactly once in {mutation.file}, not {count} times"
+            f"mutation {mutation.name!r}: {mutation.old!r} must occur once in {mutation.file}, not {count} times"
         )
     path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
 

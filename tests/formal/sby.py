@@ -194,9 +194,9 @@ def main() -> None:
     if options.gateware is not None:
         for loaded, content in sys.modules.items():
             origin = getattr(content, "__file__", None)
-            if loaded.startswith("bloomgate_hdl") and origin is not None:
-                if options.gateware.resolve() not in Path(origin).resolve().parents:
-                    parser.error(f"{loaded} comes from {origin}, not from {options.gateware}")
+            ours = loaded.startswith("bloomgate_hdl") and origin is not None
+            if ours and options.gateware.resolve() not in Path(origin).resolve().parents:
+                parser.error(f"{loaded} comes from {origin}, not from {options.gateware}")
     outcome = run(harness, options.name, mode=options.mode, depth=options.depth, timeout=options.timeout)
     print(json.dumps(dataclasses.asdict(outcome)))
 
