@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import abc
+import os
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Callable, Optional
 
-from bloomgate.errors import DeviceClosed, KeyRangeError, ParameterError, RequestTooLarge, SnapshotRangeError
+from bloomgate.errors import (
+    DeviceClosed,
+    KeyRangeError,
+    ParameterError,
+    RequestError,
+    RequestTooLarge,
+    SnapshotRangeError,
+)
 from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.publication import Publication
 from bloomgate.verdict import Verdict
@@ -32,11 +41,17 @@ class DeviceInfo:
     description: str
 
 
+def _is_integer(value: object) -> bool:
+    """Whether Python takes it for one: an int, or one of NumPy's."""
+    return hasattr(type(value), "__index__")
+
+
 class Device(abc.ABC):
     """Decides commits. Safe to use from any number of threads; a context manager that closes itself.
 
     All timestamps are integers, ``epoch * 2**timestamp_bits + count``. Backends implement the abstract methods;
-    publication is common to all that serve one process.
+    publication is common to all that serve one process. In a forked process it is closed: a copy that decides on its
+    own would miss the conflicts with the other process.
     """
 
     def __init__(self, parameters: Parameters, origin: int) -> None:
@@ -44,6 +59,8 @@ class Device(abc.ABC):
         self.parameters = parameters
         self._publication = Publication(parameters, origin, self.last_timestamp)
         self._closed = False
+        self._forked = False
+        _open_devices.add(self)
 
     @abc.abstractmethod
     def commit(
@@ -144,7 +161,12 @@ class Device(abc.ABC):
 
     def _require_open(self) -> None:
         if self._closed:
-            raise DeviceClosed("the device is closed; open it again with bloomgate.open_device()")
+            cause = "was opened before a fork" if self._forked else "is closed"
+            raise DeviceClosed(f"the device {cause}; open it again with bloomgate.open_device()")
+
+    def _after_fork(self) -> None:
+        """Close, in a process that was forked while the device was open."""
+        self._forked = self._closed = True
 
     @staticmethod
     def _require_epoch(initial_epoch: int) -> None:
@@ -168,17 +190,33 @@ class Device(abc.ABC):
         """Raise the error that a request deserves, if it deserves one."""
         self._require_open()
         limit = self.parameters.max_timestamp
-        if not isinstance(snapshot, int) or not 0 <= snapshot <= limit:
+        if not _is_integer(snapshot) or not 0 <= snapshot <= limit:
             raise SnapshotRangeError(f"snapshot must be an integer from 0 to {limit}, not {snapshot!r}")
+        size = 0
         for name, keys in (("reads", reads), ("writes", writes), ("commutes", commutes)):
+            try:
+                size += len(keys)
+                iter(keys)
+            except TypeError:
+                raise RequestError(f"{name} must be a sequence of keys, not {keys!r}") from None
             for key in keys:
-                if not isinstance(key, int) or not 0 <= key <= self.parameters.max_key:
+                if not _is_integer(key) or not 0 <= key <= self.parameters.max_key:
                     raise KeyRangeError(
                         f"a key in {name} must be an integer from 0 to {self.parameters.max_key}, not {key!r}"
                     )
-        size = len(reads) + len(writes) + len(commutes)
         if size > self.parameters.aperture_depth:
             raise RequestTooLarge(
                 f"a request can have {self.parameters.aperture_depth} keys in all its sets together,"
                 f" not {size}; split the transaction or open the device with a larger aperture_depth"
             )
+
+
+_open_devices: weakref.WeakSet[Device] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for device in list(_open_devices):
+        device._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -47,9 +47,7 @@ def matrices(parameters: Parameters) -> tuple[Matrix, ...]:
     for table in range(parameters.K):
         attempt = 0
         while True:
-            matrix = _draw(
-                parameters.hash_seed, table, attempt, parameters.key_bits, parameters.row_bits
-            )
+            matrix = _draw(parameters.hash_seed, table, attempt, parameters.key_bits, parameters.row_bits)
             if _rank(matrix) == parameters.row_bits:
                 break
             attempt += 1

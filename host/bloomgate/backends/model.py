@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Optional
 
 from bloomgate.device import Device, DeviceInfo
@@ -89,12 +90,15 @@ class ModelDevice(Device):
     ) -> Verdict:
         self._require_request(snapshot, reads, writes, commutes)
         with self._lock:
-            self._require_open()
-            return self._decide(snapshot, reads, [*writes, *commutes])
+            return self._decide(
+                index(snapshot),
+                [index(key) for key in reads],
+                [index(key) for key in (*writes, *commutes)],
+            )
 
     def last_timestamp(self) -> int:
+        self._require_open()
         with self._lock:
-            self._require_open()
             return self.parameters.timestamp(self._epoch, self._last)
 
     def info(self) -> DeviceInfo:
@@ -108,14 +112,14 @@ class ModelDevice(Device):
         )
 
     def stats(self) -> Mapping[str, int]:
+        self._require_open()
         with self._lock:
-            self._require_open()
             return dict(self._statistics)
 
     def reset(self, initial_epoch: int = 0) -> None:
         self._require_epoch(initial_epoch)
+        self._require_open()
         with self._lock:
-            self._require_open()
             before = self.parameters.timestamp(self._epoch, self._last)
             self._end_epoch(initial_epoch)
             after = self.parameters.timestamp(self._epoch, self._last)
@@ -123,14 +127,14 @@ class ModelDevice(Device):
             self._publication.epoch_stepped(before, after)
 
     def raise_floor(self) -> None:
+        self._require_open()
         with self._lock:
-            self._require_open()
             self._floor = self._last
 
     def inject_parity_error(self, table: int, row: int) -> None:
         self._require_word(table, row)
+        self._require_open()
         with self._lock:
-            self._require_open()
             self._words[table][row] = 0
             self._bad.add((table, row))
 

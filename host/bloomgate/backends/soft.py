@@ -1,0 +1,272 @@
+"""``soft:``, the decisions in C, in this process: the device of machines without an FPGA."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib
+import importlib.machinery
+import importlib.util
+import os
+import platform
+import sys
+import sysconfig
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from operator import index
+from pathlib import Path
+from struct import Struct
+from struct import error as StructError
+from typing import Any, Callable, Optional
+
+from bloomgate.backends.soft_source import (
+    CODE_BITS,
+    ILLEGAL,
+    MODULE,
+    NAMES,
+    source_hash,
+)
+from bloomgate.device import Device, DeviceInfo
+from bloomgate.h3 import matrices
+from bloomgate.parameters import Parameters
+from bloomgate.registers import VERSION
+from bloomgate.verdict import Reason, Verdict
+
+__all__ = ["SoftDevice"]
+
+# A request as soft_core.c reads it. struct takes what has __index__ and nothing else, where cffi would also truncate
+# a Decimal; and one call converts all the keys.
+_HEADER = "=QIII"
+_HEADER_BYTES = Struct(_HEADER).size
+_KEY = Struct("=I")
+
+_CODE_MASK = (1 << CODE_BITS) - 1
+_READ_ONLY = Verdict(True, None, None, None)
+_REASONS = {int(reason): reason for reason in Reason}
+#: Reasons that name a key.
+_WITH_KEY = (Reason.CONFLICT, Reason.PARITY)
+
+# Verdict(...) takes twice as long, because it goes through a Python function.
+_new_verdict: Callable[[type[Verdict], tuple[Any, ...]], Verdict] = tuple.__new__
+
+
+class _Packers(dict[int, Callable[..., bytes]]):
+    """Number of keys -> the function that packs such a request. KeyError for more keys than a request can have."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def __missing__(self, size: int) -> Callable[..., bytes]:
+        if size > self._limit:
+            raise KeyError(size)
+        self[size] = pack = Struct(f"{_HEADER}{size}I").pack
+        return pack
+
+
+class SoftDevice(Device):
+    """The C device. Bit-exact with ``model:``."""
+
+    def __init__(self, parameters: Optional[Parameters] = None, *, initial_epoch: int = 0) -> None:
+        """Raises :class:`~bloomgate.errors.CompilerMissing` when the C code has to be compiled and cannot be."""
+        parameters = Parameters() if parameters is None else parameters
+        self._require_epoch(initial_epoch)
+        self._module = module = _load()
+        state = module.lib.bg_new(
+            parameters.K,
+            parameters.row_bits,
+            parameters.timestamp_bits,
+            parameters.key_bits,
+            parameters.aperture_depth,
+            [word for matrix in matrices(parameters) for word in matrix],
+        )
+        if state == module.ffi.NULL:
+            raise MemoryError("no memory for the tables of soft:")
+        # Freed with the last reference: a call in another thread holds one, so close() cannot free under it.
+        size = 5 * parameters.K * parameters.D
+        #: None when closed; C functions refuse that with a TypeError.
+        self._state = module.ffi.gc(state, module.lib.bg_free, size)
+        self._commit = module.lib.bg_commit
+        self._packers = _Packers(parameters.aperture_depth)
+        self._max_count = parameters.max_count
+        super().__init__(parameters, 0)
+        if initial_epoch > 0:
+            self.reset(initial_epoch)
+
+    def commit(
+        self,
+        *,
+        snapshot: int,
+        reads: Sequence[int] = (),
+        writes: Sequence[int] = (),
+        commutes: Sequence[int] = (),
+    ) -> Verdict:
+        # What is checked where: struct checks the types and 32 bits, C the rest, and _require_request finds the words
+        # for a request that either has refused.
+        try:
+            r = len(reads)
+            w = len(writes)
+            c = len(commutes)
+            request = self._packers[r + w + c](snapshot, r, w, c, *reads, *writes, *commutes)
+            answer = self._commit(self._state, request)
+        except (StructError, TypeError, OverflowError, KeyError):
+            self._require_request(snapshot, reads, writes, commutes)
+            # Legal after all: a set was changed by another thread between two of the lines above.
+            return self.commit(
+                snapshot=index(snapshot),
+                reads=[index(key) for key in reads],
+                writes=[index(key) for key in writes],
+                commutes=[index(key) for key in commutes],
+            )
+        if answer & self._max_count:
+            return _new_verdict(Verdict, (True, answer, None, None))
+        answer >>= self.parameters.timestamp_bits
+        if not answer:
+            return _READ_ONLY
+        code = answer & _CODE_MASK
+        if code == ILLEGAL:
+            self._require_request(snapshot, reads, writes, commutes)
+            raise AssertionError("soft: refused a legal request")
+        reason = _REASONS[code]
+        key = None
+        if reason in _WITH_KEY:
+            (key,) = _KEY.unpack_from(request, _HEADER_BYTES + _KEY.size * (answer >> CODE_BITS))
+        return _new_verdict(Verdict, (False, None, reason, key))
+
+    def last_timestamp(self) -> int:
+        timestamp: int = self._module.lib.bg_last_timestamp(self._open_state())
+        return timestamp
+
+    def info(self) -> DeviceInfo:
+        self._require_open()
+        compiler = self._module.ffi.string(self._module.lib.bg_compiler()).decode("utf-8")
+        return DeviceInfo(
+            backend="soft",
+            version=VERSION,
+            parameters=self.parameters,
+            max_request_keys=self.parameters.aperture_depth,
+            description=f"C implementation (compiled by {compiler})",
+        )
+
+    def stats(self) -> Mapping[str, int]:
+        values = self._module.ffi.new("uint64_t[]", len(NAMES))
+        self._module.lib.bg_stats(self._open_state(), values)
+        return dict(zip(NAMES, values))
+
+    def reset(self, initial_epoch: int = 0) -> None:
+        self._require_epoch(initial_epoch)
+        timestamps = self._module.ffi.new("uint64_t[2]")
+        self._module.lib.bg_reset(self._open_state(), initial_epoch, timestamps)
+        before, after = timestamps
+        if after != before:
+            self._publication.epoch_stepped(before, after)
+
+    def raise_floor(self) -> None:
+        self._module.lib.bg_raise_floor(self._open_state())
+
+    def inject_parity_error(self, table: int, row: int) -> None:
+        self._require_word(table, row)
+        self._module.lib.bg_inject_parity_error(self._open_state(), table, row)
+
+    def close(self) -> None:
+        super().close()
+        self._state = None
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        # Another thread of the other process may have held its lock.
+        self._state = None
+
+    def _open_state(self) -> Any:
+        # One read of the attribute, which close() may set to None at any time.
+        state = self._state
+        if state is None:
+            self._require_open()
+        return state
+
+
+# Loading the compiled module.
+
+_loading = threading.Lock()
+_loaded: Optional[Any] = None
+
+
+def _load() -> Any:
+    """The compiled module: the one that was installed, else one from the user's cache, compiled if need be."""
+    global _loaded
+    with _loading:
+        if _loaded is None:
+            wanted = source_hash()
+            installed = _import_installed()
+            # Not one that was compiled from an older soft_core.c, as an editable installation can have.
+            if installed is not None and _hash_of(installed) == wanted:
+                _loaded = installed
+            else:
+                _loaded = _load_cached(wanted)
+        return _loaded
+
+
+def _import_installed() -> Optional[Any]:
+    try:
+        return importlib.import_module(MODULE)
+    except ImportError:
+        return None
+
+
+def _hash_of(module: Any) -> Optional[str]:
+    if not hasattr(module.lib, "bg_source_hash"):
+        return None
+    text: str = module.ffi.string(module.lib.bg_source_hash()).decode("ascii")
+    return text
+
+
+def _import_file(path: Path) -> Any:
+    loader = importlib.machinery.ExtensionFileLoader(MODULE, str(path))
+    spec = importlib.util.spec_from_file_location(MODULE, path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def _load_cached(wanted: str) -> Any:
+    suffix = str(sysconfig.get_config_var("EXT_SUFFIX") or ".so")
+    # The suffix has the ABI on CPython, but PyPy's is the same for all its minor releases.
+    version = "{}{}.{}".format(sys.implementation.name, *sys.version_info[:2])
+    with _cache_folder() as cache:
+        folder = cache / f"soft-{wanted}-{version}-{platform.machine()}"
+        target = folder / f"_soft_core{suffix}"
+        if not target.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / "lock", "w") as lock:
+                # The kernel releases it, also when the process is killed while it compiles.
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not target.exists():
+                    from bloomgate.backends.soft_build import compile_module
+
+                    print(
+                        f"bloomgate: compiling the soft: device, once, into {folder}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+                    compile_module(target)
+        return _import_file(target)
+
+
+@contextlib.contextmanager
+def _cache_folder() -> Iterator[Path]:
+    """The user's cache; where there is none that can be written, a folder that lasts until the module is loaded."""
+    configured = os.environ.get("XDG_CACHE_HOME", "")
+    folder = Path(configured if os.path.isabs(configured) else os.path.expanduser("~/.cache"), "bloomgate")
+    usable = folder.is_absolute()  # not so where there is no home
+    if usable:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError:
+            usable = False
+    if usable and os.access(folder, os.W_OK | os.X_OK):
+        yield folder
+    else:
+        with tempfile.TemporaryDirectory(prefix="bloomgate-") as temporary:
+            yield Path(temporary)
