@@ -5,10 +5,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from .axi3 import Response, address_layout
-from .burst_sequencer import BurstSequencer
+from .burst_sequencer import BurstSequencer, region_bits
 from .register_port import READ_LATENCY
 from .response_queue import ResponseQueue
-from .stream_queue import StreamQueue
+from .stream_queue import StreamQueue, check_depth
 
 __all__ = ["Axi3ReadChannel", "read_data_layout"]
 
@@ -31,6 +31,7 @@ class Axi3ReadChannel(wiring.Component):
     """
 
     def __init__(self, *, base, size, id_width, depth):
+        check_depth(depth)
         self._base = base
         self._size = size
         self._id_width = id_width
@@ -44,7 +45,7 @@ class Axi3ReadChannel(wiring.Component):
                 #: As in `RegisterPortSignature`.
                 "read_valid": Out(1),
                 #: As in `RegisterPortSignature`.
-                "read_address": Out((size - 1).bit_length() - 2),
+                "read_address": Out(region_bits(base, size) - 2),
                 #: As in `RegisterPortSignature`.
                 "read_data": In(32),
                 #: As in `RegisterPortSignature`.

@@ -7,7 +7,9 @@ from amaranth.lib.wiring import In, Out
 from .axi3 import Axi3Signature
 from .axi3_read_channel import Axi3ReadChannel
 from .axi3_write_channel import Axi3WriteChannel
+from .burst_sequencer import region_bits
 from .register_port import RegisterPortSignature
+from .stream_queue import check_depth
 
 __all__ = ["Axi3Slave"]
 
@@ -64,14 +66,14 @@ class Axi3Slave(wiring.Component):
     """
 
     def __init__(self, *, base, size, id_width=12, depth=4):
-        self._write = Axi3WriteChannel(base=base, size=size, id_width=id_width, depth=depth)
-        self._read = Axi3ReadChannel(base=base, size=size, id_width=id_width, depth=depth)
+        check_depth(depth)
+        self._channel = {"base": base, "size": size, "id_width": id_width, "depth": depth}
         super().__init__(
             {
                 #: To M_AXI_GP0.
                 "bus": In(Axi3Signature(32, 32, id_width)),
                 #: To the registers.
-                "registers": Out(RegisterPortSignature((size - 1).bit_length() - 2)),
+                "registers": Out(RegisterPortSignature(region_bits(base, size) - 2)),
                 #: No burst that was accepted in an earlier clock is unfinished, and no write data
                 #: is waiting for its address.
                 "idle": Out(1),
@@ -80,8 +82,8 @@ class Axi3Slave(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.write = write = self._write
-        m.submodules.read = read = self._read
+        m.submodules.write = write = Axi3WriteChannel(**self._channel)
+        m.submodules.read = read = Axi3ReadChannel(**self._channel)
 
         bus = self.bus
         for channel, prefix in ((write.address, "aw"), (read.address, "ar")):

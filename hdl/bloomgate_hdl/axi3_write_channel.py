@@ -5,9 +5,9 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from .axi3 import Response, address_layout, write_data_layout
-from .burst_sequencer import BurstSequencer
+from .burst_sequencer import BurstSequencer, region_bits
 from .response_queue import ResponseQueue
-from .stream_queue import StreamQueue
+from .stream_queue import StreamQueue, check_depth
 
 __all__ = ["Axi3WriteChannel", "write_response_layout"]
 
@@ -40,6 +40,7 @@ class Axi3WriteChannel(wiring.Component):
     """
 
     def __init__(self, *, base, size, id_width, depth):
+        check_depth(depth)
         self._base = base
         self._size = size
         self._id_width = id_width
@@ -55,7 +56,7 @@ class Axi3WriteChannel(wiring.Component):
                 #: As in `RegisterPortSignature`.
                 "write_valid": Out(1),
                 #: As in `RegisterPortSignature`.
-                "write_address": Out((size - 1).bit_length() - 2),
+                "write_address": Out(region_bits(base, size) - 2),
                 #: As in `RegisterPortSignature`.
                 "write_data": Out(32),
                 #: As in `RegisterPortSignature`.

@@ -7,7 +7,16 @@ from amaranth.lib.wiring import In, Out
 from .axi3 import Response, address_layout
 from .burst_address import PAGE_BITS, BurstAddress, BurstMask
 
-__all__ = ["BurstSequencer", "beat_layout"]
+__all__ = ["BurstSequencer", "beat_layout", "region_bits"]
+
+
+def region_bits(base, size):
+    """log2 of `size`, the bytes of the decoded region; ValueError if a `BurstSequencer` cannot decode it."""
+    if size < 1 << PAGE_BITS or size & (size - 1) or size > 1 << 32:
+        raise ValueError(f"size must be a power of two from 4096 to 2**32, not {size!r}")
+    if base % size or not 0 <= base < 1 << 32:
+        raise ValueError(f"base must be a 32-bit multiple of size {size:#x}, not {base!r}")
+    return (size - 1).bit_length()
 
 
 def beat_layout(region_width, id_width):
@@ -46,12 +55,8 @@ class BurstSequencer(wiring.Component):
     """
 
     def __init__(self, *, base, size, id_width):
-        if size < 1 << PAGE_BITS or size & (size - 1) or size > 1 << 32:
-            raise ValueError(f"size must be a power of two from 4096 to 2**32, not {size!r}")
-        if base % size or not 0 <= base < 1 << 32:
-            raise ValueError(f"base must be a 32-bit multiple of size {size:#x}, not {base!r}")
         self._base = base
-        self._region_width = (size - 1).bit_length()
+        self._region_width = region_bits(base, size)
         self._id_width = id_width
         super().__init__(
             {

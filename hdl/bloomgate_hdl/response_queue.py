@@ -4,6 +4,8 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from .stream_queue import check_depth
+
 __all__ = ["ResponseQueue"]
 
 
@@ -26,8 +28,7 @@ class ResponseQueue(wiring.Component):
     """
 
     def __init__(self, shape, depth):
-        if depth < 2 or depth & (depth - 1):
-            raise ValueError(f"depth must be a power of two of at least 2, not {depth!r}")
+        check_depth(depth)
         self._shape = shape
         self._depth = depth
         super().__init__(

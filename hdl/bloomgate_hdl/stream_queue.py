@@ -4,7 +4,13 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["StreamQueue"]
+__all__ = ["StreamQueue", "check_depth"]
+
+
+def check_depth(depth):
+    """ValueError if a queue cannot have `depth` places."""
+    if depth < 2 or depth & (depth - 1):
+        raise ValueError(f"depth must be a power of two of at least 2, not {depth!r}")
 
 
 class StreamQueue(wiring.Component):
@@ -24,8 +30,7 @@ class StreamQueue(wiring.Component):
     """
 
     def __init__(self, shape, depth):
-        if depth < 2 or depth & (depth - 1):
-            raise ValueError(f"depth must be a power of two of at least 2, not {depth!r}")
+        check_depth(depth)
         self._shape = shape
         self._depth = depth
         super().__init__(
