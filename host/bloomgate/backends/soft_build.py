@@ -28,7 +28,7 @@ from bloomgate.backends.soft_source import (
 )
 from bloomgate.errors import CompilerMissing
 
-__all__ = ["compile_module", "ffibuilder"]
+__all__ = ["c_compiler", "compile_module", "ffibuilder"]
 
 ffibuilder = FFI()
 ffibuilder.cdef(DECLARATIONS)
@@ -50,7 +50,8 @@ def _advice() -> str:
     return f"install one ({command}), or set CC to yours, or use model: instead of soft:"
 
 
-def _compiler() -> list[str]:
+def c_compiler() -> list[str]:
+    """The command of the C compiler. Raises :class:`~bloomgate.errors.CompilerMissing` when there is none."""
     configured = os.environ.get("CC") or str(sysconfig.get_config_var("CC") or "cc")
     # The compiler that Python was built with need not be here; the standard names may be.
     for candidate in (configured, "cc", "gcc", "clang"):
@@ -67,7 +68,7 @@ def compile_module(target: Path) -> None:
 
     Raises :class:`~bloomgate.errors.CompilerMissing` when there is no C compiler, or it fails.
     """
-    compiler = _compiler()
+    compiler = c_compiler()
     with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as folder:
         code = Path(folder, "soft_core_module.c")
         module = Path(folder, target.name)

@@ -76,10 +76,12 @@ def _definitions() -> str:
 
 _COMPILER = """
 static const char *bg_compiler(void) {
-#if defined(__VERSION__)
-    return __VERSION__;
+#if defined(__clang__)
+    return __VERSION__; /* begins with its name */
+#elif defined(__GNUC__)
+    return "GCC " __VERSION__;
 #else
-    return "unknown";
+    return "an unknown compiler";
 #endif
 }
 """

@@ -1,0 +1,1 @@
+"""Benchmarks. Every module here with a ``run() -> list[Figure]`` is one; ``python -m bench`` runs them."""
