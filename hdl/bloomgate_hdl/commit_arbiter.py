@@ -1,0 +1,275 @@
+"""The commit arbiter: decides requests one after the other and numbers the commits."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from bloomgate.parameters import EPOCH_BITS, LANES, Parameters
+
+from bloomgate_hdl.decision import Decision
+from bloomgate_hdl.error_log import error_layout
+from bloomgate_hdl.key_reader import KeyReader, Pass
+from bloomgate_hdl.request_scheduler import RequestScheduler
+from bloomgate_hdl.slot_port import request_layout, verdict_layout
+from bloomgate_hdl.timestamp_counter import TimestampCounter
+from bloomgate_hdl.validation_pipeline import KeyOperation, beat_layout, outcome_layout
+
+__all__ = ["CommitArbiter"]
+
+
+class CommitArbiter(wiring.Component):
+    """Validates each request and assigns its timestamp as one atomic step.
+
+    A request goes through these passes over its keys (see Pass): VALIDATE; REPAIR when the recency filter showed bad
+    parity; then the verdict is given and the timestamp assigned in one clock cycle; INSERT when it was committed with
+    writes or commutes. The next request's VALIDATE follows the INSERT into the same pipeline, so it sees all of it.
+    A key that cannot be inserted, because its buffer lost it, raises the floor to the timestamp instead.
+
+    Between two requests, with priority over them, the arbiter maintains the recency filter: it ends the epoch after
+    the last count was assigned or on a reset, and injects faults.
+
+    Latency: at most 16 clock cycles from pending to verdict for 8 keys, 10 + 1/2 per key for more. Between the last
+    key validated and the first one inserted, or the next request's first, 4 clock cycles pass.
+    Reset state: idle; the recency filter is being scrubbed.
+    """
+
+    def __init__(self, parameters: Parameters):
+        self._parameters = parameters
+        p = parameters
+        super().__init__(
+            {
+                #: Requests and verdicts, see SlotPages.
+                "pending": In(p.slots),
+                "take": Out(1),
+                "request_slot": Out(p.slot_bits),
+                "request": In(request_layout(p)),
+                "decided": Out(1),
+                "decided_slot": Out(p.slot_bits),
+                "verdict": Out(verdict_layout(p)),
+                #: Keys, see KeyLog.
+                "read": Out(1),
+                "read_slot": Out(p.slot_bits),
+                "read_word": Out(range(p.aperture_depth // LANES)),
+                "keys": In(data.ArrayLayout(p.key_bits, LANES)),
+                "bad": In(LANES),
+                #: To and from the ValidationPipeline.
+                "beat": Out(beat_layout(p)),
+                "ready": In(1),
+                "outcome": In(outcome_layout(p)),
+                "newest": Out(p.timestamp_bits),
+                "snapshot": Out(p.timestamp_bits),
+                "floor": Out(p.timestamp_bits),
+                "scrub": Out(1),
+                "scrubbing": In(1),
+                "inject": Out(1),
+                #: Strobe: abort what is undecided with RESET and end the epoch. Ignored while ``resetting``.
+                "reset": In(1),
+                "initial_epoch": In(EPOCH_BITS),
+                #: Strobe: a reset begins.
+                "reset_begins": Out(1),
+                #: From then until the new epoch has begun.
+                "resetting": Out(1),
+                #: Strobe: snapshots older than the newest timestamp shall conflict.
+                "raise_floor": In(1),
+                #: Strobe: inject a fault into the recency filter before the next request.
+                "inject_fault": In(1),
+                #: See TimestampCounter.
+                "epoch": Out(EPOCH_BITS),
+                "count": Out(p.timestamp_bits),
+                "previous_epoch": Out(EPOCH_BITS),
+                "previous_count": Out(p.timestamp_bits),
+                "exhausted": Out(1),
+                #: A request is in service.
+                "busy": Out(1),
+                #: For the statistics: keys inserted for the verdict, words of bad parity, an epoch ended.
+                "keys_inserted": Out(range(p.aperture_depth + 1)),
+                "parity_errors": Out(range(LANES * (p.K + 1) + 1)),
+                "epoch_stepped": Out(1),
+                #: Error found in deciding a request.
+                "error": Out(error_layout(p)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        p = self._parameters
+        m.submodules.scheduler = scheduler = RequestScheduler(p)
+        m.submodules.key_reader = key_reader = KeyReader(p)
+        m.submodules.decision = decision = Decision(p)
+        m.submodules.counter = counter = TimestampCounter(p)
+
+        slot = Signal(p.slot_bits)
+        request = Signal(request_layout(p))
+        reset = Signal()
+        reset_due = Signal()
+        reset_in_progress = Signal()
+        rollover_due = Signal()
+        fault_due = Signal()
+        maintenance_due = Signal()
+        repairing = Signal()
+
+        m.d.comb += [
+            scheduler.pending.eq(self.pending),
+            self.take.eq(scheduler.take),
+            self.request_slot.eq(scheduler.request_slot),
+            scheduler.request.eq(self.request),
+            scheduler.reset.eq(reset),
+            self.read.eq(key_reader.read),
+            self.read_slot.eq(key_reader.read_slot),
+            self.read_word.eq(key_reader.read_word),
+            key_reader.keys.eq(self.keys),
+            key_reader.bad.eq(self.bad),
+            self.beat.eq(key_reader.beat),
+            key_reader.ready.eq(self.ready),
+            decision.request.eq(request),
+            decision.outcome.eq(self.outcome),
+            decision.epoch.eq(counter.epoch),
+            decision.count.eq(counter.count),
+            decision.exhausted.eq(counter.exhausted),
+            self.newest.eq(counter.count),
+            self.count.eq(counter.count),
+            self.floor.eq(counter.floor),
+            self.snapshot.eq(request.snapshot_count),
+            self.epoch.eq(counter.epoch),
+            self.previous_epoch.eq(counter.previous_epoch),
+            self.previous_count.eq(counter.previous_count),
+            self.exhausted.eq(counter.exhausted),
+            self.parity_errors.eq(decision.parity_errors),
+            reset.eq(self.reset & ~reset_in_progress),
+            self.reset_begins.eq(reset),
+            self.resetting.eq(reset | reset_in_progress),
+            maintenance_due.eq(reset_due | rollover_due | fault_due),
+        ]
+
+        # What is not decided when a reset arrives, is decided by it.
+        with m.If(reset):
+            m.d.sync += [reset_due.eq(1), reset_in_progress.eq(1), request.reset.eq(1)]
+        with m.If(self.inject_fault):
+            m.d.sync += fault_due.eq(1)
+
+        # A key lost between its check and its insertion.
+        lost = Signal()
+        m.d.comb += [
+            lost.eq(
+                self.ready
+                & sum((lane.operation == KeyOperation.INSERT) & lane.key_bad for lane in self.beat.lanes).any()
+            ),
+            counter.raise_floor.eq(self.raise_floor | lost),
+        ]
+
+        # The verdict that is given in the clock cycle of `decided`.
+        has_writes = Signal()
+        timestamped = Signal()
+        next_count = Signal(p.timestamp_bits)
+        last_of_epoch = Signal()
+        m.d.comb += [
+            has_writes.eq(request.write_count != 0),
+            timestamped.eq(decision.commit & has_writes),
+            next_count.eq(counter.count + 1),
+            last_of_epoch.eq(next_count == p.max_count),
+            self.decided_slot.eq(slot),
+            self.verdict.committed.eq(decision.commit),
+            self.verdict.timestamped.eq(timestamped),
+            self.verdict.reason.eq(decision.reason),
+            self.verdict.request.eq(request.request),
+            self.verdict.conflict_key.eq(decision.conflict_key),
+        ]
+        with m.If(timestamped):
+            m.d.comb += [
+                self.verdict.epoch.eq(counter.epoch),
+                self.verdict.count.eq(next_count),
+            ]
+        with m.If(self.decided):
+            m.d.comb += [
+                counter.assign.eq(timestamped),
+                self.keys_inserted.eq(Mux(timestamped, request.write_count, 0)),
+                self.error.valid.eq(decision.error_code != 0),
+                self.error.code.eq(decision.error_code),
+                self.error.slot.eq(slot),
+                self.error.detail.eq(decision.error_detail),
+            ]
+            with m.If(timestamped & last_of_epoch):
+                m.d.sync += rollover_due.eq(1)
+                # Counted now, since a client may look as soon as it has the verdict.
+                m.d.comb += self.epoch_stepped.eq(~counter.epoch.all())
+
+        begin = Signal()
+        m.d.comb += [decision.start.eq(begin), scheduler.next.eq(begin)]
+        with m.If(begin):
+            m.d.sync += [
+                slot.eq(scheduler.next_slot),
+                request.eq(scheduler.next_request),
+                request.reset.eq(scheduler.next_request.reset | reset),
+                repairing.eq(0),
+            ]
+
+        def start(which):
+            return [key_reader.start.eq(1), key_reader.start_pass.eq(which)]
+
+        # A pass that begins with a request is over keys that `request` describes one clock cycle later.
+        m.d.comb += [
+            key_reader.slot.eq(Mux(begin, scheduler.next_slot, slot)),
+            key_reader.read_count.eq(Mux(begin, scheduler.next_request.read_count, request.read_count)),
+            key_reader.write_count.eq(Mux(begin, scheduler.next_request.write_count, request.write_count)),
+        ]
+
+        with m.FSM(name="arbiter"):
+
+            def go_on():
+                """Begin the next request, or maintenance, or wait for either."""
+                with m.If(maintenance_due):
+                    m.d.comb += start(Pass.DRAIN)
+                    m.next = "MAINTAIN"
+                with m.Elif(scheduler.valid):
+                    m.d.comb += [begin.eq(1), *start(Pass.VALIDATE)]
+                    m.next = "VALIDATE"
+                with m.Else():
+                    m.next = "IDLE"
+
+            with m.State("IDLE"):
+                go_on()
+
+            with m.State("VALIDATE"):
+                m.d.comb += self.busy.eq(1)
+                with m.If(self.outcome.beat.last):
+                    with m.If(decision.needs_repair & ~repairing):
+                        m.d.comb += start(Pass.REPAIR)
+                        m.d.sync += repairing.eq(1)
+                    with m.Else():
+                        m.d.comb += self.decided.eq(1)
+                        with m.If(timestamped):
+                            m.d.comb += start(Pass.INSERT)
+                            m.next = "INSERT"
+                        with m.Else():
+                            go_on()
+
+            with m.State("INSERT"):
+                m.d.comb += self.busy.eq(1)
+                with m.If(key_reader.ending):
+                    go_on()
+
+            with m.State("MAINTAIN"):
+                with m.If(self.outcome.beat.last):
+                    with m.If(fault_due):
+                        m.d.comb += self.inject.eq(1)
+                        m.d.sync += fault_due.eq(0)
+                        m.next = "IDLE"
+                    with m.Else():
+                        # After the last epoch nothing is assigned any more, so there is nothing to forget.
+                        m.d.comb += [counter.step.eq(1), self.scrub.eq(~counter.epoch.all())]
+                        m.next = "SCRUB"
+                        # A rollover and a reset are two steps, whichever way they coincide.
+                        with m.If(rollover_due):
+                            m.d.sync += rollover_due.eq(0)
+                        with m.Else():
+                            m.d.comb += [
+                                counter.least_epoch.eq(self.initial_epoch),
+                                self.epoch_stepped.eq(~counter.epoch.all()),
+                            ]
+                            m.d.sync += reset_due.eq(0)
+
+            with m.State("SCRUB"):
+                with m.If(~self.scrubbing):
+                    with m.If(~reset_due):
+                        m.d.sync += reset_in_progress.eq(0)
+                    m.next = "IDLE"
+        return m

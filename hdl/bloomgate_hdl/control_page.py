@@ -1,0 +1,173 @@
+"""Page 0: what the device is and how it fares, for its one owner."""
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from bloomgate.parameters import EPOCH_BITS, Parameters
+from bloomgate.registers import CONTROL_PAGE, IDENTIFICATION, VERSION, Access, Fault
+
+from bloomgate_hdl.read_mux import ReadMux
+from bloomgate_hdl.register_decode import PAGE_WORD_BITS, selects
+from bloomgate_hdl.register_port import RegisterPortSignature
+
+__all__ = ["ControlPage", "state_layout"]
+
+
+def state_layout(parameters: Parameters) -> data.StructLayout:
+    """What the page shows of the arbiter."""
+    count_bits = parameters.timestamp_bits
+    return data.StructLayout(
+        {
+            "ready": 1,
+            "scrubbing": 1,
+            "resetting": 1,
+            "exhausted": 1,
+            "epoch": EPOCH_BITS,
+            "count": count_bits,
+            "previous_epoch": EPOCH_BITS,
+            "previous_count": count_bits,
+            "floor": count_bits,
+        }
+    )
+
+
+class ControlPage(wiring.Component):
+    """Registers of the control page, except SLOT_RECORDS, which PageDecoder finds in the slot pages.
+
+    A write of less than a word is honoured for the bytes it has, but a command needs the whole word; other writes are
+    refused. Latency: a command takes effect 1 clock cycle after the write; reads as in register_port. Reset state: no
+    interrupt enabled or pending, INITIAL_EPOCH 0.
+    """
+
+    def __init__(self, parameters: Parameters):
+        self._parameters = parameters
+        error_log = CONTROL_PAGE.window("ERROR_LOG")
+        statistics = CONTROL_PAGE.window("STATISTICS")
+        super().__init__(
+            {
+                "bus": In(RegisterPortSignature(PAGE_WORD_BITS)),
+                "state": In(state_layout(parameters)),
+                #: Strobes for the interrupt causes.
+                "error_logged": In(1),
+                "epoch_stepped": In(1),
+                "decided": In(1),
+                #: Level high while an enabled cause is pending.
+                "interrupt": Out(1),
+                #: Strobes from COMMAND.
+                "soft_reset": Out(1),
+                "raise_floor": Out(1),
+                "latch_statistics": Out(1),
+                "initial_epoch": Out(EPOCH_BITS),
+                #: Strobes from FAULT_INJECTION, and where the fault goes.
+                "inject_filter_word": Out(1),
+                "inject_next_key": Out(1),
+                "inject_table": Out(range(parameters.K)),
+                "inject_row": Out(parameters.row_bits),
+                #: See ErrorLog and Statistics.
+                "error_count": In(32),
+                "error_word": Out(range(error_log.size // 4)),
+                "error_data": In(32),
+                "statistics_sequence": In(32),
+                "statistics_word": Out(range(statistics.size // 4)),
+                "statistics_data": In(32),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        p = self._parameters
+        bus = self.bus
+        register = CONTROL_PAGE.register
+
+        # --- Writes -----------------------------------------------------------------------------------------------
+        whole = bus.write_strobe.all()
+        byte_mask = Cat(strobe.replicate(8) for strobe in bus.write_strobe)
+
+        def writes_to(name):
+            return bus.write_valid & selects(register(name), bus.write_address)
+
+        def field(name, field_name):
+            part = register(name)[field_name]
+            return bus.write_data[part.lsb : part.lsb + part.width]
+
+        writable = [item for item in CONTROL_PAGE if item.access in (Access.RW, Access.WO, Access.W1C)]
+        honoured = Signal()
+        for item in writable:
+            with m.If(selects(item, bus.write_address)):
+                m.d.comb += honoured.eq(whole if item.access is Access.WO else 1)
+        m.d.sync += bus.write_error.eq(bus.write_valid & ~honoured)
+
+        interrupt_bits = len(register("INTERRUPT_ENABLE").fields)
+        pending = Signal(interrupt_bits)
+        enabled = Signal(interrupt_bits)
+        causes = Cat(self.error_logged, self.epoch_stepped, self.decided)
+        acknowledged = Signal(interrupt_bits)
+        with m.If(writes_to("INTERRUPT_PENDING")):
+            m.d.comb += acknowledged.eq(bus.write_data & byte_mask)
+        m.d.sync += [
+            pending.eq(pending & ~acknowledged | causes),
+            self.interrupt.eq((pending & enabled).any()),
+        ]
+        for name, target in (("INTERRUPT_ENABLE", enabled), ("INITIAL_EPOCH", self.initial_epoch)):
+            with m.If(writes_to(name)):
+                m.d.sync += target.eq(target & ~byte_mask | bus.write_data & byte_mask)
+
+        command = writes_to("COMMAND") & whole
+        inject = writes_to("FAULT_INJECTION") & whole
+        kind = field("FAULT_INJECTION", "KIND")
+        m.d.sync += [
+            self.soft_reset.eq(command & field("COMMAND", "SOFT_RESET")),
+            self.raise_floor.eq(command & field("COMMAND", "RAISE_FLOOR")),
+            self.latch_statistics.eq(command & field("COMMAND", "LATCH_STATISTICS")),
+            self.inject_filter_word.eq(inject & (kind == Fault.FILTER_WORD.value)),
+            self.inject_next_key.eq(inject & (kind == Fault.NEXT_KEY.value)),
+        ]
+        with m.If(inject):
+            m.d.sync += [
+                self.inject_table.eq(field("FAULT_INJECTION", "TABLE")),
+                self.inject_row.eq(field("FAULT_INJECTION", "ROW")),
+            ]
+
+        # --- Reads ------------------------------------------------------------------------------------------------
+        read_word = Signal.like(bus.read_address)
+        m.d.sync += read_word.eq(bus.read_address)
+        m.d.comb += [
+            self.error_word.eq(read_word - CONTROL_PAGE.window("ERROR_LOG").word),
+            self.statistics_word.eq(read_word - CONTROL_PAGE.window("STATISTICS").word),
+        ]
+        state = self.state
+        values = {
+            "IDENTIFICATION": IDENTIFICATION,
+            "VERSION": dict(zip(("MAJOR", "MINOR", "PATCH"), VERSION, strict=True)),
+            "GEOMETRY": {
+                "K": p.K,
+                "LOG2_D": p.row_bits,
+                "TIMESTAMP_BITS": p.timestamp_bits,
+                "KEY_BITS": p.key_bits,
+            },
+            "CAPACITY": {"SLOTS": p.slots, "APERTURE_DEPTH": p.aperture_depth},
+            "HASH_SEED": p.hash_seed,
+            "STATUS": {
+                "READY": state.ready,
+                "SCRUBBING": state.scrubbing,
+                "RESETTING": state.resetting,
+                "EXHAUSTED": state.exhausted,
+            },
+            "EPOCH": state.epoch,
+            "COUNT": state.count,
+            "PREVIOUS_EPOCH": state.previous_epoch,
+            "PREVIOUS_COUNT": state.previous_count,
+            "FLOOR": state.floor,
+            "INITIAL_EPOCH": self.initial_epoch,
+            "STATISTICS_SEQUENCE": self.statistics_sequence,
+            "INTERRUPT_PENDING": dict(zip(("ERROR", "EPOCH", "VERDICT"), pending, strict=True)),
+            "INTERRUPT_ENABLE": dict(zip(("ERROR", "EPOCH", "VERDICT"), enabled, strict=True)),
+            "ERROR_COUNT": self.error_count,
+            "ERROR_LOG": self.error_data,
+            "STATISTICS": self.statistics_data,
+            "SLOT_RECORDS": 0,
+        }
+        m.submodules.read_mux = read_mux = ReadMux(CONTROL_PAGE)
+        m.d.comb += [read_mux.word.eq(read_word), read_mux.drive(values)]
+        m.d.sync += [bus.read_data.eq(read_mux.data), bus.read_error.eq(read_mux.error)]
+        return m

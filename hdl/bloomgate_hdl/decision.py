@@ -1,0 +1,147 @@
+"""What the verdict on a request is."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from bloomgate.parameters import EPOCH_BITS, LANES, Parameters
+from bloomgate.registers import ErrorCode
+from bloomgate.verdict import Reason
+
+from bloomgate_hdl.slot_port import request_layout
+from bloomgate_hdl.validation_pipeline import KeyOperation, outcome_layout
+
+__all__ = ["Decision"]
+
+
+class Decision(wiring.Component):
+    """Collects the outcomes of a request's VALIDATE pass and weighs them in the order that Reason documents.
+
+    The verdict counts in the clock cycle of the pass's last outcome or any later one before ``start``; it includes
+    that outcome. ``request``, ``epoch`` and ``count`` must have been stable for a clock cycle by then.
+    Reset state: nothing failed.
+    """
+
+    def __init__(self, parameters: Parameters):
+        self._parameters = parameters
+        super().__init__(
+            {
+                #: Strobe: forget the outcomes; a new request begins.
+                "start": In(1),
+                "request": In(request_layout(parameters)),
+                "outcome": In(outcome_layout(parameters)),
+                #: The newest timestamp, and whether the last epoch is over.
+                "epoch": In(EPOCH_BITS),
+                "count": In(parameters.timestamp_bits),
+                "exhausted": In(1),
+                #: COMMIT, else ABORT with ``reason`` (0 on COMMIT).
+                "commit": Out(1),
+                "reason": Out(4),
+                #: The first key that failed, when the reason is CONFLICT or PARITY, else 0.
+                "conflict_key": Out(parameters.key_bits),
+                #: A word of the recency filter had bad parity and needs a REPAIR pass.
+                "needs_repair": Out(1),
+                #: Memory words of bad parity in this clock cycle's outcome.
+                "parity_errors": Out(range(LANES * (parameters.K + 1) + 1)),
+                #: Error that the request is to be logged with, 0 for none, and its detail.
+                "error_code": Out(8),
+                "error_detail": Out(32),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        p = self._parameters
+
+        # The first failing key, and the first key with a parity error, each with what came before this clock cycle.
+        failed = Signal()
+        failed_by_parity = Signal()
+        failed_key = Signal(p.key_bits)
+        doubted = Signal()
+        doubted_filter = Signal()
+        doubted_key = Signal(p.key_bits)
+        repair = Signal()
+
+        now = {}
+        for signal in (failed, failed_by_parity, failed_key, doubted, doubted_filter, doubted_key):
+            now[signal.name] = Signal.like(signal, name=f"{signal.name}_now")
+            m.d.comb += now[signal.name].eq(signal)
+            m.d.sync += signal.eq(now[signal.name])
+        repair_now = Signal()
+        m.d.comb += repair_now.eq(repair)
+        m.d.sync += repair.eq(repair_now)
+
+        parity_errors = 0
+        # Lanes last to first, since in Amaranth the assignment that comes last counts.
+        for lane in reversed(range(LANES)):
+            entered = self.outcome.beat.lanes[lane]
+            answer = self.outcome.filter[lane]
+            query = entered.operation == KeyOperation.QUERY
+            check = entered.operation == KeyOperation.CHECK
+            key_bad = (query | check | (entered.operation == KeyOperation.INSERT)) & entered.key_bad
+            filter_bad = query & (answer.bad_words != 0)
+            with m.If(~failed & (query & answer.conflict | (query | check) & entered.key_bad)):
+                m.d.comb += [
+                    now["failed"].eq(1),
+                    now["failed_by_parity"].eq(entered.key_bad | answer.uncertain),
+                    now["failed_key"].eq(entered.key),
+                ]
+            with m.If(~doubted & ((query | check) & entered.key_bad | filter_bad)):
+                m.d.comb += [
+                    now["doubted"].eq(1),
+                    now["doubted_filter"].eq(~entered.key_bad),
+                    now["doubted_key"].eq(entered.key),
+                ]
+            with m.If(filter_bad):
+                m.d.comb += repair_now.eq(1)
+            parity_errors += key_bad + Mux(query, answer.bad_words, 0)
+        m.d.comb += [self.parity_errors.eq(parity_errors), self.needs_repair.eq(repair_now)]
+
+        with m.If(self.start):
+            m.d.sync += [failed.eq(0), doubted.eq(0), repair.eq(0)]
+
+        request = self.request
+        ahead = Signal()
+        old = Signal()
+        m.d.sync += [
+            ahead.eq(
+                (request.snapshot_epoch > self.epoch)
+                | (request.snapshot_epoch == self.epoch) & (request.snapshot_count > self.count)
+            ),
+            old.eq((request.snapshot_epoch < self.epoch) | self.exhausted),
+        ]
+
+        with m.If(request.reset):
+            m.d.comb += self.reason.eq(Reason.RESET.value)
+        with m.Elif(request.bad_request | ahead):
+            m.d.comb += self.reason.eq(Reason.BAD_REQUEST.value)
+        with m.Elif(request.overflow):
+            m.d.comb += self.reason.eq(Reason.OVERFLOW.value)
+        with m.Elif(request.busy):
+            m.d.comb += self.reason.eq(Reason.BUSY.value)
+        with m.Elif(old):
+            m.d.comb += self.reason.eq(Reason.ROLLOVER.value)
+        with m.Elif(now["failed"]):
+            m.d.comb += [
+                self.reason.eq(Mux(now["failed_by_parity"], Reason.PARITY.value, Reason.CONFLICT.value)),
+                self.conflict_key.eq(now["failed_key"]),
+            ]
+        with m.Else():
+            m.d.comb += self.commit.eq(1)
+
+        with m.If(ahead):
+            m.d.comb += [
+                self.error_code.eq(ErrorCode.SNAPSHOT_AHEAD.value),
+                self.error_detail.eq(request.snapshot_count),
+            ]
+        with m.Elif(now["doubted"]):
+            m.d.comb += [
+                self.error_code.eq(
+                    Mux(
+                        now["doubted_filter"],
+                        ErrorCode.FILTER_PARITY.value,
+                        ErrorCode.KEY_PARITY.value,
+                    )
+                ),
+                self.error_detail.eq(now["doubted_key"]),
+            ]
+        return m

@@ -1,0 +1,152 @@
+"""Reads a request's keys out of the key log, in passes."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, enum, wiring
+from amaranth.lib.wiring import In, Out
+from bloomgate.parameters import LANES, Parameters
+
+from bloomgate_hdl.validation_pipeline import KeyOperation, beat_layout
+
+__all__ = ["KeyReader", "Pass"]
+
+
+class Pass(enum.Enum, shape=2):
+    """What a pass over a request is for. All but INSERT mark their last beat."""
+
+    #: One beat without keys: when it comes out of the pipeline, everything before it has.
+    DRAIN = 0
+    #: QUERY the read set, then CHECK the write and commute sets.
+    VALIDATE = 1
+    #: REPAIR the read set.
+    REPAIR = 2
+    #: INSERT the write and commute sets.
+    INSERT = 3
+
+
+class KeyReader(wiring.Component):
+    """Turns a pass into beats for the validation pipeline, LANES keys of one set in each.
+
+    Sets lie in the key log as SlotPages puts them: reads from the first position up, the others from the last one
+    down. A pass over nothing is one empty beat. Latency: 2 clock cycles from ``start`` to the first beat.
+    Throughput: one beat per clock cycle while the pipeline is ready, without a gap between a pass and one that is
+    started in the clock cycle of its ``ending``. Reset state: no pass.
+    """
+
+    def __init__(self, parameters: Parameters):
+        self._parameters = parameters
+        depth = parameters.aperture_depth
+        super().__init__(
+            {
+                #: Strobe: begin ``start_pass``, when there is no pass or it is ``ending``.
+                "start": In(1),
+                "start_pass": In(Pass),
+                #: Whose request, and keys in its read set and in its write and commute sets together.
+                "slot": In(parameters.slot_bits),
+                "read_count": In(range(depth + 1)),
+                "write_count": In(range(depth + 1)),
+                #: The last beat of the pass is being addressed in this clock cycle.
+                "ending": Out(1),
+                #: Key log read port, see KeyLog.
+                "read": Out(1),
+                "read_slot": Out(parameters.slot_bits),
+                "read_word": Out(range(depth // LANES)),
+                "keys": In(data.ArrayLayout(parameters.key_bits, LANES)),
+                "bad": In(LANES),
+                #: To the validation pipeline.
+                "beat": Out(beat_layout(parameters)),
+                "ready": In(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        depth = self._parameters.aperture_depth
+        top_word = depth // LANES - 1
+
+        active = Signal()
+        operation = Signal(KeyOperation)
+        word = self.read_word
+        left = Signal(range(depth + 1))  # keys of the set that have not been addressed
+        checks_left = Signal(range(depth + 1))  # keys of the sets that this pass comes to next
+
+        set_ends = Signal()
+        m.d.comb += [
+            set_ends.eq(left <= LANES),
+            self.ending.eq(active & self.ready & set_ends & (checks_left == 0)),
+            self.read.eq(self.ready),
+        ]
+        with m.If(active & self.ready):
+            with m.If(~set_ends):
+                m.d.sync += left.eq(left - LANES)
+                with m.If((operation == KeyOperation.QUERY) | (operation == KeyOperation.REPAIR)):
+                    m.d.sync += word.eq(word + 1)
+                with m.Else():
+                    m.d.sync += word.eq(word - 1)
+            with m.Elif(checks_left != 0):
+                m.d.sync += [
+                    operation.eq(KeyOperation.CHECK),
+                    left.eq(checks_left),
+                    checks_left.eq(0),
+                    word.eq(top_word),
+                ]
+            with m.Else():
+                m.d.sync += active.eq(0)
+
+        with m.If(self.start):
+            m.d.sync += [active.eq(1), self.read_slot.eq(self.slot), checks_left.eq(0)]
+            with m.Switch(self.start_pass):
+                with m.Case(Pass.DRAIN):
+                    m.d.sync += [operation.eq(KeyOperation.NONE), left.eq(0)]
+                with m.Case(Pass.VALIDATE):
+                    with m.If(self.read_count != 0):
+                        m.d.sync += [
+                            operation.eq(KeyOperation.QUERY),
+                            word.eq(0),
+                            left.eq(self.read_count),
+                            checks_left.eq(self.write_count),
+                        ]
+                    with m.Else():
+                        m.d.sync += [
+                            operation.eq(KeyOperation.CHECK),
+                            word.eq(top_word),
+                            left.eq(self.write_count),
+                        ]
+                with m.Case(Pass.REPAIR):
+                    m.d.sync += [
+                        operation.eq(KeyOperation.REPAIR),
+                        word.eq(0),
+                        left.eq(self.read_count),
+                    ]
+                with m.Case(Pass.INSERT):
+                    m.d.sync += [
+                        operation.eq(KeyOperation.INSERT),
+                        word.eq(top_word),
+                        left.eq(self.write_count),
+                    ]
+
+        # What has been addressed, while the key log reads it.
+        read_operation = Signal(KeyOperation)
+        read_present = Signal(LANES)
+        read_last = Signal()
+        with m.If(self.ready):
+            m.d.sync += [
+                read_operation.eq(operation),
+                read_present.eq(0),
+                read_last.eq(self.ending & (operation != KeyOperation.INSERT)),
+            ]
+            with m.If(active):
+                for lane in range(LANES):
+                    m.d.sync += read_present[lane].eq(left > lane)
+
+        # The sets that grow downwards have their first key in the last lane of a word.
+        downwards = (read_operation == KeyOperation.CHECK) | (read_operation == KeyOperation.INSERT)
+        m.d.comb += self.beat.last.eq(read_last)
+        for lane in range(LANES):
+            mirrored = LANES - 1 - lane
+            with m.If(read_present[lane]):
+                m.d.comb += [
+                    self.beat.lanes[lane].operation.eq(read_operation),
+                    self.beat.lanes[lane].key.eq(Mux(downwards, self.keys[mirrored], self.keys[lane])),
+                    self.beat.lanes[lane].key_bad.eq(Mux(downwards, self.bad[mirrored], self.bad[lane])),
+                ]
+        return m

@@ -1,0 +1,68 @@
+"""From the values of a page's registers to the word that a read returns."""
+
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from bloomgate.registers import Access, Page, Register
+
+from bloomgate_hdl.register_decode import PAGE_WORD_BITS, selects
+
+__all__ = ["ReadMux"]
+
+
+class ReadMux(wiring.Component):
+    """Selects among the readable items of a page; what is write-only reads as 0, a hole is an error.
+
+    The component has an input for each readable register or window, named as in the register map: for a register
+    with fields a 32-bit word made by :meth:`word_of`. Latency: 0 clock cycles.
+    """
+
+    def __init__(self, page: Page):
+        self._page = page
+        super().__init__(
+            {
+                #: Word offset in the page.
+                "word": In(PAGE_WORD_BITS),
+                #: The value there.
+                "data": Out(32),
+                #: There is nothing there.
+                "error": Out(1),
+                **{item.name: In(32) for item in page if item.access is not Access.WO},
+            }
+        )
+
+    def drive(self, values: dict):
+        """Assignments that connect ``values``, which has one entry for each readable item.
+
+        The entry of a register with fields is a dict with one entry for each field.
+        """
+        assignments = []
+        readable = [item for item in self._page if item.access is not Access.WO]
+        if {item.name for item in readable} != set(values):
+            raise ValueError(
+                f"page {self._page.name} needs values for {sorted(item.name for item in readable)},"
+                f" not {sorted(values)}"
+            )
+        for item in readable:
+            target = getattr(self, item.name)
+            value = values[item.name]
+            if not isinstance(value, dict):
+                assignments.append(target.eq(value))
+                continue
+            assert isinstance(item, Register)
+            if {field.name for field in item.fields} != set(value):
+                raise ValueError(f"{item.name} needs values for its fields, not {sorted(value)}")
+            for field in item.fields:
+                part = target[field.lsb : field.lsb + field.width]
+                assignments.append(part.eq(value[field.name]))
+        return assignments
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.comb += self.error.eq(1)
+        for item in self._page:
+            with m.If(selects(item, self.word)):
+                m.d.comb += self.error.eq(0)
+                if item.access is not Access.WO:
+                    m.d.comb += self.data.eq(getattr(self, item.name))
+        return m

@@ -1,0 +1,306 @@
+"""The slots' register pages: clients fill requests here and find their verdicts."""
+
+from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+from bloomgate.parameters import EPOCH_BITS, Parameters
+from bloomgate.registers import SLOT_PAGE, ErrorCode
+
+from bloomgate_hdl.error_log import error_layout
+from bloomgate_hdl.read_mux import ReadMux
+from bloomgate_hdl.register_decode import selects
+from bloomgate_hdl.slot_port import (
+    COUNT_WORD_BITS,
+    REQUEST_BITS,
+    SlotPortSignature,
+    request_layout,
+    verdict_layout,
+)
+
+__all__ = ["SlotPages"]
+
+
+class SlotPages(wiring.Component):
+    """State of all slots between the bus and the arbiter.
+
+    A slot is idle (its request is being filled) or busy (submitted and undecided). Keys go to the key log: the read
+    set from position 0 up, write and commute sets from the last position down, so that the sets share the slot's
+    space in any proportion. A write that cannot be honoured is dropped, logged, and remembered: the request it
+    belonged to can then only be aborted. A write to a busy slot counts against the slot's next request, since the
+    one in progress is complete. Nothing ever stalls the bus.
+
+    One bit of each slot's state lives in a vector of flip-flops, words live in LUT RAM. LUT RAM has one write port, so
+    each word is written from one side only: counts and snapshot by the bus, verdicts by the arbiter. In place of
+    clearing the counts when a request is decided, ``fresh`` marks them as void.
+
+    Latency: a write takes effect in the clock cycle after it; reads as in register_port. Throughput: one write and
+    one read per clock cycle. Reset state: all slots idle and empty, all verdicts not DONE.
+    """
+
+    def __init__(self, parameters: Parameters):
+        self._parameters = parameters
+        slots = parameters.slots
+        super().__init__(
+            {
+                "bus": In(SlotPortSignature(parameters)),
+                #: Slots whose request waits for the arbiter.
+                "pending": Out(slots),
+                #: Strobe: the arbiter has taken the request of ``request_slot``.
+                "take": In(1),
+                #: Slot to look at, and its request in the same clock cycle.
+                "request_slot": In(parameters.slot_bits),
+                "request": Out(request_layout(parameters)),
+                #: Strobe: the request of ``decided_slot`` has the verdict ``verdict``.
+                "decided": In(1),
+                "decided_slot": In(parameters.slot_bits),
+                "verdict": In(verdict_layout(parameters)),
+                #: Strobe: every request that is filled or undecided is to be aborted with RESET.
+                "reset": In(1),
+                #: Requests submitted now are to be aborted with RESET.
+                "resetting": In(1),
+                #: Key log write port, see KeyLog.
+                "append": Out(1),
+                "append_slot": Out(parameters.slot_bits),
+                "append_position": Out(range(parameters.aperture_depth)),
+                "append_key": Out(parameters.key_bits),
+                #: A write that was not honoured.
+                "error": Out(error_layout(parameters)),
+                #: Strobe: a request has been submitted (for measurements).
+                "submitted": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        p = self._parameters
+        slots = p.slots
+
+        def flags(name, **kwargs):
+            return Signal(slots, name=name, **kwargs)
+
+        pending = self.pending
+        busy = flags("busy")
+        done = flags("done")
+        fresh = flags("fresh", init=-1)
+        busy_error = flags("busy_error")
+        overflow_error = flags("overflow_error")
+        bad_request_error = flags("bad_request_error")
+        reset_error = flags("reset_error")
+
+        def one_hot(slot, enable):
+            return Mux(enable, Const(1, slots) << slot, 0)[:slots]
+
+        # Words of state.
+        def slot_memory(name, shape):
+            slot_ram = memory.Memory(shape=shape, depth=slots, init=[])
+            m.submodules[name] = slot_ram
+            return slot_ram
+
+        def reader(slot_ram, slot):
+            port = slot_ram.read_port(domain="comb")
+            m.d.comb += port.addr.eq(slot)
+            return port.data
+
+        fill_layout = data.StructLayout({"reads": range(p.aperture_depth + 1), "writes": range(p.aperture_depth + 1)})
+        submission_layout = data.StructLayout({"request": REQUEST_BITS, "bad_request": 1, "overflow": 1, "busy": 1})
+        snapshot_epochs = slot_memory("snapshot_epochs", EPOCH_BITS)
+        snapshot_counts = slot_memory("snapshot_counts", COUNT_WORD_BITS)
+        fills = slot_memory("fills", fill_layout)
+        submissions = slot_memory("submissions", submission_layout)
+        verdicts = slot_memory("verdicts", verdict_layout(p))
+
+        # --- Bus writes -------------------------------------------------------------------------------------------
+        bus = self.bus
+        slot = bus.write_slot
+        word = bus.write_word
+        whole = bus.write_strobe.all()
+        is_busy = busy.bit_select(slot, 1)
+
+        def writes_to(name):
+            item = next(item for item in SLOT_PAGE if item.name == name)
+            return bus.write_valid & selects(item, word)
+
+        adds_read = Signal()
+        adds_write = Signal()
+        adds_key = Signal()
+        sets_epoch = Signal()
+        sets_count = Signal()
+        submits = Signal()
+        discards = Signal()
+        writable = Signal()
+        m.d.comb += [
+            adds_read.eq(writes_to("READ_APERTURE")),
+            adds_write.eq(writes_to("WRITE_APERTURE") | writes_to("COMMUTE_APERTURE")),
+            adds_key.eq(adds_read | adds_write),
+            sets_epoch.eq(writes_to("SNAPSHOT_EPOCH")),
+            sets_count.eq(writes_to("SNAPSHOT_COUNT")),
+            submits.eq(writes_to("SUBMIT")),
+            discards.eq(writes_to("DISCARD")),
+            writable.eq(adds_key | sets_epoch | sets_count | submits | discards),
+        ]
+        m.d.sync += bus.write_error.eq(bus.write_valid & ~writable)
+
+        # What has been filled so far; a request that was decided or discarded leaves nothing.
+        fill = Signal(fill_layout)
+        m.d.comb += fill.eq(Mux(fresh.bit_select(slot, 1), 0, reader(fills, slot)))
+        full = Signal()
+        m.d.comb += full.eq(fill.reads + fill.writes == p.aperture_depth)
+
+        refused_busy = Signal()
+        refused_partial = Signal()
+        refused_range = Signal()
+        refused_full = Signal()
+        append = self.append
+        key_too_wide = bus.write_data[p.key_bits :].any() if p.key_bits < 32 else Const(0, 1)
+        with m.If(writable & is_busy):
+            m.d.comb += refused_busy.eq(1)
+        with m.Elif((adds_key | submits) & ~whole):
+            m.d.comb += refused_partial.eq(1)
+        with m.Elif(adds_key & key_too_wide):
+            m.d.comb += refused_range.eq(1)
+        with m.Elif(adds_key & full):
+            m.d.comb += refused_full.eq(1)
+        with m.Elif(adds_key):
+            m.d.comb += append.eq(1)
+
+        submit = Signal()
+        discard = Signal()
+        m.d.comb += [
+            # A partial SUBMIT still submits, so that its client gets a verdict; see `submissions` below.
+            submit.eq(submits & ~is_busy),
+            discard.eq(discards & ~is_busy),
+            self.submitted.eq(submit),
+            self.append_slot.eq(slot),
+            self.append_key.eq(bus.write_data),
+            self.append_position.eq(Mux(adds_read, fill.reads, p.aperture_depth - 1 - fill.writes)),
+        ]
+
+        for slot_ram, strobe in ((snapshot_epochs, sets_epoch), (snapshot_counts, sets_count)):
+            write = slot_ram.write_port(granularity=8)
+            m.d.comb += [
+                write.addr.eq(slot),
+                write.data.eq(bus.write_data),
+                write.en.eq(Mux(strobe & ~is_busy, bus.write_strobe, 0)),
+            ]
+
+        fill_write = fills.write_port()
+        m.d.comb += [
+            fill_write.addr.eq(slot),
+            fill_write.en.eq(append | submit),
+            fill_write.data.reads.eq(fill.reads + (append & adds_read)),
+            fill_write.data.writes.eq(fill.writes + (append & adds_write)),
+        ]
+
+        submission_write = submissions.write_port()
+        m.d.comb += [
+            submission_write.addr.eq(slot),
+            submission_write.en.eq(submit),
+            submission_write.data.request.eq(bus.write_data),
+            submission_write.data.bad_request.eq(refused_partial | bad_request_error.bit_select(slot, 1)),
+            submission_write.data.overflow.eq(overflow_error.bit_select(slot, 1)),
+            submission_write.data.busy.eq(busy_error.bit_select(slot, 1)),
+        ]
+
+        submit_mask = Signal(slots)
+        clear_mask = Signal(slots)
+        decided_mask = Signal(slots)
+        reset_mask = Signal(slots)
+        m.d.comb += [
+            submit_mask.eq(one_hot(slot, submit)),
+            clear_mask.eq(one_hot(slot, submit | discard)),
+            decided_mask.eq(one_hot(self.decided_slot, self.decided)),
+            reset_mask.eq(Mux(self.reset, ~fresh, 0) | Mux(self.resetting, submit_mask, 0)),
+        ]
+        bad = refused_partial & ~submits | refused_range
+        m.d.sync += [
+            pending.eq(pending & ~one_hot(self.request_slot, self.take) | submit_mask),
+            busy.eq(busy & ~decided_mask | submit_mask),
+            done.eq(done & ~submit_mask | decided_mask),
+            fresh.eq(fresh & ~one_hot(slot, append | submit) | decided_mask | one_hot(slot, discard)),
+            # These describe the request being filled; submitting hands them on.
+            busy_error.eq(busy_error & ~clear_mask | one_hot(slot, refused_busy)),
+            overflow_error.eq(overflow_error & ~clear_mask | one_hot(slot, refused_full)),
+            bad_request_error.eq(bad_request_error & ~clear_mask | one_hot(slot, bad)),
+            # This one sticks to a request until it is decided, since a reset also hits requests already submitted.
+            reset_error.eq((reset_error | reset_mask) & ~decided_mask & ~one_hot(slot, discard)),
+        ]
+
+        error = self.error
+        m.d.comb += [
+            error.valid.eq(refused_busy | refused_partial | refused_range | refused_full),
+            error.slot.eq(slot),
+            error.detail.eq(bus.write_data),
+        ]
+        with m.If(refused_busy):
+            m.d.comb += error.code.eq(
+                Mux(
+                    submits | discards,
+                    ErrorCode.SUBMIT_WHILE_BUSY.value,
+                    ErrorCode.WRITE_WHILE_BUSY.value,
+                )
+            )
+        with m.Elif(refused_partial):
+            m.d.comb += [error.code.eq(ErrorCode.PARTIAL_WRITE.value), error.detail.eq(word << 2)]
+        with m.Elif(refused_range):
+            m.d.comb += error.code.eq(ErrorCode.KEY_RANGE.value)
+        with m.Else():
+            m.d.comb += error.code.eq(ErrorCode.KEY_OVERFLOW.value)
+
+        # --- The arbiter's side -----------------------------------------------------------------------------------
+        looked_at = self.request_slot
+        submission = reader(submissions, looked_at)
+        asked = reader(fills, looked_at)
+        m.d.comb += [
+            self.request.request.eq(submission.request),
+            self.request.snapshot_epoch.eq(reader(snapshot_epochs, looked_at)),
+            self.request.snapshot_count.eq(reader(snapshot_counts, looked_at)),
+            self.request.read_count.eq(asked.reads),
+            self.request.write_count.eq(asked.writes),
+            self.request.reset.eq(reset_error.bit_select(looked_at, 1)),
+            self.request.bad_request.eq(submission.bad_request),
+            self.request.overflow.eq(submission.overflow),
+            self.request.busy.eq(submission.busy),
+        ]
+        verdict_write = verdicts.write_port()
+        m.d.comb += [
+            verdict_write.addr.eq(self.decided_slot),
+            verdict_write.data.eq(self.verdict),
+            verdict_write.en.eq(self.decided),
+        ]
+
+        # --- Bus reads --------------------------------------------------------------------------------------------
+        read_slot = Signal(p.slot_bits)
+        read_word = Signal.like(bus.read_word)
+        m.d.sync += [read_slot.eq(bus.read_slot), read_word.eq(bus.read_word)]
+
+        verdict = reader(verdicts, read_slot)
+        read_fresh = fresh.bit_select(read_slot, 1)
+        read_busy = busy.bit_select(read_slot, 1)
+        read_fill = reader(fills, read_slot)
+        values = {
+            "VERDICT": {
+                "DONE": done.bit_select(read_slot, 1),
+                "COMMITTED": verdict.committed,
+                "TIMESTAMPED": verdict.timestamped,
+                "REASON": verdict.reason,
+                "REQUEST": verdict.request,
+            },
+            "TIMESTAMP_EPOCH": verdict.epoch,
+            "TIMESTAMP_COUNT": verdict.count,
+            "CONFLICT_KEY": verdict.conflict_key,
+            "STATUS": {
+                "BUSY": read_busy,
+                "BUSY_ERROR": busy_error.bit_select(read_slot, 1),
+                "OVERFLOW_ERROR": overflow_error.bit_select(read_slot, 1),
+                "BAD_REQUEST_ERROR": bad_request_error.bit_select(read_slot, 1),
+                "RESET_ERROR": reset_error.bit_select(read_slot, 1) & ~read_busy,
+            },
+            "READ_COUNT": Mux(read_fresh, 0, read_fill.reads),
+            "WRITE_COUNT": Mux(read_fresh, 0, read_fill.writes),
+            "SNAPSHOT_EPOCH": reader(snapshot_epochs, read_slot),
+            "SNAPSHOT_COUNT": reader(snapshot_counts, read_slot),
+        }
+        m.submodules.read_mux = read_mux = ReadMux(SLOT_PAGE)
+        m.d.comb += [read_mux.word.eq(read_word), read_mux.drive(values)]
+        m.d.sync += [bus.read_data.eq(read_mux.data), bus.read_error.eq(read_mux.error)]
+        return m

@@ -1,0 +1,101 @@
+"""64-bit event counters at the price of a few LUTs each."""
+
+from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+from bloomgate.parameters import LANES, Parameters
+from bloomgate.registers import STATISTICS
+
+__all__ = ["Statistics", "event_layout"]
+
+_TOTAL_BITS = 64
+
+
+def event_layout(parameters: Parameters) -> data.StructLayout:
+    """How often each of the statistics happens in one clock cycle."""
+    most = {
+        "keys_validated": LANES,
+        "keys_inserted": parameters.aperture_depth,
+        "parity_errors": LANES * (parameters.K + 1),
+        "errors": 2,
+    }
+    return data.StructLayout({name: range(most.get(name, 1) + 1) for name, _ in STATISTICS})
+
+
+class Statistics(wiring.Component):
+    """Totals of all statistics in LUT RAM, brought up to date in turns.
+
+    Events gather in small counters. A pass, as long as there are statistics, takes all of these at once and adds them
+    to the totals one a clock cycle. A latch copies the totals on the way, so that they are all as of one clock cycle.
+
+    A latch takes at most two passes. Reset state: the totals are kept, since they count from power-up.
+    """
+
+    def __init__(self, parameters: Parameters):
+        self._events = event_layout(parameters)
+        super().__init__(
+            {
+                "events": In(self._events),
+                #: Strobe: copy all totals to where ``read_data`` comes from.
+                "latch": In(1),
+                #: Grows by 1, modulo 2**32, when a latch has completed.
+                "sequence": Out(32),
+                #: Word of the latched totals, low word first, and its value in the same clock cycle.
+                "read_word": In(range(2 * len(STATISTICS))),
+                "read_data": Out(32),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        length = len(STATISTICS)
+        totals = memory.Memory(shape=_TOTAL_BITS, depth=length, init=[])
+        latched = memory.Memory(shape=_TOTAL_BITS, depth=length, init=[])
+        m.submodules.totals = totals
+        m.submodules.latched = latched
+
+        turn = Signal(range(length))
+        last = Signal()
+        m.d.comb += last.eq(turn == length - 1)
+        m.d.sync += turn.eq(Mux(last, 0, turn + 1))
+
+        # What gathers during a pass fits: the counters have room for `length` clock cycles of the most events.
+        shares = []
+        for name, _ in STATISTICS:
+            event = self.events[name]
+            bits = len(event) + length.bit_length()
+            gathering = Signal(bits, name=f"{name}_gathering")
+            share = Signal(bits, name=f"{name}_share")
+            with m.If(last):
+                m.d.sync += [share.eq(gathering + event), gathering.eq(0)]
+            with m.Else():
+                m.d.sync += gathering.eq(gathering + event)
+            shares.append(share)
+
+        latch_requested = Signal()
+        latching = Signal()
+        with m.If(last):
+            m.d.sync += [latching.eq(latch_requested), latch_requested.eq(0)]
+            with m.If(latching):
+                m.d.sync += self.sequence.eq(self.sequence + 1)
+        with m.If(self.latch):
+            m.d.sync += latch_requested.eq(1)
+
+        total_read = totals.read_port(domain="comb")
+        total_write = totals.write_port()
+        latch_write = latched.write_port()
+        latch_read = latched.read_port(domain="comb")
+        total = Signal(_TOTAL_BITS)
+        m.d.comb += [
+            total_read.addr.eq(turn),
+            total.eq(total_read.data + Array(shares)[turn]),
+            total_write.addr.eq(turn),
+            total_write.data.eq(total),
+            total_write.en.eq(1),
+            latch_write.addr.eq(turn),
+            latch_write.data.eq(total),
+            latch_write.en.eq(latching),
+            latch_read.addr.eq(self.read_word[1:]),
+            self.read_data.eq(latch_read.data.word_select(self.read_word[0], 32)),
+        ]
+        return m

@@ -1,0 +1,190 @@
+"""The co-processor: everything between the AXI port and the interrupt line."""
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+from bloomgate.parameters import LANES, Parameters
+from bloomgate.registers import BASE_ADDRESS, region_bytes
+from bloomgate.verdict import Reason
+
+from bloomgate_hdl.axi3 import Axi3Signature
+from bloomgate_hdl.axi3_slave import Axi3Slave
+from bloomgate_hdl.commit_arbiter import CommitArbiter
+from bloomgate_hdl.control_page import ControlPage
+from bloomgate_hdl.error_log import ErrorLog
+from bloomgate_hdl.key_log import KeyLog
+from bloomgate_hdl.page_decoder import PageDecoder
+from bloomgate_hdl.slot_pages import SlotPages
+from bloomgate_hdl.statistics import Statistics
+from bloomgate_hdl.validation_pipeline import KeyOperation, ValidationPipeline
+
+__all__ = ["Bloomgate", "probe_layout"]
+
+#: M_AXI_GP0 of the Zynq-7000 (UG585 ch. 5): 32-bit data, 12-bit IDs.
+GP_DATA_BITS = 32
+GP_ID_BITS = 12
+
+
+def probe_layout(parameters: Parameters) -> data.StructLayout:
+    """Events for measurements and logic analysers; each is high for one clock cycle."""
+    return data.StructLayout(
+        {
+            # A request has been accepted; visible one clock cycle after the data beat entered the AXI slave.
+            "submitted": 1,
+            # A verdict is being stored: readable from the next clock cycle on.
+            "decided": 1,
+            "decided_slot": parameters.slot_bits,
+            # Lanes whose key enters the filter pipeline to be queried, and to be inserted.
+            "queries": LANES,
+            "insertions": LANES,
+        }
+    )
+
+
+class Bloomgate(wiring.Component):
+    """The device behind an AXI3 slave port, without PS7 and without pins.
+
+    ``base`` is the byte address of the control page. Clock: ``sync``, everything synchronous to it.
+    Reset state: epoch 0, scrubbing for D / 2 clock cycles, during which requests are taken but not decided.
+    """
+
+    def __init__(self, parameters: Parameters, base: int = BASE_ADDRESS):
+        self._parameters = parameters
+        self._base = base
+        super().__init__(
+            {
+                #: To M_AXI_GP0.
+                "axi": In(Axi3Signature(32, GP_DATA_BITS, GP_ID_BITS)),
+                #: Level high; to IRQ_F2P.
+                "interrupt": Out(1),
+                #: For measurements only.
+                "probe": Out(probe_layout(parameters)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        p = self._parameters
+        m.submodules.axi_slave = axi_slave = Axi3Slave(base=self._base, size=region_bytes(p), id_width=GP_ID_BITS)
+        m.submodules.page_decoder = decoder = PageDecoder(p)
+        m.submodules.control_page = control = ControlPage(p)
+        m.submodules.slot_pages = slot_pages = SlotPages(p)
+        m.submodules.key_log = key_log = KeyLog(p)
+        m.submodules.arbiter = arbiter = CommitArbiter(p)
+        m.submodules.pipeline = pipeline = ValidationPipeline(p)
+        m.submodules.statistics = statistics = Statistics(p)
+        m.submodules.error_log = error_log = ErrorLog(p)
+
+        # Bus.
+        connect(m, flipped(self.axi), axi_slave.bus)
+        connect(m, axi_slave.registers, decoder.bus)
+        connect(m, decoder.control, control.bus)
+        connect(m, decoder.slots, slot_pages.bus)
+
+        # Keys into their buffer. An injected fault waits for the next key.
+        fault_next_key = Signal()
+        with m.If(control.inject_next_key):
+            m.d.sync += fault_next_key.eq(1)
+        with m.Elif(slot_pages.append):
+            m.d.sync += fault_next_key.eq(0)
+        m.d.comb += [
+            key_log.write.eq(slot_pages.append),
+            key_log.write_slot.eq(slot_pages.append_slot),
+            key_log.write_position.eq(slot_pages.append_position),
+            key_log.write_key.eq(slot_pages.append_key),
+            key_log.write_bad.eq(fault_next_key),
+        ]
+
+        # Requests to the arbiter, verdicts back.
+        m.d.comb += [
+            arbiter.pending.eq(slot_pages.pending),
+            slot_pages.take.eq(arbiter.take),
+            slot_pages.request_slot.eq(arbiter.request_slot),
+            arbiter.request.eq(slot_pages.request),
+            slot_pages.decided.eq(arbiter.decided),
+            slot_pages.decided_slot.eq(arbiter.decided_slot),
+            slot_pages.verdict.eq(arbiter.verdict),
+            slot_pages.reset.eq(arbiter.reset_begins),
+            slot_pages.resetting.eq(arbiter.resetting),
+        ]
+
+        # Keys from their buffer through the filter.
+        m.d.comb += [
+            key_log.read.eq(arbiter.read),
+            key_log.read_slot.eq(arbiter.read_slot),
+            key_log.read_word.eq(arbiter.read_word),
+            arbiter.keys.eq(key_log.keys),
+            arbiter.bad.eq(key_log.bad),
+            pipeline.beat.eq(arbiter.beat),
+            arbiter.ready.eq(pipeline.ready),
+            arbiter.outcome.eq(pipeline.outcome),
+            pipeline.newest.eq(arbiter.newest),
+            pipeline.snapshot.eq(arbiter.snapshot),
+            pipeline.floor.eq(arbiter.floor),
+            pipeline.scrub.eq(arbiter.scrub),
+            arbiter.scrubbing.eq(pipeline.scrubbing),
+            pipeline.inject.eq(arbiter.inject),
+            pipeline.inject_table.eq(control.inject_table),
+            pipeline.inject_row.eq(control.inject_row),
+        ]
+
+        # Commands and state.
+        m.d.comb += [
+            arbiter.reset.eq(control.soft_reset),
+            arbiter.initial_epoch.eq(control.initial_epoch),
+            arbiter.raise_floor.eq(control.raise_floor),
+            arbiter.inject_fault.eq(control.inject_filter_word),
+            control.state.ready.eq(~(pipeline.scrubbing | arbiter.resetting)),
+            control.state.scrubbing.eq(pipeline.scrubbing),
+            control.state.resetting.eq(arbiter.resetting),
+            control.state.exhausted.eq(arbiter.exhausted),
+            control.state.epoch.eq(arbiter.epoch),
+            control.state.count.eq(arbiter.count),
+            control.state.previous_epoch.eq(arbiter.previous_epoch),
+            control.state.previous_count.eq(arbiter.previous_count),
+            control.state.floor.eq(arbiter.floor),
+            control.error_logged.eq(error_log.logged),
+            control.epoch_stepped.eq(arbiter.epoch_stepped),
+            control.decided.eq(arbiter.decided),
+            self.interrupt.eq(control.interrupt),
+        ]
+
+        # Books.
+        events = statistics.events
+        queries = Cat(lane.operation == KeyOperation.QUERY for lane in pipeline.outcome.beat.lanes)
+        m.d.comb += [
+            error_log.decision.eq(arbiter.error),
+            error_log.access.eq(slot_pages.error),
+            error_log.read_word.eq(control.error_word),
+            control.error_data.eq(error_log.read_data),
+            control.error_count.eq(error_log.count),
+            statistics.latch.eq(control.latch_statistics),
+            statistics.read_word.eq(control.statistics_word),
+            control.statistics_data.eq(statistics.read_data),
+            control.statistics_sequence.eq(statistics.sequence),
+            events.clocks.eq(1),
+            events.busy_clocks.eq(arbiter.busy),
+            events.commits.eq(arbiter.decided & arbiter.verdict.committed),
+            events.keys_validated.eq(sum(queries)),
+            events.keys_inserted.eq(arbiter.keys_inserted),
+            events.parity_errors.eq(arbiter.parity_errors),
+            events.epoch_steps.eq(arbiter.epoch_stepped),
+            events.errors.eq(arbiter.error.valid + slot_pages.error.valid),
+        ]
+        for reason in Reason:
+            m.d.comb += events[f"aborts_{reason.name.lower()}"].eq(
+                arbiter.decided & (arbiter.verdict.reason == reason.value)
+            )
+
+        accepted = [Signal(KeyOperation, name=f"accepted_{lane}") for lane in range(LANES)]
+        for lane, operation in enumerate(accepted):
+            with m.If(pipeline.ready):
+                m.d.comb += operation.eq(arbiter.beat.lanes[lane].operation)
+        m.d.comb += [
+            self.probe.submitted.eq(slot_pages.submitted),
+            self.probe.decided.eq(arbiter.decided),
+            self.probe.decided_slot.eq(arbiter.decided_slot),
+            self.probe.queries.eq(Cat(operation == KeyOperation.QUERY for operation in accepted)),
+            self.probe.insertions.eq(Cat(operation == KeyOperation.INSERT for operation in accepted)),
+        ]
+        return m
