@@ -118,7 +118,7 @@ def _cycles(panel: Any, reports: Sequence[ReplayReport]) -> None:
         text = f"{total:.2f}" if inside is None else f"{total:.2f} ({inside:.2f})"
         panel.text(total, row, f" {text}", va="center", fontsize=9)
     panel.set_xlim(0, max(totals) * 1.25)
-    panel.set_xlabel("simulated clock cycles per key submitted")
+    panel.set_xlabel("clock cycles per key submitted")
     _finish(panel)
 
 
