@@ -1,0 +1,1 @@
+"""``sim:``, the gateware itself compiled to native code and driven through its AXI port."""
