@@ -7,6 +7,7 @@ import os
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from types import TracebackType
 from typing import Callable, Optional
 
@@ -41,9 +42,12 @@ class DeviceInfo:
     description: str
 
 
-def _is_integer(value: object) -> bool:
-    """Whether Python takes it for one: an int, or one of NumPy's."""
-    return hasattr(type(value), "__index__")
+def _within(value: object, limit: int) -> bool:
+    """Whether ``value`` is an integer, of Python or e.g. of NumPy, from 0 to ``limit``."""
+    try:
+        return 0 <= index(value) <= limit  # type: ignore[arg-type]
+    except TypeError:
+        return False
 
 
 class Device(abc.ABC):
@@ -190,7 +194,7 @@ class Device(abc.ABC):
         """Raise the error that a request deserves, if it deserves one."""
         self._require_open()
         limit = self.parameters.max_timestamp
-        if not _is_integer(snapshot) or not 0 <= snapshot <= limit:
+        if not _within(snapshot, limit):
             raise SnapshotRangeError(f"snapshot must be an integer from 0 to {limit}, not {snapshot!r}")
         size = 0
         for name, keys in (("reads", reads), ("writes", writes), ("commutes", commutes)):
@@ -200,7 +204,7 @@ class Device(abc.ABC):
             except TypeError:
                 raise RequestError(f"{name} must be a sequence of keys, not {keys!r}") from None
             for key in keys:
-                if not _is_integer(key) or not 0 <= key <= self.parameters.max_key:
+                if not _within(key, self.parameters.max_key):
                     raise KeyRangeError(
                         f"a key in {name} must be an integer from 0 to {self.parameters.max_key}, not {key!r}"
                     )
