@@ -123,7 +123,7 @@ def _replay(arguments: argparse.Namespace) -> int:
         require_plot(arguments.plot)
     names = _short_names(arguments.file)
     for path in arguments.file:
-        if os.path.isfile(path) or not os.path.exists(path):  # what a pipe holds can be read only once
+        if os.path.isfile(path) or os.path.isdir(path) or not os.path.exists(path):  # a pipe can be read only once
             TraceReader(path).close()  # fails before a simulator is compiled for nothing
     reports = []
     with open_device(arguments.device) as device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +25,16 @@ class PlotError(BloomgateError):
 
 
 def require_plot(path: Union[str, os.PathLike[str]]) -> None:
-    """Raise :class:`PlotError` if :func:`plot_replays` could not write this file, before any work is done."""
-    if Path(path).suffix.lower() not in FORMATS:
+    """Raise what :func:`plot_replays` would raise for this file, before any work is done."""
+    file = Path(path)
+    if file.suffix.lower() not in FORMATS:
         raise PlotError(f"a plot file must end in one of {', '.join(FORMATS)}, not {str(path)!r}")
+    if file.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    if not file.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
     _pyplot()
 
 

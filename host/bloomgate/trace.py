@@ -12,6 +12,7 @@ traces. A plain file has no trailer, so a cut exactly between two records cannot
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 from array import array
@@ -256,7 +257,7 @@ class TraceWriter:
         #: Records written so far.
         self.records = 0
         if self.path.is_dir():
-            raise IsADirectoryError(21, "Is a directory", str(self.path))
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self.path))
         # A pipe or a device cannot be replaced by a file, so it is written in place.
         in_place = self.path.exists() and not self.path.is_file()
         self._partial = self.path if in_place else self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
