@@ -29,7 +29,7 @@ class Parameters:
 
     #: Hash tables in the recency filter (``k`` in the Bloom filter literature); 1 to 8.
     K: int = 4
-    #: Entries (timestamps) in each table; a power of two, 16 to 65536.
+    #: Entries (timestamps) in each table; a power of two, 4 to 65536.
     D: int = 4096
     #: Width of the commit count T within an epoch, in bits; 2 to 32. An epoch holds 2**T - 1 commits.
     timestamp_bits: int = 32
@@ -48,7 +48,7 @@ class Parameters:
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ParameterError(f"{field.name} must be an integer, not {value!r}")
         self._require_range("K", 1, 8)
-        self._require_range("D", 16, 65536)
+        self._require_range("D", 4, 65536)
         self._require_range("timestamp_bits", 2, 32)
         self._require_range("key_bits", 4, 32)
         self._require_range("slots", 1, 32)

@@ -1,7 +1,8 @@
 """Runs yowasp-sby on a properties harness written in Amaranth.
 
 A harness is an Amaranth elaboratable that holds the design under proof together with `Assert`, `Assume` and `Cover`
-statements. Its `In` ports are free inputs, and so is `rst`: the proof covers a reset at any time. In a test::
+statements. Its `In` ports are free inputs, and so is `rst`: the proof covers a reset at any time. A harness with
+`arbitrary_memories = True` starts with anything in its memories, as block RAM does after a reset. In a test::
 
     from tests.formal import sby
 
@@ -103,10 +104,11 @@ def run(harness, name: str, *, mode: str = "bmc", depth: int, timeout: int = 300
     folder = BUILD / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "top.il").write_text(rtlil.convert(harness, name="top"), encoding="utf-8")
+    forget = "delete t:$meminit_v2\n" if getattr(harness, "arbitrary_memories", False) else ""
     (folder / "run.sby").write_text(
         f"[options]\nmode {mode}\ndepth {depth}\n\n[engines]\n{engine}\n\n"
         # Memories become flip-flops: those of a harness are small, and the solver is faster without arrays.
-        f"[script]\nread_rtlil top.il\nprep -top top -flatten\nmemory_map\nopt -fast\n\n[files]\ntop.il\n",
+        f"[script]\nread_rtlil top.il\n{forget}prep -top top -flatten\nmemory_map\nopt -fast\n\n[files]\ntop.il\n",
         encoding="utf-8",
     )
     # All four tools are named: sby would silently take an old Yosys of the system otherwise.
