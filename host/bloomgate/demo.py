@@ -18,8 +18,8 @@ from bloomgate.workloads import WORKLOADS, generate
 __all__ = ["CLIENTS", "TRANSACTIONS", "decider", "device_dict", "geometry", "replay_file", "replay_table", "run_demo"]
 
 CLIENTS = 8
-#: Transactions of each workload: about a minute for all of them on two cores of 2020.
-TRANSACTIONS = 2000
+#: Transactions of each workload; all of them are about a minute of simulation.
+TRANSACTIONS = 10_000
 
 
 def decider(info: DeviceInfo) -> str:

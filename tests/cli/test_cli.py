@@ -30,13 +30,15 @@ def environment(**changes: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": os.pathsep.join(paths), **changes}
 
 
-def run(*arguments: object, status: int = 0, cwd: Path | None = None, **changes: str) -> tuple[str, str]:
+def run(
+    *arguments: object, status: int = 0, cwd: Path | None = None, limit: float = TIME_LIMIT, **changes: str
+) -> tuple[str, str]:
     """Run a command that must end with ``status``; what it wrote to standard output and standard error."""
     result = subprocess.run(
         [sys.executable, "-W", "error", "-m", "bloomgate", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=TIME_LIMIT,
+        timeout=limit,
         env=environment(**changes),
         cwd=cwd,
         check=False,
@@ -149,6 +151,24 @@ def test_replay_json_of_several_files(trace: Path, tmp_path: Path) -> None:
     assert bank["false_abort_rate"] == bank["false_aborts"] / bank["attempts"]
     assert bank["other_aborts"]["ROLLOVER"] > 0
     assert document["device"]["parameters"]["timestamp_bits"] == 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1000)  # the first time ever, the simulator is compiled
+def test_the_gateware_decides_like_the_c_model(tmp_path: Path) -> None:
+    path = tmp_path / "vacation.trace.xz"
+    write_trace(path, generate("vacation", transactions=300, size=64, contention=0.5))
+    out, _ = run("replay", path, "--device", "sim:", "--json", limit=900)
+    simulated = json.loads(out)["replays"][0]
+    modelled = json.loads(run("replay", path, "--device", "soft:", "--json")[0])["replays"][0]
+    assert simulated["ok"] is True
+    assert simulated["true_aborts"] > 20
+    assert 0.5 < simulated["busy_cycles_per_key"] < simulated["cycles_per_key"] < 20
+    assert simulated["clock_cycles"] == pytest.approx(simulated["cycles_per_key"] * simulated["keys"])
+    for report in (simulated, modelled):
+        for name in ("clock_cycles", "busy_cycles", "cycles_per_key", "busy_cycles_per_key", "seconds"):
+            del report[name]
+    assert simulated == modelled
 
 
 def test_files_of_one_name_are_told_apart(trace: Path, tmp_path: Path) -> None:
