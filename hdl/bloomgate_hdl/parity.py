@@ -1,7 +1,9 @@
 """Parity of words stored in block RAM.
 
 A 36-bit block RAM word holds 32 data bits and one parity bit for each byte of them (UG473, "Parity bits"). The parity
-is odd, so that neither an all-zeros nor an all-ones word (RAM never written, or its output stuck) passes as good.
+of the first byte is odd, so that an all-zeros word (RAM never written, or its output stuck) is bad. A whole byte of
+ones has odd parity too, so the parity of the bytes behind the first is even, and an all-ones word is bad as well; in
+general each of these has the parity that its ones would break. Only a single byte of even width is bad for zeros alone.
 """
 
 from amaranth.hdl import Cat, Value, ValueCastable
@@ -17,9 +19,14 @@ def protected_bits(data_bits: int) -> int:
 
 
 def parity_of(data: Value) -> Value:
-    """One odd parity bit for each byte of ``data``, the last byte may be narrower."""
+    """One parity bit for each byte of ``data``, the last byte may be narrower."""
     data = Value.cast(data)
-    return Cat(~data[start : start + _BYTE_BITS].xor() for start in range(0, len(data), _BYTE_BITS))
+    parity = []
+    for start in range(0, len(data), _BYTE_BITS):
+        byte = data[start : start + _BYTE_BITS]
+        odd = start == 0 or len(byte) % 2 == 1
+        parity.append(~byte.xor() if odd else byte.xor())
+    return Cat(parity)
 
 
 def is_bad(word: Value | ValueCastable, data_bits: int) -> Value:
