@@ -1,0 +1,19 @@
+"""The cocotb testbenches, run on a simulator.
+
+``SIM=verilator`` instead of Icarus; ``BLOOMGATE_COCOTB=full`` for the long campaign; ``--seed`` to repeat a failure.
+"""
+
+import pytest
+import simulation
+
+
+@pytest.mark.parametrize(
+    ("geometry", "module"),
+    [
+        ("small", "bench_requests"),
+        ("rollover", "bench_requests"),
+        ("many", "bench_requests"),
+    ],
+)
+def test_bench(geometry, module, seed):
+    simulation.run(geometry, module, seed, f"{geometry}-{module}")

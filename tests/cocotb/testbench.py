@@ -1,0 +1,625 @@
+"""What all cocotb tests stand on: clock, registers, slot clients, and the comparison with model and reference STM."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import warnings
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cocotb
+from axi3 import CHANNELS, DECERR, FIXED, INCR, OKAY, SLVERR, WRAP, Monitor, RawMaster, make_master, set_pauses
+from bloomgate.backends.model import ModelDevice
+from bloomgate.reference import ReferenceSTM
+from bloomgate.registers import (
+    BASE_ADDRESS,
+    CONTROL_PAGE,
+    ERROR_LOG_ENTRIES,
+    SLOT_PAGE,
+    STATISTICS,
+    ErrorCode,
+    Fault,
+    slot_page_offset,
+)
+from bloomgate.verdict import Reason, Verdict
+from bloomgate_hdl.top import probe_layout
+from cocotb.clock import Clock
+from cocotb.triggers import ClockCycles, RisingEdge
+from functional_coverage import Coverage
+from simulation import CLOCK_PERIOD_NS, GEOMETRIES
+
+__all__ = ["FULL", "GEOMETRY", "Client", "Request", "Testbench", "bench"]
+
+# cocotbext-axi 0.1.28 still uses names that cocotb 2 has deprecated.
+warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"cocotbext\..*")
+
+GEOMETRY = os.environ["BLOOMGATE_GEOMETRY"]
+#: The long campaign.
+FULL = os.environ.get("BLOOMGATE_COCOTB") == "full"
+
+_APERTURES = {"read": "READ_APERTURE", "write": "WRITE_APERTURE", "commute": "COMMUTE_APERTURE"}
+_VERDICT = SLOT_PAGE.register("VERDICT")
+_STATUS = CONTROL_PAGE.register("STATUS")
+_COMMAND = CONTROL_PAGE.register("COMMAND")
+_FAULT_INJECTION = CONTROL_PAGE.register("FAULT_INJECTION")
+_SUBMISSION_NUMBERS = 1 << 16
+#: Clock cycles from the W handshake of COMMAND to the strobe at the arbiter: AXI slave 1, control page 1.
+_COMMAND_LATENCY = 2
+
+
+def bench(cycles: int, master: bool = True, geometries: Sequence[str] = ()):
+    """A cocotb test that gets a ready :class:`Testbench` and is limited to ``cycles`` clock cycles.
+
+    ``master``: with a cocotbext-axi master; else the test makes a RawMaster. ``geometries``: where it makes sense.
+    """
+
+    def decorate(function):
+        @functools.wraps(function)
+        async def test(dut):
+            testbench = Testbench(dut)
+            try:
+                await testbench.power_up(master=master)
+                await function(testbench)
+                await testbench.finish()
+            finally:
+                testbench.cover.save(Path(os.environ["BLOOMGATE_COVERAGE"]))
+
+        del test.__wrapped__
+        skip = bool(geometries) and GEOMETRY not in geometries
+        return cocotb.test(timeout_time=cycles * CLOCK_PERIOD_NS, timeout_unit="ns", skip=skip)(test)
+
+    return decorate
+
+
+@dataclass(eq=False)
+class Request:
+    """A request as the slot has accepted it, and what became of it."""
+
+    slot: int
+    number: int
+    #: As on the wire.
+    epoch: int
+    count: int
+    reads: list[int] = field(default_factory=list)
+    writes: list[int] = field(default_factory=list)
+    commutes: list[int] = field(default_factory=list)
+    #: Reasons other than the model's for which it must abort.
+    forced: set[Reason] = field(default_factory=set)
+    #: The verdict's four words, when the client has read them.
+    words: list[int] | None = None
+    #: Clock cycles.
+    submitted: int = 0
+    decided: int = 0
+
+    @property
+    def reason(self) -> Reason | None:
+        code = _VERDICT["REASON"].extract(self.words[0])
+        return Reason(code) if code else None
+
+    @property
+    def committed(self) -> bool:
+        return bool(_VERDICT["COMMITTED"].extract(self.words[0]))
+
+
+@dataclass
+class Command:
+    """A command on its way through the decisions: RESET (with its initial epoch), FLOOR, or FAULT (table, row)."""
+
+    kind: str
+    argument: object = None
+
+
+class Testbench:
+    """The device under test with its clock, a master, a monitor and the record of what was decided in which order."""
+
+    __test__ = False
+
+    def __init__(self, dut) -> None:
+        self.dut = dut
+        self.parameters = GEOMETRIES[GEOMETRY]
+        self.cover = Coverage()
+        self.monitor = Monitor(dut, self.cover)
+        self.undecided: dict[int, Request] = {}
+        #: Requests in the order of their decisions, and the commands between them.
+        self.events: list[Request | Command] = []
+        #: (code, slot, detail) of errors that bus accesses make.
+        self.access_errors: list[tuple[int, int, int]] = []
+        #: Clock cycles with queries or insertions at the filter's door.
+        self.queried: deque[int] = deque(maxlen=64)
+        self.inserted: deque[int] = deque(maxlen=64)
+        self.decisions = 0
+        #: The epoch and count after the last decision that was read; what clients use as snapshot.
+        self.newest = (0, 0)
+        #: Compare with the bit-exact model too. Off when commands overlap with decisions that they influence.
+        self.exact = True
+
+    # -- Life ----------------------------------------------------------------------------------------------------------
+
+    async def power_up(self, master: bool = True) -> None:
+        self.dut.rst.value = 1
+        cocotb.start_soon(Clock(self.dut.clk, CLOCK_PERIOD_NS, "ns").start())
+        for name in CHANNELS[:2] + ("ar",):
+            getattr(self.dut, f"s_axi_gp0_{name}valid").value = 0
+        for name in ("b", "r"):
+            getattr(self.dut, f"s_axi_gp0_{name}ready").value = 0
+        for name in ("wid",):
+            getattr(self.dut, f"s_axi_gp0_{name}").value = 0
+        await ClockCycles(self.dut.clk, 3)
+        self.dut.rst.value = 0
+        self.monitor.start()
+        cocotb.start_soon(self._watch())
+        self.axi = make_master(self.dut) if master else None
+        if master:
+            self.statistics_before = await self.statistics()
+
+    async def hard_reset(self, cycles: int = 2) -> None:
+        """``rst``, as after reconfiguration; the record begins anew."""
+        self.dut.rst.value = 1
+        await ClockCycles(self.dut.clk, cycles)
+        self.dut.rst.value = 0
+        self.undecided.clear()
+        self.events.clear()
+        self.access_errors.clear()
+        self.newest = (0, 0)
+
+    async def finish(self) -> None:
+        """Everything submitted is decided, everything on the bus is answered, and all of it was right."""
+        for _ in range(400):
+            if self.monitor.idle and not self.undecided:
+                break
+            await RisingEdge(self.dut.clk)
+        assert self.monitor.idle, f"unanswered: {self.monitor.writes} {self.monitor.reads}"
+        assert not self.undecided, f"undecided: {self.undecided}"
+        if self.axi is not None:
+            await self.compare()
+
+    async def _watch(self):
+        """Follow the probe."""
+        layout = probe_layout(self.parameters)
+        fields = {name: (layout[name].offset, (1 << layout[name].width) - 1) for name, _ in layout}
+        probe = self.dut.probe
+        edge = RisingEdge(self.dut.clk)
+
+        def part(word, name):
+            offset, mask = fields[name]
+            return word >> offset & mask
+
+        while True:
+            await edge
+            word = int(probe.value)
+            if not word or self.dut.rst.value:
+                continue
+            cycle = self.monitor.cycle
+            queries, insertions = part(word, "queries"), part(word, "insertions")
+            if queries:
+                self.queried.append(cycle)
+                self.cover.hit("query lanes", queries.bit_count())
+            if insertions:
+                self.inserted.append(cycle)
+                self.cover.hit("insertion lanes", insertions.bit_count())
+            if part(word, "decided"):
+                slot = part(word, "decided_slot")
+                assert slot in self.undecided, f"slot {slot} got a verdict without a request, or a second one"
+                self.cover.undecided(len(self.undecided))
+                request = self.undecided.pop(slot)
+                request.decided = cycle
+                self.decisions += 1
+                self.events.append(request)
+
+    # -- Registers -----------------------------------------------------------------------------------------------------
+
+    async def clocks(self, count: int) -> None:
+        if count:
+            await ClockCycles(self.dut.clk, count)
+
+    async def write(self, address: int, words: Sequence[int], expect: int = OKAY, **options) -> None:
+        data = b"".join(word.to_bytes(4, "little") for word in words)
+        response = await self.axi.write(address, data, awid=random.getrandbits(12), **options)
+        assert response.resp == expect, f"write to {address:#x}: {response.resp!r}"
+
+    async def read(self, address: int, words: int, expect: int = OKAY, **options) -> list[int]:
+        response = await self.axi.read(address, 4 * words, arid=random.getrandbits(12), **options)
+        assert response.resp == expect, f"read of {address:#x}: {response.resp!r}"
+        return [int.from_bytes(response.data[4 * n : 4 * n + 4], "little") for n in range(words)]
+
+    def control(self, name: str) -> int:
+        """Byte address of an item of the control page."""
+        return BASE_ADDRESS + next(item.offset for item in CONTROL_PAGE if item.name == name)
+
+    def slot(self, slot: int, name: str) -> int:
+        """Byte address of an item of a slot page."""
+        return BASE_ADDRESS + slot_page_offset(slot) + next(item.offset for item in SLOT_PAGE if item.name == name)
+
+    async def get(self, name: str) -> int:
+        return (await self.read(self.control(name), 1))[0]
+
+    async def set(self, name: str, value: int) -> None:
+        await self.write(self.control(name), [value])
+
+    async def status(self) -> set[str]:
+        word = await self.get("STATUS")
+        return {item.name for item in _STATUS.fields if item.extract(word)}
+
+    async def ready(self) -> None:
+        """Wait until requests are being decided."""
+        while "READY" not in await self.status():
+            pass
+
+    async def timestamp(self) -> tuple[int, int]:
+        """EPOCH and COUNT, from one epoch."""
+        while True:
+            epoch, count, *_ = await self.read(self.control("EPOCH"), 4)
+            if epoch == await self.get("EPOCH"):
+                return epoch, count
+
+    async def statistics(self) -> dict[str, int]:
+        sequence = await self.get("STATISTICS_SEQUENCE")
+        await self.set("COMMAND", _COMMAND["LATCH_STATISTICS"].insert(1))
+        while await self.get("STATISTICS_SEQUENCE") == sequence:
+            pass
+        words = []
+        total = 2 * len(STATISTICS)
+        for start in range(0, total, 16):
+            words += await self.read(self.control("STATISTICS") + 4 * start, min(16, total - start))
+        return {name: words[2 * n] | words[2 * n + 1] << 32 for n, (name, _) in enumerate(STATISTICS)}
+
+    async def error_log(self) -> list[tuple[int, int, int]]:
+        """(code, slot, detail), oldest first."""
+        total = await self.get("ERROR_COUNT")
+        words = await self.read(self.control("ERROR_LOG"), 16)
+        words += await self.read(self.control("ERROR_LOG") + 64, 16)
+        if total > ERROR_LOG_ENTRIES:
+            self.cover.hit("error log", "wrapped")
+        entries = []
+        for number in range(max(0, total - ERROR_LOG_ENTRIES), total):
+            head, detail = words[2 * (number % ERROR_LOG_ENTRIES) :][:2]
+            entries.append((head & 0xFF, head >> 8, detail))
+        return entries
+
+    # -- Commands ------------------------------------------------------------------------------------------------------
+
+    async def soft_reset(self, initial_epoch: int | None = None) -> int:
+        """Start a soft reset; returns the clock cycle of its strobe. It may overlap with anything."""
+        if initial_epoch is not None:
+            await self.set("INITIAL_EPOCH", initial_epoch)
+        else:
+            initial_epoch = await self.get("INITIAL_EPOCH")
+        low = len(self.events)
+        await self.set("COMMAND", _COMMAND["SOFT_RESET"].insert(1))
+        high = len(self.events)
+        # Between the strobe and the end of the reset only RESET is answered, so the first one shows where it came.
+        # Verdicts are not known yet; the comparison finds the place.
+        strobe = self.monitor.write_beats[-1] + _COMMAND_LATENCY
+        place = next((n for n in range(low, high) if self.events[n].decided > strobe), high)
+        self.events.insert(place, Command("RESET", initial_epoch))
+        return strobe
+
+    async def raise_floor(self) -> None:
+        """To be called while nothing is being decided."""
+        await self.set("COMMAND", _COMMAND["RAISE_FLOOR"].insert(1))
+        self.events.append(Command("FLOOR"))
+
+    async def inject_filter_word(self, table: int, row: int) -> None:
+        """To be called while nothing is being decided."""
+        kind = _FAULT_INJECTION["KIND"].insert(Fault.FILTER_WORD)
+        place = _FAULT_INJECTION["TABLE"].insert(table) | _FAULT_INJECTION["ROW"].insert(row)
+        await self.set("FAULT_INJECTION", kind | place)
+        self.events.append(Command("FAULT", (table, row)))
+
+    async def inject_next_key(self) -> None:
+        await self.set("FAULT_INJECTION", _FAULT_INJECTION["KIND"].insert(Fault.NEXT_KEY))
+
+    # -- The comparison ------------------------------------------------------------------------------------------------
+
+    async def compare(self) -> None:
+        """Replay every decision in its order on the model and on the reference STM; then compare the books."""
+        replay = Replay(self)
+        for event in self.events:
+            replay.event(event)
+        await self.ready()
+        epoch, count = await self.timestamp()
+        expected = replay.reference.last_timestamp()
+        assert self.parameters.timestamp(epoch, count) == expected, f"EPOCH {epoch}, COUNT {count}: not {expected:#x}"
+
+        after = await self.statistics()
+        for name, value in replay.statistics(len(self.access_errors)).items():
+            got = after[name] - self.statistics_before[name]
+            assert got == value, f"statistic {name} has grown by {got}, not {value}"
+
+        log = Counter(await self.error_log())
+        strangers = log - Counter(self.access_errors) - Counter(replay.errors)
+        assert not strangers, f"in the error log, but never made: {strangers}"
+        total = len(self.access_errors) + len(replay.errors)
+        if total <= ERROR_LOG_ENTRIES:
+            # An error of a bus access is left out when the arbiter has one in the same clock cycle.
+            assert not Counter(replay.errors) - log, f"not logged: {Counter(replay.errors) - log}"
+            assert log.total() >= total - len(replay.errors)
+        for code, _, _ in log:
+            self.cover.hit("error code", ErrorCode(code).name)
+
+        # The next comparison begins here.
+        self.statistics_before = after
+
+
+class Replay:
+    """The oracle: what should have been decided."""
+
+    def __init__(self, testbench: Testbench) -> None:
+        self._parameters = testbench.parameters
+        self._cover = testbench.cover
+        self._exact = testbench.exact
+        self._model = ModelDevice(testbench.parameters)
+        self.reference = ReferenceSTM(testbench.parameters.timestamp_bits)
+        self._totals: Counter[str] = Counter()
+        #: (code, slot, detail) of errors that decisions make.
+        self.errors: list[tuple[int, int, int]] = []
+        #: Key -> (timestamp, slot) of its last commit in this epoch, exactly.
+        self._last: dict[int, tuple[int, int]] = {}
+        self._floor = 0
+
+    def event(self, event: Request | Command) -> None:
+        if isinstance(event, Request):
+            self._request(event)
+        elif event.kind == "RESET":
+            self._step()
+            self._model.reset(event.argument)
+            self.reference.reset(event.argument)
+        elif event.kind == "FLOOR":
+            self._model.raise_floor()
+            self._floor = self.reference.last_timestamp()
+        else:
+            self._model.inject_parity_error(*event.argument)
+
+    def _step(self) -> None:
+        self._totals["epoch_steps"] += 1
+        self._last.clear()
+        self._floor = 0
+
+    def _request(self, request: Request) -> None:
+        parameters = self._parameters
+        assert request.words is not None, f"nobody has read the verdict on {request}"
+        status, *rest = request.words
+        field = _VERDICT.__getitem__
+        assert field("DONE").extract(status), request
+        assert field("REQUEST").extract(status) == request.number, request
+        committed, reason = request.committed, request.reason
+        assert committed == (reason is None), request
+        timestamped = bool(field("TIMESTAMPED").extract(status))
+        timestamp = parameters.timestamp(rest[0], rest[1]) if timestamped else None
+        key = rest[2] if reason in (Reason.CONFLICT, Reason.PARITY) else None
+        assert timestamped or rest[:2] == [0, 0], f"timestamp without commit: {request}"
+        assert key is not None or rest[2] == 0, f"conflict key without conflict: {request}"
+        verdict = Verdict(committed, timestamp, reason, key)
+        sets = {"reads": request.reads, "writes": request.writes, "commutes": request.commutes}
+
+        before = self.reference.last_timestamp()
+        self._classify(request, before)
+        snapshot = parameters.timestamp(request.epoch, request.count)
+        ahead = (request.epoch, request.count) > parameters.epoch_and_count(before)
+        expressible = request.count <= parameters.max_count
+        forced = request.forced | ({Reason.BAD_REQUEST} if ahead else set())
+
+        # The model, key for key.
+        mended = self._model.stats()["parity_errors"]
+        if forced or not expressible:
+            # The model knows none of these reasons. It meets the keys that are read, and inserts nothing.
+            exact = self._model.commit(snapshot=snapshot if expressible else 0, reads=request.reads)
+            if forced:
+                first = next(item for item in _PRECEDENCE if item in forced)
+                exact = Verdict(False, None, first, None)
+        else:
+            exact = self._model.commit(snapshot=snapshot, **sets)
+        mended = self._model.stats()["parity_errors"] - mended
+        if self._exact:
+            assert verdict == exact, f"{request}: {verdict}, the model says {exact}"
+
+        # The reference STM: no commit that it forbids, no timestamp that it would not give.
+        if committed:
+            true = self.reference.commit(snapshot=snapshot, **sets)
+            assert true == verdict, f"{request}: {verdict}, by exact sets {true}"
+        if reason is Reason.CONFLICT:
+            assert key in request.reads, f"{request}: conflict with a key that was not read, {key:#x}"
+
+        self._count(request, verdict, ahead, bool(mended), snapshot)
+        if timestamped:
+            for inserted in (*request.writes, *request.commutes):
+                self._last[inserted] = (timestamp, request.slot)
+            if timestamp & parameters.max_count == parameters.max_count:
+                self._step()
+
+    def _count(self, request, verdict, ahead, mended, snapshot) -> None:
+        """Statistics, errors and coverage."""
+        cover = self._cover
+        self._totals["keys_validated"] += len(request.reads)
+        if ahead:
+            self.errors.append((ErrorCode.SNAPSHOT_AHEAD, request.slot, request.count))
+        elif mended:
+            self._totals["mended"] += 1
+        cover.hit(f"slot of {self._parameters.slots}", request.slot)
+        cover.set_sizes(request.reads, request.writes, request.commutes, self._parameters.aperture_depth)
+        if verdict.committed:
+            self._totals["commits"] += 1
+            if verdict.timestamp is not None:
+                self._totals["keys_inserted"] += len(request.writes) + len(request.commutes)
+                cover.hit("verdict", "COMMIT")
+            else:
+                cover.hit("verdict", "COMMIT without timestamp")
+            if not request.reads and snapshot < self._floor:
+                cover.hit("floor", "old snapshot without reads commits")
+            return
+        self._totals[f"aborts_{verdict.reason.name.lower()}"] += 1
+        cover.hit("verdict", verdict.reason.name)
+        names = {reason.name for reason in request.forced | ({Reason.BAD_REQUEST} if ahead else set())}
+        for pair in (("BAD_REQUEST", "OVERFLOW"), ("BAD_REQUEST", "BUSY"), ("OVERFLOW", "BUSY")):
+            if names.issuperset(pair):
+                cover.hit("reasons together", " ".join(pair))
+        older = request.epoch < self._parameters.epoch_and_count(self.reference.last_timestamp())[0]
+        if "BUSY" in names and older:
+            cover.hit("reasons together", "BUSY ROLLOVER")
+        conflicting = [key for key in request.reads if self._last.get(key, (0, 0))[0] > snapshot]
+        if "OVERFLOW" in names and conflicting:
+            cover.hit("reasons together", "OVERFLOW CONFLICT")
+        if verdict.reason is Reason.CONFLICT:
+            key = verdict.conflict_key
+            if self._floor > snapshot:
+                cover.hit("conflict", "by floor")
+            else:
+                cover.hit("conflict", "true" if key in conflicting else "false")
+            if len(set(conflicting)) > 1:
+                cover.hit("conflict", "of several keys the first")
+            if key in conflicting and self._last[key][1] == request.slot:
+                cover.hit("conflict", "own earlier commit")
+
+    def _classify(self, request: Request, newest: int) -> None:
+        """Coverage of the snapshot."""
+        epoch, count = self._parameters.epoch_and_count(newest)
+        hit = functools.partial(self._cover.hit, "snapshot")
+        if request.epoch > epoch:
+            hit("ahead in epoch")
+        elif request.epoch < epoch:
+            hit("previous epoch")
+        elif request.count > count:
+            hit("ahead in count")
+        elif request.count == count:
+            hit("newest")
+        else:
+            hit("older" if request.count else "zero of the epoch")
+
+    def statistics(self, access_errors: int) -> dict[str, int]:
+        """By how much each statistic should have grown, apart from clocks."""
+        model = self._model.stats()
+        names = [name for name, _ in STATISTICS if name not in ("clocks", "busy_clocks", "parity_errors")]
+        expected = {name: self._totals[name] for name in names}
+        expected["errors"] = access_errors + len(self.errors) + self._totals["mended"]
+        if self._exact:
+            expected["parity_errors"] = model["parity_errors"]
+        return expected
+
+
+_PRECEDENCE = (Reason.RESET, Reason.BAD_REQUEST, Reason.OVERFLOW, Reason.BUSY)
+
+
+class Client:
+    """One slot's user."""
+
+    def __init__(self, testbench: Testbench, slot: int) -> None:
+        self.testbench = testbench
+        self.slot = slot
+        self._number = random.randrange(_SUBMISSION_NUMBERS)
+        self._pending: list = []
+
+    def address(self, name: str) -> int:
+        return self.testbench.slot(self.slot, name)
+
+    async def write(self, name: str, words: Sequence[int], expect: int = OKAY) -> None:
+        await self.testbench.write(self.address(name), words, expect)
+
+    async def read(self, name: str, words: int = 1) -> list[int]:
+        return await self.testbench.read(self.address(name), words)
+
+    async def status(self) -> set[str]:
+        word = (await self.read("STATUS"))[0]
+        return {item.name for item in SLOT_PAGE.register("STATUS").fields if item.extract(word)}
+
+    def _send(self, address: int, words: Sequence[int], burst: int) -> None:
+        data = b"".join(word.to_bytes(4, "little") for word in words)
+        write = self.testbench.axi.write(address, data, awid=random.getrandbits(12), burst=burst)
+        # Tasks begin in the order in which they were started, so the writes keep theirs.
+        self._pending.append(cocotb.start_soon(write))
+
+    async def settle(self, expect: int = OKAY) -> None:
+        """Wait for the responses to what was sent."""
+        pending, self._pending = self._pending, []
+        for task in pending:
+            response = await task
+            assert response.resp == expect, f"{response}"
+
+    def send_keys(self, kind: str, keys: Sequence[int]) -> None:
+        """Append keys in bursts of any legal shape."""
+        window = SLOT_PAGE.window(_APERTURES[kind])
+        base = self.address(_APERTURES[kind])
+        keys = list(keys)
+        while keys:
+            burst = random.choice((FIXED, INCR, INCR, WRAP))
+            beats = random.randint(1, min(16, len(keys)))
+            if burst == WRAP:
+                beats = max((size for size in (2, 4, 8, 16) if size <= beats), default=1)
+                burst = WRAP if beats > 1 else INCR
+            room = window.size // 4 - beats
+            offset = 4 * random.choice((0, room, random.randint(0, room)))
+            self._send(base + offset, keys[:beats], burst)
+            names = ("FIXED", "INCR", "WRAP")
+            self.testbench.cover.hit("filled by", f"{names[burst]} {'one beat' if beats == 1 else 'several beats'}")
+            del keys[:beats]
+
+    async def fill(self, reads=(), writes=(), commutes=(), eager: bool | None = None) -> None:
+        """Write the sets, those of writes and commutes interleaved. ``eager``: without waiting for responses."""
+        pieces = []
+        for kind, keys in (("read", reads), ("write", writes), ("commute", commutes)):
+            keys = list(keys)
+            while keys:
+                cut = random.randint(1, len(keys))
+                pieces.append((random.random(), kind, keys[:cut]))
+                del keys[:cut]
+        # Any order of the pieces that keeps the order within each set.
+        order = [kind for _, kind, _ in sorted(pieces, key=lambda piece: piece[0])]
+        by_kind = {kind: deque(keys for _, k, keys in pieces if k == kind) for kind in _APERTURES}
+        for kind in order:
+            self.send_keys(kind, by_kind[kind].popleft())
+            if not (random.random() < 0.5 if eager is None else eager):
+                await self.settle()
+
+    def new_request(self, snapshot: tuple[int, int], reads=(), writes=(), commutes=(), forced=()) -> Request:
+        self._number = (self._number + 1) % _SUBMISSION_NUMBERS
+        return Request(self.slot, self._number, *snapshot, list(reads), list(writes), list(commutes), set(forced))
+
+    async def submit(self, request: Request, snapshot: bool = True) -> None:
+        """Submit what was filled, in one burst or in single writes; returns when the write was answered."""
+        testbench = self.testbench
+        assert self.slot not in testbench.undecided
+        testbench.undecided[self.slot] = request
+        request.submitted = testbench.monitor.cycle
+        words = [request.epoch, request.count, request.number]
+        if not snapshot:
+            self._send(self.address("SUBMIT"), words[2:], INCR)
+        elif random.random() < 0.8:
+            self._send(self.address("SNAPSHOT_EPOCH"), words, INCR)
+        else:
+            for name, word in zip(("SNAPSHOT_EPOCH", "SNAPSHOT_COUNT", "SUBMIT"), words, strict=True):
+                self._send(self.address(name), [word], INCR)
+        await self.settle()
+
+    async def verdict(self, request: Request) -> Request:
+        """Poll until it is decided, in the slot page or in the slot's record in the control page."""
+        testbench = self.testbench
+        while True:
+            if random.random() < 0.8:
+                words = await self.read("VERDICT", 4)
+            else:
+                words = await testbench.read(testbench.control("SLOT_RECORDS") + 16 * self.slot, 4)
+            if _VERDICT["DONE"].extract(words[0]):
+                break
+        # The words may have been read in the clock cycles around the decision.
+        request.words = await self.read("VERDICT", 4)
+        if request.committed and _VERDICT["TIMESTAMPED"].extract(words[0]):
+            testbench.newest = max(testbench.newest, (request.words[1], request.words[2]))
+        return request
+
+    async def commit(self, snapshot=None, reads=(), writes=(), commutes=(), forced=()) -> Request:
+        """The whole exchange."""
+        snapshot = self.testbench.newest if snapshot is None else snapshot
+        request = self.new_request(snapshot, reads, writes, commutes, forced)
+        await self.fill(reads, writes, commutes)
+        await self.submit(request)
+        return await self.verdict(request)
+
+
+def client_set(testbench: Testbench) -> list[Client]:
+    return [Client(testbench, slot) for slot in range(testbench.parameters.slots)]
+
+
+__all__ += ["CHANNELS", "DECERR", "OKAY", "SLVERR", "Command", "RawMaster", "client_set", "set_pauses"]
