@@ -29,7 +29,7 @@ from typing import NamedTuple, Optional, Union
 
 from bloomgate.device import Device, DeviceInfo
 from bloomgate.errors import BloomgateError, DeviceTimeout, ParameterError, VersionMismatch
-from bloomgate.parameters import Parameters
+from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.registers import (
     CONTROL_PAGE,
     ERROR_LOG_ENTRIES,
@@ -68,6 +68,7 @@ _EXHAUSTED = _STATUS["EXHAUSTED"].mask
 _IN_TRANSITION = _STATUS["SCRUBBING"].mask | _STATUS["RESETTING"].mask
 _COMMAND = CONTROL_PAGE.register("COMMAND")
 
+_LAST_EPOCH = (1 << EPOCH_BITS) - 1
 _KEY_REASONS = (Reason.CONFLICT, Reason.PARITY)
 
 # What a slot holds.
@@ -212,6 +213,7 @@ class ProgrammedIODevice(Device):
         """
         self._require_request(snapshot, reads, writes, commutes)
         thread = threading.get_ident()
+        verdict: Optional[Verdict] = None
         try:
             slot = self._claim(thread)
             words = self._decide(slot, index(snapshot), (reads, writes, commutes))
@@ -221,17 +223,25 @@ class ProgrammedIODevice(Device):
         except BaseException as error:
             # After a timeout there is no point in waiting once more.
             self._abandon(thread, patient=not isinstance(error, DeviceTimeout))
+            if verdict is not None:
+                self.publish(verdict.timestamp)  # the slot may have been released with it
             raise
 
     def last_timestamp(self) -> int:
+        deadline = self._bus.now() + self._bus.patience
         while True:
             with self._lock:
                 self._require_open()
                 epoch, count = self._bus.read(_offset("EPOCH"), 2)
                 # The epoch may have ended between the two words. If it is the same now it did not.
                 (again,) = self._bus.read(_offset("EPOCH"), 1)
-            if again == epoch:
+            # The verdict on the last commit of an epoch is readable before its keys are inserted, and only then the
+            # epoch ends. It has no end only if it is the last that there can be.
+            ending = count == self.parameters.max_count and epoch != _LAST_EPOCH
+            if again == epoch and not ending:
                 return self.parameters.timestamp(epoch, count)
+            if self._bus.now() > deadline:
+                raise self._timeout("the epoch did not end")
 
     def info(self) -> DeviceInfo:
         self._require_open()
@@ -337,10 +347,10 @@ class ProgrammedIODevice(Device):
                     raise DeviceTimeout(f"no slot became free within {SLOT_SECONDS} s; use fewer threads")
 
     def _release(self, slot: _Slot, thread: int) -> None:
-        """The request is decided, and its caller has the verdict. Nothing may be undone after this."""
+        """The request is decided, and its verdict is on the way to its caller."""
         with self._freed:
             self._freed.notify()
-            # Without a call between: an interrupt before these still finds the request, and publishes it.
+            # Without a call between, so that no interrupt comes between: the slot is either whole or free.
             slot.state = _EMPTY
             slot.owner = None
         self._held.pop(thread, None)
