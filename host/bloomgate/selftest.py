@@ -140,6 +140,7 @@ class _Selftest:
             self.request(last() - 1, [other, key], [other], ())
         for table in range(self.parameters.K):
             self.inject(table, self.model._h3.rows(key)[table])
+        self.request(max(0, last() - 1), [key, key], (), ())
         self.request(last(), [key], (), ())
         self.raise_floor()
         self.request(max(0, last() - 1), [other, key], (), ())

@@ -243,14 +243,15 @@ def _load_cached(wanted: str) -> Any:
                 # The kernel releases it, also when the process is killed while it compiles.
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not target.exists():
-                    from bloomgate.backends.soft_build import compile_module
+                    from bloomgate.backends.soft_build import c_compiler, compile_module
 
+                    compiler = c_compiler()
                     print(
                         f"bloomgate: compiling the soft: device, once, into {folder}",
                         file=sys.stderr,
                         flush=True,
                     )
-                    compile_module(target)
+                    compile_module(target, compiler)
         return _import_file(target)
 
 

@@ -63,12 +63,11 @@ def c_compiler() -> list[str]:
     raise CompilerMissing(f"soft: has to be compiled once, and there is no C compiler {configured!r}; {_advice()}")
 
 
-def compile_module(target: Path) -> None:
+def compile_module(target: Path, compiler: list[str]) -> None:
     """Compile the extension module to ``target``, whose folder exists. It appears there complete, or not at all.
 
-    Raises :class:`~bloomgate.errors.CompilerMissing` when there is no C compiler, or it fails.
+    ``compiler``: see :func:`c_compiler`. Raises :class:`~bloomgate.errors.CompilerMissing` when it fails.
     """
-    compiler = c_compiler()
     with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as folder:
         code = Path(folder, "soft_core_module.c")
         module = Path(folder, target.name)
@@ -90,8 +89,6 @@ def compile_module(target: Path) -> None:
         if result.returncode != 0:
             lines = result.stderr.splitlines()
             # The first error says most: "Python.h: No such file or directory".
-            line = next((line for line in lines if "error" in line), "no message")
-            raise CompilerMissing(
-                f"soft: has to be compiled once, and {compiler[0]} failed ({line.strip()}); {_advice()}"
-            )
+            said = next((line.split("error:", 1)[1].strip() for line in lines if "error:" in line), "no message")
+            raise CompilerMissing(f"soft: has to be compiled once, and {compiler[0]} failed ({said}); {_advice()}")
         os.replace(module, target)
