@@ -1,0 +1,153 @@
+"""The key reader in front of a key log and a pipeline that is not always ready."""
+
+import itertools
+import random
+
+import pytest
+from bloomgate.parameters import LANES, Parameters
+from bloomgate_hdl.key_reader import KeyReader, Pass
+from bloomgate_hdl.validation_pipeline import KeyOperation
+
+from tests.hdl.simulation import drive, simulate
+
+DEPTH = 16
+PARAMETERS = Parameters(slots=3, aperture_depth=DEPTH, key_bits=12, D=16)
+NONE, QUERY, CHECK, REPAIR, INSERT = (KeyOperation[name] for name in ("NONE", "QUERY", "CHECK", "REPAIR", "INSERT"))
+NO_KEY = (NONE, None, None)
+
+
+def stored(slot, position):
+    """The key that the test's key log has there, and whether it is bad; different everywhere."""
+    return slot * DEPTH + position + 1, (slot + position) % 5 == 0
+
+
+def beats_of(which, slot, reads, writes):
+    """The beats that a pass must make: ([(operation, key, bad) a lane], last)."""
+    read_set = [stored(slot, position) for position in range(reads)]
+    write_set = [stored(slot, DEPTH - 1 - position) for position in range(writes)]
+    sets = {
+        Pass.DRAIN: [],
+        Pass.VALIDATE: [(QUERY, read_set), (CHECK, write_set)],
+        Pass.REPAIR: [(REPAIR, read_set)],
+        Pass.INSERT: [(INSERT, write_set)],
+    }[which]
+    beats = []
+    for operation, keys in sets:
+        for start in range(0, len(keys), LANES):
+            lanes = [(operation, key, bad) for key, bad in keys[start : start + LANES]]
+            beats.append(lanes + [NO_KEY] * (LANES - len(lanes)))
+    beats = beats or [[NO_KEY] * LANES]
+    return [(beat, which is not Pass.INSERT and place == len(beats) - 1) for place, beat in enumerate(beats)]
+
+
+class Bench:
+    """Runs passes back to back or with gaps and records what enters the pipeline, with the clock cycle."""
+
+    def __init__(self, passes, *, ready=lambda: True, gap=lambda: 0):
+        self.passes, self.ready, self.gap = passes, ready, gap
+        self.dut = KeyReader(PARAMETERS)
+        self.taken = []
+        self.started = []
+
+    def beat(self, ctx):
+        beat = self.dut.beat
+        lanes = []
+        for lane in range(LANES):
+            operation = ctx.get(beat.lanes[lane].operation)
+            if operation == NONE:
+                lanes.append(NO_KEY)
+            else:
+                lanes.append((operation, ctx.get(beat.lanes[lane].key), bool(ctx.get(beat.lanes[lane].key_bad))))
+        return lanes, bool(ctx.get(beat.last))
+
+    async def run(self, ctx):
+        dut = self.dut
+        waiting = list(self.passes)
+        wait, running, idle_since = self.gap(), False, 0
+        for clock in itertools.count():
+            ready = self.ready()
+            ctx.set(dut.ready, ready)
+            ending = ctx.get(dut.ending)
+            assert not ending or (ready and running)
+            running = running and not ending
+            start = not running and bool(waiting) and wait <= 0
+            wait -= not running
+            ctx.set(dut.start, start)
+            if start:
+                which, slot, reads, writes = waiting.pop(0)
+                drive(ctx, dut, start_pass=which, slot=slot, read_count=reads, write_count=writes)
+                running, wait = True, self.gap()
+                self.started.append(clock)
+            else:
+                # Without `start` they mean nothing.
+                drive(ctx, dut, start_pass=Pass.VALIDATE, slot=clock % 3, read_count=clock % 16, write_count=1)
+            lanes, last = self.beat(ctx)
+            if ready and (last or lanes != [NO_KEY] * LANES):
+                self.taken.append((clock, lanes, last))
+            read, slot, word = ctx.get(dut.read), ctx.get(dut.read_slot), ctx.get(dut.read_word)
+            await ctx.tick()
+            # The key log.
+            if read:
+                for lane in range(LANES):
+                    key, bad = stored(slot, word * LANES + lane)
+                    ctx.set(dut.keys[lane], key)
+                    ctx.set(dut.bad[lane], bad)
+            idle_since = idle_since + 1 if not running and not waiting else 0
+            if idle_since > 8:
+                return
+
+    def check(self):
+        simulate(self.dut, self.run, clocks=6000)
+        expected = []
+        for which, slot, reads, writes in self.passes:
+            beats = beats_of(which, slot, reads, writes)
+            expected += [beat for beat in beats if beat[1] or beat[0] != [NO_KEY] * LANES]
+        assert [(lanes, last) for _, lanes, last in self.taken] == expected
+
+
+@pytest.mark.parametrize("which", list(Pass), ids=lambda which: which.name)
+def test_every_split_of_the_sets(which):
+    """Odd and even numbers of keys, up to a slot full of either set or of both: order, lanes, last."""
+    counts = [(reads, writes) for reads in range(DEPTH + 1) for writes in range(DEPTH + 1 - reads)]
+    counts = [(r, w) for r, w in counts if r + w == DEPTH or r + w <= 5]
+    Bench([(which, (r + w) % 3, r, w) for r, w in counts]).check()
+
+
+def test_random_passes_with_backpressure_and_gaps(seed):
+    rng = random.Random(seed)
+    passes = []
+    for _ in range(20):
+        reads = rng.randint(0, DEPTH)
+        passes.append((rng.choice(list(Pass)), rng.randrange(3), reads, rng.randint(0, DEPTH - reads)))
+    for unready in (0.0, 0.5, 0.9):
+        Bench(passes, ready=lambda p=unready: rng.random() >= p, gap=lambda: rng.choice((0, 0, 1, 3))).check()
+
+
+def test_first_beat_after_two_clocks_then_one_a_clock_without_gaps_between_passes():
+    passes = [
+        (Pass.VALIDATE, 0, 5, 3),
+        (Pass.REPAIR, 1, 1, 0),
+        (Pass.INSERT, 2, 0, 4),
+        (Pass.DRAIN, 0, 3, 3),
+        (Pass.VALIDATE, 1, 0, 0),
+        (Pass.VALIDATE, 2, 2, 2),
+    ]
+    bench = Bench(passes)
+    bench.check()
+    clocks = [clock for clock, _, _ in bench.taken]
+    assert clocks[0] - bench.started[0] == 2
+    assert clocks == list(range(clocks[0], clocks[0] + len(clocks)))
+
+
+def test_reset_state_is_no_pass():
+    dut = KeyReader(PARAMETERS)
+
+    async def bench(ctx):
+        ctx.set(dut.ready, 1)
+        for _ in range(4):
+            assert not ctx.get(dut.ending)
+            assert not ctx.get(dut.beat.last)
+            assert all(ctx.get(lane.operation) == NONE for lane in dut.beat.lanes)
+            await ctx.tick()
+
+    simulate(dut, bench, clocks=20)
