@@ -15,7 +15,7 @@ class RequestScheduler(wiring.Component):
     """Takes pending requests in fair order and has the next one at hand while the arbiter works on another.
 
     A slot waits for at most one request of each other slot, plus the one at hand. Latency: 2 clock cycles from
-    pending to valid, and from ``next`` to valid. Reset state: nothing at hand, slot 0 comes first.
+    pending to valid, and 3 from ``next`` to valid again. Reset state: nothing at hand, slot 0 comes first.
     """
 
     def __init__(self, parameters: Parameters):
