@@ -22,7 +22,24 @@ from cocotbext.axi import AxiBus, AxiMaster
 from cocotbext.axi.axi_channels import AxiARBus, AxiAWBus, AxiBBus, AxiRBus
 from cocotbext.axi.stream import define_stream
 
-__all__ = ["CHANNELS", "FIXED", "INCR", "WRAP", "Monitor", "RawMaster", "ReadBurst", "WriteBurst", "make_master"]
+__all__ = [
+    "CHANNELS",
+    "DECERR",
+    "FIXED",
+    "INCR",
+    "OKAY",
+    "SLVERR",
+    "WRAP",
+    "Monitor",
+    "RawMaster",
+    "ReadBurst",
+    "WriteBurst",
+    "beat_addresses",
+    "beat_lanes",
+    "is_legal",
+    "make_master",
+    "set_pauses",
+]
 
 PREFIX = "s_axi_gp0"
 FIXED, INCR, WRAP = 0, 1, 2
@@ -182,6 +199,16 @@ class RawMaster:
             taking = random.random() >= self.levels[channel]
             ready.value = int(taking)
 
+    async def put(self, address, words, **options) -> int:
+        """Write a burst and wait for its BRESP."""
+        self.write(random.getrandbits(12), address, words, **options)
+        return (await self.take_responses(1))[0][1]
+
+    async def get(self, address, beats=1, **options) -> list[tuple[int, int]]:
+        """Read a burst; (RDATA, RRESP) of each beat."""
+        self.read_address(random.getrandbits(12), address, beats, **options)
+        return [(word, response) for _, word, response, _ in await self.take_beats(beats)]
+
     async def take_responses(self, count: int) -> list[tuple[int, int]]:
         """Wait for ``count`` write responses and remove them."""
         return await self._take(self.responses, count)
@@ -296,7 +323,10 @@ class Monitor:
         handshakes = {name: (signal(f"{name}valid"), signal(f"{name}ready")) for name in CHANNELS}
         address_names = ("id", "addr", "len", "size", "burst")
         addresses = {name: [signal(name + part) for part in address_names] for name in ("aw", "ar")}
-        payloads = {"b": [signal("bid"), signal("bresp")], "r": [signal(f"r{n}") for n in ("id", "data", "resp", "last")]}
+        payloads = {
+            "b": [signal("bid"), signal("bresp")],
+            "r": [signal(f"r{n}") for n in ("id", "data", "resp", "last")],
+        }
         last = signal("wlast")
         self._held = {"b": None, "r": None}
         reset = self.dut.rst

@@ -6,14 +6,14 @@
 import pytest
 import simulation
 
+RUNS = [
+    ("small", "bench_axi"),
+    ("small", "bench_requests"),
+    ("rollover", "bench_requests"),
+    ("many", "bench_requests"),
+]
 
-@pytest.mark.parametrize(
-    ("geometry", "module"),
-    [
-        ("small", "bench_requests"),
-        ("rollover", "bench_requests"),
-        ("many", "bench_requests"),
-    ],
-)
+
+@pytest.mark.parametrize(("geometry", "module"), RUNS)
 def test_bench(geometry, module, seed):
     simulation.run(geometry, module, seed, f"{geometry}-{module}")
