@@ -25,10 +25,10 @@ def simulate(dut, *benches: Callable, clocks: int, background: tuple[Callable, .
 
     simulator = Simulator(dut)
     simulator.add_clock(CLOCK_PERIOD)
+    for bench in (limit, *background):
+        simulator.add_testbench(bench, background=True)
     for bench in benches:
         simulator.add_testbench(bench)
-    for bench in (*background, limit):
-        simulator.add_testbench(bench, background=True)
     simulator.run()
 
 
