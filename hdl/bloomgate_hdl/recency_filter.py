@@ -74,7 +74,8 @@ class RecencyFilter(wiring.Component):
                 "scrub": In(1),
                 #: High until the scrub has reached the last row.
                 "scrubbing": Out(1, init=1),
-                #: Strobe: write 0 with bad parity to ``inject_row`` of ``inject_table``. Not while scrubbing.
+                #: Strobe: write 0 with bad parity to ``inject_row`` of ``inject_table``. Not while scrubbing, and not 2
+                #: clock cycles after a REPAIR, whose rewriting it would displace.
                 "inject": In(1),
                 "inject_table": In(range(parameters.K)),
                 "inject_row": In(parameters.row_bits),

@@ -79,7 +79,8 @@ class ValidationPipeline(wiring.Component):
                 "beat": In(beat_layout(parameters)),
                 #: The beat is accepted in this clock cycle.
                 "ready": Out(1),
-                #: The beat accepted 3 clock cycles ago (not counting those without ``ready``) and its answers.
+                #: The beat accepted 3 clock cycles ago and its answers. It waits in the hash unit while the clock cycle
+                #: behind its acceptance is without ``ready``, and comes as much later.
                 "outcome": Out(outcome_layout(parameters)),
                 #: See RecencyFilter for the rest.
                 "newest": In(parameters.timestamp_bits),
