@@ -57,7 +57,8 @@ class BurstMask(wiring.Component):
                 ]
             with m.Case(Burst.WRAP):
                 m.d.comb += [
-                    self.mask.eq(span | within_beat),
+                    # Length less one is all ones here, so the span is too; below it a wrap is aligned.
+                    self.mask.eq(span),
                     self.legal.eq(
                         (self.size <= 2) & self.length.matches(1, 3, 7, 15) & ((self.address[:2] & within_beat) == 0)
                     ),
