@@ -257,6 +257,16 @@ class NamesALaterKey(Liar):
         return verdict
 
 
+class NamesTheNextKey(Liar):
+    """The first conflicting key is right but for one place."""
+
+    def lie(self, verdict: Verdict, reads: list[int], writes: list[int]) -> Verdict:
+        if verdict.reason is Reason.CONFLICT and verdict.conflict_key != reads[-1]:
+            assert verdict.conflict_key is not None
+            return verdict._replace(conflict_key=reads[reads.index(verdict.conflict_key) + 1])
+        return verdict
+
+
 class NamesNoKey(Liar):
     def lie(self, verdict: Verdict, reads: list[int], writes: list[int]) -> Verdict:
         return verdict._replace(conflict_key=None)
@@ -321,6 +331,7 @@ def test_false_aborts_are_seen() -> None:
         (ForgetsTheTimestamp, "was committed without a timestamp"),
         (GivesReadersTimestamps, "writes nothing and was given the timestamp 1"),
         (NamesALaterKey, "which is not among its first"),
+        (NamesTheNextKey, "which is not among its first"),
         (NamesNoKey, "was aborted with CONFLICT on None"),
         (AbortsForRollover, "was aborted with ROLLOVER in the epoch of its snapshot"),
         (AbortsWithoutReason, "and reason None"),

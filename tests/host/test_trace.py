@@ -67,8 +67,8 @@ def test_compression_is_recognised_by_content(tmp_path: Path) -> None:
 def test_streams_one_after_the_other_with_padding(tmp_path: Path) -> None:
     path = tmp_path / "t"
     half = lzma.compress(encode(SMALL))
-    path.write_bytes(half + b"\0" * 4 + half + b"\0" * 200_000)
-    assert read(path) == SMALL + SMALL
+    path.write_bytes(half + b"\0" * 4 + half + b"\0" * 200_000 + half + b"\0" * 200_000)
+    assert read(path) == SMALL * 3
 
 
 def test_a_record_larger_than_the_buffers(tmp_path: Path) -> None:
