@@ -4,7 +4,6 @@ from amaranth.asserts import AnyConst
 from amaranth.hdl import Assert, Assume, Cover, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
-
 from bloomgate.parameters import LANES, Parameters
 from bloomgate_hdl.recency_filter import FilterOperation, RecencyFilter
 
@@ -19,6 +18,7 @@ class RecencyFilterProperties(wiring.Component):
       the snapshot: across inserts of other keys into the same rows, both lanes, injected faults, repairs and scrubs.
     * A query conflicts if the floor is newer than the snapshot.
     * Without any insertion or fault since the scrub, it conflicts for no other reason: the scrub forgets everything.
+    * After a REPAIR of its rows, and until a fault is injected, a query of the watched key meets no bad parity.
     * Uncertain means that there was a word of bad parity, and that the query conflicts.
     """
 
@@ -81,24 +81,38 @@ class RecencyFilterProperties(wiring.Component):
             with m.If(inserts[0] | inserts[1] | dut.inject):
                 m.d.sync += touched.eq(1)
 
+        # The watched key's rows have been repaired, by an operation that has come out of the filter.
+        repaired = Signal()
+        repairing = Signal(2)
+        repairs = [asks_watched[lane] & (dut.lanes[lane].operation == FilterOperation.REPAIR) for lane in range(LANES)]
+        m.d.sync += repairing.eq(repairing << 1 | repairs[0] | repairs[1])
+        with m.If(dut.inject):
+            m.d.sync += [repaired.eq(0), repairing.eq(0)]
+        with m.Elif(repairing[1]):
+            m.d.sync += repaired.eq(1)
+
         for lane in range(LANES):
             result = dut.results[lane]
             # Stage by stage with the query.
             must_conflict = asks_watched[lane] & inserted & (inserted_at > dut.snapshot)
             may_conflict = touched | dut.inject
             asked = asks[lane]
+            must_be_good = asks_watched[lane] & repaired & ~dut.inject
             for stage in range(2):
                 late_must = Signal(name=f"must_conflict_{lane}_{stage}")
                 late_may = Signal(name=f"may_conflict_{lane}_{stage}")
                 late_asked = Signal(name=f"asked_{lane}_{stage}")
+                late_good = Signal(name=f"must_be_good_{lane}_{stage}")
                 m.d.sync += [late_must.eq(must_conflict), late_may.eq(may_conflict), late_asked.eq(asked)]
-                must_conflict, may_conflict, asked = late_must, late_may, late_asked
+                m.d.sync += late_good.eq(must_be_good)
+                must_conflict, may_conflict, asked, must_be_good = late_must, late_may, late_asked, late_good
             floor_was_newer = Signal(name=f"floor_was_newer_{lane}")
             m.d.sync += floor_was_newer.eq(dut.floor > dut.snapshot)
             if self._cover:
                 m.d.comb += [
                     Cover(must_conflict & ~result.uncertain & ~floor_was_newer),
                     Cover(asked & result.uncertain),
+                    Cover(must_be_good & ~result.conflict),
                     Cover(asked & ~result.conflict & (result.bad_words != 0)),
                     Cover(asked & touched & inserted & ~result.conflict),
                 ]
@@ -107,6 +121,7 @@ class RecencyFilterProperties(wiring.Component):
                     Assert(~must_conflict | result.conflict),
                     Assert(~(asked & floor_was_newer) | result.conflict),
                     Assert(~(asked & ~may_conflict & ~floor_was_newer) | ~result.conflict),
+                    Assert(~must_be_good | (result.bad_words == 0)),
                     Assert(~result.uncertain | (result.conflict & (result.bad_words != 0))),
                     Assert(asked | (result.as_value() == 0)),
                 ]

@@ -1,6 +1,7 @@
 """The recency filter never reports an inserted key as older than its insertion."""
 
 import pytest
+
 from tests.formal import mutations, sby
 from tests.formal.mutations import Mutation
 from tests.formal.recency_filter_properties import RecencyFilterProperties

@@ -1,0 +1,271 @@
+"""What must hold of the commit arbiter: each request is decided once, and in the order of the timestamps."""
+
+from amaranth.asserts import AnyConst
+from amaranth.hdl import Array, Assert, Assume, Cover, Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In
+from bloomgate.parameters import LANES, Parameters
+from bloomgate.verdict import Reason
+from bloomgate_hdl.commit_arbiter import CommitArbiter
+from bloomgate_hdl.recency_filter import FilterResult
+from bloomgate_hdl.slot_port import request_layout
+from bloomgate_hdl.validation_pipeline import KeyOperation
+
+#: Small enough for the solver; nothing in the gateware depends on the sizes.
+PARAMETERS = Parameters(K=1, D=4, timestamp_bits=2, key_bits=4, slots=2, aperture_depth=4)
+
+#: Clock cycles from submission to decision when the filter never stalls and no other slot wants anything: for 4 keys,
+#: with the insertion and the end of an epoch of the request before it, and with a REPAIR pass.
+PATIENCE = 21
+
+
+class CommitArbiterProperties(wiring.Component):
+    """The arbiter between slots that submit at any time and a filter that answers anything and stalls at will.
+
+    The pipeline is a delay that carries beats and adds free answers, so that what holds here holds for any filter. Keys
+    are free but constant. With these, for each request:
+
+    * The verdict goes to a slot whose request is undecided, and names it: it is decided at most once. With ``lively``,
+      where nothing stalls and one slot has the arbiter for itself, it is decided within PATIENCE clock cycles.
+    * Timestamps are consecutive from 1 within an epoch; epochs only grow. A request is given one iff it commits and
+      writes or commutes something.
+    * Validation and assignment are one step: from the first key validated to the verdict, nothing is inserted and
+      neither timestamp nor epoch changes.
+    * It commits only if every read key was queried and none failed, every other key was checked and none was bad, its
+      snapshot is of this epoch and not ahead, and neither a reset nor its slot forbids it.
+    * CONFLICT and PARITY name the first failing key in the order of the request.
+    * After a commit every write and commute key is inserted under its timestamp before any other key is queried and
+      before the epoch ends; a key that its buffer lost meanwhile raises the floor to that timestamp.
+    """
+
+    def __init__(self, cover: bool = False, lively: bool = False):
+        self._cover = cover
+        self._lively = lively
+        self.dut = CommitArbiter(PARAMETERS)
+        slots = PARAMETERS.slots
+        super().__init__(
+            {
+                "submit": In(slots),
+                "submissions": In(data.ArrayLayout(request_layout(PARAMETERS), slots)),
+                "bad": In(LANES),
+                "stall": In(1),
+                "answers": In(data.ArrayLayout(FilterResult, LANES)),
+                "reset": In(1),
+                "initial_epoch": In(32),
+                "raise_floor": In(1),
+                "inject_fault": In(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.dut = dut = self.dut
+        slots = PARAMETERS.slots
+        depth = PARAMETERS.aperture_depth
+        properties = []  # of (condition, promise)
+
+        def always(promise):
+            properties.append(promise)
+
+        def implies(condition, promise):
+            properties.append(~condition | promise)
+
+        for name in ("bad", "reset", "initial_epoch", "raise_floor", "inject_fault"):
+            m.d.comb += getattr(dut, name).eq(getattr(self, name))
+        if self._lively:
+            m.d.comb += [Assume(~self.stall), Assume(~self.reset), Assume(~self.inject_fault)]
+            m.d.comb += [Assume(~self.submit[1]), Assume(~self.raise_floor)]
+
+        # --- Slots, as SlotPages has them ---------------------------------------------------------------------------
+        pending = Signal(slots)
+        busy = Signal(slots)
+        hit_by_reset = Signal(slots)
+        requests = Array(Signal(request_layout(PARAMETERS), name=f"request_{slot}") for slot in range(slots))
+        for slot in range(slots):
+            accepted = self.submit[slot] & ~busy[slot]
+            decided = dut.decided & (dut.decided_slot == slot)
+            submission = self.submissions[slot]
+            m.d.comb += Assume(submission.read_count + submission.write_count <= depth)
+            with m.If(accepted):
+                m.d.sync += [pending[slot].eq(1), busy[slot].eq(1), requests[slot].eq(submission)]
+                m.d.sync += hit_by_reset[slot].eq(dut.resetting)
+            with m.Else():
+                with m.If(dut.reset_begins & busy[slot]):
+                    m.d.sync += hit_by_reset[slot].eq(1)
+                with m.If(decided):
+                    m.d.sync += [busy[slot].eq(0), hit_by_reset[slot].eq(0)]
+            with m.If(dut.take & (dut.request_slot == slot)):
+                m.d.sync += pending[slot].eq(0)
+        m.d.comb += [
+            dut.pending.eq(pending),
+            dut.request.eq(requests[dut.request_slot].as_value()),
+            dut.request.reset.eq(hit_by_reset.bit_select(dut.request_slot, 1)),
+        ]
+        request = Signal(request_layout(PARAMETERS))
+        m.d.comb += request.eq(requests[dut.decided_slot].as_value())
+        implies(dut.take, pending.bit_select(dut.request_slot, 1))
+        implies(dut.decided, (busy & ~pending).bit_select(dut.decided_slot, 1))
+        implies(dut.decided, dut.verdict.request == request.request)
+
+        # --- Keys ---------------------------------------------------------------------------------------------------
+        words = depth // LANES
+        all_keys = [AnyConst(PARAMETERS.key_bits) for _ in range(slots * depth)]
+        keys = Signal.like(dut.keys)
+        with m.If(dut.read):
+            for lane in range(LANES):
+                position = (dut.read_slot * words + dut.read_word) * LANES + lane
+                m.d.sync += keys[lane].eq(Array(all_keys)[position])
+        m.d.comb += dut.keys.eq(keys)
+
+        # --- A pipeline like ValidationPipeline, but with free answers ----------------------------------------------
+        scrubbing = Signal(init=1)
+        m.d.sync += scrubbing.eq(dut.scrub)
+        m.d.comb += [
+            dut.scrubbing.eq(scrubbing),
+            dut.ready.eq(~(self.stall | scrubbing | dut.scrub | dut.inject)),
+        ]
+        stage_1 = Signal.like(dut.beat)
+        stage_2 = Signal.like(dut.beat)
+        stage_3 = Signal.like(dut.beat)
+        with m.If(dut.ready):
+            m.d.sync += [stage_1.eq(dut.beat), stage_2.eq(stage_1)]
+        with m.Else():
+            m.d.sync += stage_2.eq(0)
+        m.d.sync += stage_3.eq(stage_2)
+        m.d.comb += dut.outcome.beat.eq(stage_3)
+        for lane in range(LANES):
+            operation = stage_3.lanes[lane].operation
+            with m.If((operation == KeyOperation.QUERY) | (operation == KeyOperation.REPAIR)):
+                m.d.comb += dut.outcome.filter[lane].eq(self.answers[lane])
+            m.d.comb += Assume(~self.answers[lane].uncertain | self.answers[lane].conflict)
+
+        def lanes_with(beat, operation):
+            return [lane.operation == operation for lane in beat.lanes]
+
+        # --- Timestamps ---------------------------------------------------------------------------------------------
+        epoch = Signal.like(dut.epoch)
+        count = Signal.like(dut.count)
+        m.d.sync += epoch.eq(dut.epoch)
+        with m.If(dut.scrub):
+            m.d.sync += count.eq(0)
+        with m.Elif(dut.decided & dut.verdict.timestamped):
+            m.d.sync += count.eq(count + 1)
+            implies_next_count = (dut.verdict.count == count + 1) & (count != PARAMETERS.max_count)
+        timestamped = dut.decided & dut.verdict.timestamped
+        implies(timestamped, implies_next_count & (dut.verdict.epoch == dut.epoch))
+        always(dut.count == count)
+        always(dut.epoch >= epoch)
+        implies(dut.decided, dut.verdict.timestamped == (dut.verdict.committed & (request.write_count != 0)))
+        implies(dut.decided, dut.verdict.committed == (dut.verdict.reason == 0))
+
+        # --- Validation, as one step with the decision --------------------------------------------------------------
+        accepted = Signal.like(dut.beat)
+        with m.If(dut.ready):
+            m.d.comb += accepted.eq(dut.beat)
+        enters = {operation: lanes_with(accepted, operation) for operation in KeyOperation}
+        validates = enters[KeyOperation.QUERY] + enters[KeyOperation.CHECK] + enters[KeyOperation.REPAIR]
+        validating = Signal()
+        with m.If(dut.decided):
+            m.d.sync += validating.eq(0)
+        with m.Elif(sum(validates).any()):
+            m.d.sync += validating.eq(1)
+        implies(validating, ~sum(enters[KeyOperation.INSERT]).any())
+        implies(validating, ~dut.scrub & ~dut.inject & (dut.epoch == epoch))
+
+        queried = Signal(range(depth + 1))
+        checked = Signal(range(depth + 1))
+        failed = Signal()
+        failed_key = Signal(PARAMETERS.key_bits)
+        failed_now, failed_key_now = failed, failed_key
+        for lane in range(LANES):
+            key = stage_3.lanes[lane]
+            answer = dut.outcome.filter[lane]
+            query = key.operation == KeyOperation.QUERY
+            check = key.operation == KeyOperation.CHECK
+            fails = query & answer.conflict | (query | check) & key.key_bad
+            failed_key_now = Mux(failed_now, failed_key_now, key.key)
+            failed_now = failed_now | fails
+        queried_now = queried + sum(lanes_with(stage_3, KeyOperation.QUERY))
+        checked_now = checked + sum(lanes_with(stage_3, KeyOperation.CHECK))
+        with m.If(dut.decided):
+            m.d.sync += [queried.eq(0), checked.eq(0), failed.eq(0)]
+        with m.Else():
+            m.d.sync += [queried.eq(queried_now), checked.eq(checked_now), failed.eq(failed_now)]
+            m.d.sync += failed_key.eq(failed_key_now)
+        implies(dut.decided, (queried_now == request.read_count) & (checked_now == request.write_count))
+        implies(
+            dut.decided & dut.verdict.committed,
+            ~failed_now
+            & ~dut.exhausted
+            & (request.snapshot_epoch == dut.epoch)
+            & (request.snapshot_count <= dut.count)
+            & ~(request.bad_request | request.overflow | request.busy)
+            & ~hit_by_reset.bit_select(dut.decided_slot, 1),
+        )
+        names_key = (dut.verdict.reason == Reason.CONFLICT.value) | (dut.verdict.reason == Reason.PARITY.value)
+        implies(dut.decided & names_key, failed_now & (dut.verdict.conflict_key == failed_key_now))
+
+        # One arbitrary position of the set that is queried, and one of those that are inserted.
+        watched_read = AnyConst(2)
+        watched_write = AnyConst(2)
+        owner = dut.decided_slot
+        read_key = Array(all_keys)[owner * depth + watched_read]
+        write_key = Array(all_keys)[owner * depth + depth - 1 - watched_write]
+        saw_read = Signal()
+        saw_read_now = saw_read | sum(
+            (lane.operation == KeyOperation.QUERY) & (lane.key == read_key) for lane in stage_3.lanes
+        )
+        m.d.sync += saw_read.eq(Mux(dut.decided, 0, saw_read_now.any()))
+        implies(dut.decided & (watched_read < request.read_count), saw_read_now.any())
+
+        # --- Insertion ----------------------------------------------------------------------------------------------
+        owed = Signal(range(depth + 1))
+        owed_key = Signal(PARAMETERS.key_bits)
+        owes_key = Signal()
+        inserting = sum(enters[KeyOperation.INSERT])
+        with m.If(timestamped):
+            m.d.sync += owed.eq(request.write_count)
+            m.d.sync += [owes_key.eq(watched_write < request.write_count), owed_key.eq(write_key)]
+        with m.Else():
+            m.d.sync += owed.eq(owed - inserting)
+            for lane in range(LANES):
+                with m.If(enters[KeyOperation.INSERT][lane] & (accepted.lanes[lane].key == owed_key)):
+                    m.d.sync += owes_key.eq(0)
+        always(owed >= inserting)
+        implies(sum(validates).any() | dut.scrub | timestamped, (owed == 0) & ~owes_key)
+        lost = Signal()
+        m.d.sync += lost.eq(
+            sum(enters[KeyOperation.INSERT][lane] & accepted.lanes[lane].key_bad for lane in range(LANES)).any()
+        )
+        implies(lost, dut.floor == dut.count)
+
+        # --- Progress -----------------------------------------------------------------------------------------------
+        if self._lively:
+            for slot in range(slots):
+                waited = Signal(range(PATIENCE + 2), name=f"waited_{slot}")
+                with m.If(busy[slot]):
+                    m.d.sync += waited.eq(waited + 1)
+                with m.Else():
+                    m.d.sync += waited.eq(0)
+                always(waited <= PATIENCE)
+
+        if self._cover:
+            commits = Signal(2)
+            with m.If(timestamped & ~commits.all()):
+                m.d.sync += commits.eq(commits + 1)
+            epochs = Signal(2)
+            with m.If(dut.scrub & ~epochs.all()):
+                m.d.sync += epochs.eq(epochs + 1)
+            aborted = dut.decided & ~dut.verdict.committed
+            m.d.comb += [
+                Cover((commits == 2) & timestamped & (dut.decided_slot == 1)),
+                Cover(aborted & (dut.verdict.reason == Reason.CONFLICT.value) & (request.read_count == depth)),
+                Cover(aborted & (dut.verdict.reason == Reason.PARITY.value)),
+                Cover(aborted & (dut.verdict.reason == Reason.RESET.value)),
+                Cover(timestamped & (request.write_count == depth)),
+                Cover((epochs == 1) & timestamped),
+                Cover(lost),
+            ]
+        else:
+            m.d.comb += [Assert(promise) for promise in properties]
+        return m
