@@ -154,7 +154,7 @@ class SlotPages(wiring.Component):
         key_too_wide = bus.write_data[p.key_bits :].any() if p.key_bits < 32 else Const(0, 1)
         with m.If(writable & is_busy):
             m.d.comb += refused_busy.eq(1)
-        with m.Elif((adds_key | submits) & ~whole):
+        with m.Elif((adds_key | submits | discards) & ~whole):
             m.d.comb += refused_partial.eq(1)
         with m.Elif(adds_key & key_too_wide):
             m.d.comb += refused_range.eq(1)
@@ -168,7 +168,7 @@ class SlotPages(wiring.Component):
         m.d.comb += [
             # A partial SUBMIT still submits, so that its client gets a verdict; see `submissions` below.
             submit.eq(submits & ~is_busy),
-            discard.eq(discards & ~is_busy),
+            discard.eq(discards & whole & ~is_busy),
             self.submitted.eq(submit),
             self.append_slot.eq(slot),
             self.append_key.eq(bus.write_data),
