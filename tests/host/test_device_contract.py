@@ -101,6 +101,15 @@ def test_keys_repeat_and_are_in_several_sets(device: Device) -> None:
     assert device.commit(snapshot=1, reads=[5, 5], writes=[5]) == commit(2)
 
 
+def test_every_bit_of_a_key_counts(device: Device) -> None:
+    """With the default matrices no two keys share all their rows (see test_h3), so neighbours do not conflict."""
+    key = 0x5A5A_0FF0
+    device.commit(snapshot=0, writes=[key])
+    for bit in range(32):
+        assert device.commit(snapshot=0, reads=[key ^ 1 << bit]) == READ_ONLY, bit
+        assert device.commit(snapshot=0, reads=[key ^ 1 << bit, key]) == abort(Reason.CONFLICT, key)
+
+
 def test_extreme_keys(device: Device) -> None:
     top = device.parameters.max_key
     assert device.commit(snapshot=0, writes=[0, top]) == commit(1)

@@ -183,6 +183,12 @@ with bloomgate.open_device("soft:") as device:
         except bloomgate.KeyRangeError:
             continue
         raise AssertionError(odd)
+    for odd in (1.0, "1", None, -1, 2**64):
+        try:
+            device.commit(snapshot=odd, reads=[1])
+        except bloomgate.SnapshotRangeError:
+            continue
+        raise AssertionError(odd)
 print("equal")
 """
 
