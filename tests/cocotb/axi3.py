@@ -47,7 +47,7 @@ OKAY, EXOKAY, SLVERR, DECERR = range(4)
 CHANNELS = ("aw", "w", "b", "ar", "r")
 MAX_BEATS = 16
 
-# -- cocotbext-axi ------------------------------------------------------------------------------------------------------
+# -- cocotbext-axi -----------------------------------------------------------------------------------------------------
 
 _Axi3WBus, _, _Axi3WSource, _, _ = define_stream(
     "Axi3W",
@@ -118,7 +118,7 @@ def set_pauses(master: AxiMaster, levels: dict[str, float]) -> None:
             channels[name].pause = False
 
 
-# -- Raw master ---------------------------------------------------------------------------------------------------------
+# -- Raw master --------------------------------------------------------------------------------------------------------
 
 
 class RawMaster:
@@ -139,10 +139,16 @@ class RawMaster:
         }
         for name in ("awcache", "awprot", "arcache", "arprot"):
             self._signal(name).value = 0
-        for channel in self._queues:
-            cocotb.start_soon(self._send(channel))
-        cocotb.start_soon(self._receive("b", ("bid", "bresp"), self.responses))
-        cocotb.start_soon(self._receive("r", ("rid", "rdata", "rresp", "rlast"), self.beats))
+        self._tasks = [cocotb.start_soon(self._send(channel)) for channel in self._queues]
+        self._tasks.append(cocotb.start_soon(self._receive("b", ("bid", "bresp"), self.responses)))
+        self._tasks.append(cocotb.start_soon(self._receive("r", ("rid", "rdata", "rresp", "rlast"), self.beats)))
+
+    def stop(self) -> None:
+        """Let go of the bus, in the middle of whatever it is."""
+        for task in self._tasks:
+            task.cancel()
+        for name in ("awvalid", "wvalid", "bready", "arvalid", "rready"):
+            self._signal(name).value = 0
 
     def _signal(self, name: str):
         return getattr(self._dut, f"{PREFIX}_{name}")
@@ -250,7 +256,7 @@ def beat_lanes(address: int, beats: int, size: int, burst: int) -> list[int]:
     return lanes
 
 
-# -- Monitor ------------------------------------------------------------------------------------------------------------
+# -- Monitor -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass

@@ -8,6 +8,9 @@ import simulation
 
 RUNS = [
     ("small", "bench_axi"),
+    ("small", "bench_abuse"),
+    ("small", "bench_lifecycle"),
+    ("rollover", "bench_lifecycle"),
     ("small", "bench_requests"),
     ("rollover", "bench_requests"),
     ("many", "bench_requests"),

@@ -14,6 +14,7 @@ from pathlib import Path
 import cocotb
 from axi3 import CHANNELS, DECERR, FIXED, INCR, OKAY, SLVERR, WRAP, Monitor, RawMaster, make_master, set_pauses
 from bloomgate.backends.model import ModelDevice
+from bloomgate.h3 import H3
 from bloomgate.reference import ReferenceSTM
 from bloomgate.registers import (
     BASE_ADDRESS,
@@ -47,8 +48,6 @@ _STATUS = CONTROL_PAGE.register("STATUS")
 _COMMAND = CONTROL_PAGE.register("COMMAND")
 _FAULT_INJECTION = CONTROL_PAGE.register("FAULT_INJECTION")
 _SUBMISSION_NUMBERS = 1 << 16
-#: Clock cycles from the W handshake of COMMAND to the strobe at the arbiter: AXI slave 1, control page 1.
-_COMMAND_LATENCY = 2
 
 
 def bench(cycles: int, master: bool = True, geometries: Sequence[str] = ()):
@@ -89,6 +88,15 @@ class Request:
     commutes: list[int] = field(default_factory=list)
     #: Reasons other than the model's for which it must abort.
     forced: set[Reason] = field(default_factory=set)
+    #: A reset came while it was on its way into the slot: RESET, or not.
+    maybe_reset: bool = False
+    #: A key that was buffered with bad parity, as (the set's name, index).
+    bad_key: tuple[str, int] | None = None
+    #: Every key is in the slot; SUBMIT has arrived there.
+    filled: bool = False
+    accepted: bool = False
+    #: At its decision: other requests were undecided, other slots half filled.
+    company: tuple[bool, bool] = (False, False)
     #: The verdict's four words, when the client has read them.
     words: list[int] | None = None
     #: Clock cycles.
@@ -124,6 +132,10 @@ class Testbench:
         self.cover = Coverage()
         self.monitor = Monitor(dut, self.cover)
         self.undecided: dict[int, Request] = {}
+        #: Requests that are being filled.
+        self.filling: dict[int, Request] = {}
+        #: Clock cycles of soft resets that were begun.
+        self.resets: list[int] = []
         #: Requests in the order of their decisions, and the commands between them.
         self.events: list[Request | Command] = []
         #: (code, slot, detail) of errors that bus accesses make.
@@ -132,6 +144,7 @@ class Testbench:
         self.queried: deque[int] = deque(maxlen=64)
         self.inserted: deque[int] = deque(maxlen=64)
         self.decisions = 0
+        self._initial_epoch = 0
         #: The epoch and count after the last decision that was read; what clients use as snapshot.
         self.newest = (0, 0)
         #: Compare with the bit-exact model too. Off when commands overlap with decisions that they influence.
@@ -162,7 +175,9 @@ class Testbench:
         await ClockCycles(self.dut.clk, cycles)
         self.dut.rst.value = 0
         self.undecided.clear()
+        self.filling.clear()
         self.events.clear()
+        self._initial_epoch = 0
         self.access_errors.clear()
         self.newest = (0, 0)
 
@@ -178,11 +193,14 @@ class Testbench:
             await self.compare()
 
     async def _watch(self):
-        """Follow the probe."""
+        """Follow the probe; and, inside, what a reset hits, which no port shows."""
         layout = probe_layout(self.parameters)
         fields = {name: (layout[name].offset, (1 << layout[name].width) - 1) for name, _ in layout}
         probe = self.dut.probe
+        slot_pages, pipeline = self.dut.core.slot_pages, self.dut.core.pipeline
         edge = RisingEdge(self.dut.clk)
+        # A submission is in `pending` one clock cycle later; whether the device was resetting and scrubbing then.
+        submitted = None
 
         def part(word, name):
             offset, mask = fields[name]
@@ -190,25 +208,81 @@ class Testbench:
 
         while True:
             await edge
-            word = int(probe.value)
-            if not word or self.dut.rst.value:
+            if self.dut.rst.value:
+                submitted = None
                 continue
+            word = int(probe.value)
             cycle = self.monitor.cycle
-            queries, insertions = part(word, "queries"), part(word, "insertions")
-            if queries:
-                self.queried.append(cycle)
-                self.cover.hit("query lanes", queries.bit_count())
-            if insertions:
-                self.inserted.append(cycle)
-                self.cover.hit("insertion lanes", insertions.bit_count())
-            if part(word, "decided"):
-                slot = part(word, "decided_slot")
-                assert slot in self.undecided, f"slot {slot} got a verdict without a request, or a second one"
-                self.cover.undecided(len(self.undecided))
-                request = self.undecided.pop(slot)
-                request.decided = cycle
-                self.decisions += 1
-                self.events.append(request)
+            if submitted is not None:
+                self._accept(int(slot_pages.pending.value), *submitted)
+                submitted = None
+            if word:
+                queries, insertions = part(word, "queries"), part(word, "insertions")
+                if queries:
+                    self.queried.append(cycle)
+                    self.cover.hit("query lanes", queries.bit_count())
+                if insertions:
+                    self.inserted.append(cycle)
+                    self.cover.hit("insertion lanes", insertions.bit_count())
+                if part(word, "decided"):
+                    self._decide(part(word, "decided_slot"))
+                if part(word, "submitted"):
+                    submitted = bool(slot_pages.resetting.value), bool(pipeline.scrubbing.value)
+            if slot_pages.reset.value:
+                self._reset_begins(bool(pipeline.scrubbing.value))
+            elif slot_pages.resetting.value and self.dut.core.control_page.soft_reset.value:
+                self.cover.hit("soft reset", "a reset")
+
+    def _accept(self, pending, resetting, scrubbing):
+        for slot, request in self.undecided.items():
+            if pending >> slot & 1 and not request.accepted:
+                request.accepted = True
+                if resetting:
+                    request.forced.add(Reason.RESET)
+                    self.cover.hit("submitted during", "a reset")
+                elif scrubbing:
+                    name = "rollover" if self.decisions else "power-up"
+                    self.cover.hit("submitted during", f"a scrub of {name}")
+
+    def _decide(self, slot):
+        assert slot in self.undecided, f"slot {slot} got a verdict without a request, or a second one"
+        self.cover.undecided(len(self.undecided))
+        request = self.undecided.pop(slot)
+        assert request.accepted, f"slot {slot} got a verdict before it submitted"
+        request.decided = self.monitor.cycle
+        request.company = bool(self.undecided), any(other.filled for other in self.filling.values())
+        self.decisions += 1
+        self.events.append(request)
+
+    def _reset_begins(self, scrubbing):
+        """What is in a slot gets RESET; what is on its way there may."""
+        cycle = self.monitor.cycle
+        self.resets.append(cycle)
+        self.events.append(Command("RESET", self._initial_epoch))
+        hit = functools.partial(self.cover.hit, "soft reset")
+        for request in self.undecided.values():
+            if request.accepted or request.filled:
+                request.forced.add(Reason.RESET)
+            else:
+                request.maybe_reset = True
+        for request in self.filling.values():
+            if request.filled:
+                request.forced.add(Reason.RESET)
+                hit("a request half filled")
+            else:
+                request.maybe_reset = True
+        if not self.undecided and not self.filling:
+            hit("idle")
+        if scrubbing:
+            hit("a scrub")
+        if len(self.undecided) > 1:
+            hit("a request pending")
+        if cycle in self.queried:
+            hit("a request in validation")
+        if cycle in self.inserted:
+            hit("a request in insertion")
+        if int(self.dut.core.arbiter.count.value) == self.parameters.max_count:
+            hit("the last commit of an epoch")
 
     # -- Registers -----------------------------------------------------------------------------------------------------
 
@@ -282,21 +356,12 @@ class Testbench:
 
     # -- Commands ------------------------------------------------------------------------------------------------------
 
-    async def soft_reset(self, initial_epoch: int | None = None) -> int:
-        """Start a soft reset; returns the clock cycle of its strobe. It may overlap with anything."""
+    async def soft_reset(self, initial_epoch: int | None = None) -> None:
+        """Start a soft reset. It may overlap with anything but another reset's scrub."""
         if initial_epoch is not None:
             await self.set("INITIAL_EPOCH", initial_epoch)
-        else:
-            initial_epoch = await self.get("INITIAL_EPOCH")
-        low = len(self.events)
+            self._initial_epoch = initial_epoch
         await self.set("COMMAND", _COMMAND["SOFT_RESET"].insert(1))
-        high = len(self.events)
-        # Between the strobe and the end of the reset only RESET is answered, so the first one shows where it came.
-        # Verdicts are not known yet; the comparison finds the place.
-        strobe = self.monitor.write_beats[-1] + _COMMAND_LATENCY
-        place = next((n for n in range(low, high) if self.events[n].decided > strobe), high)
-        self.events.insert(place, Command("RESET", initial_epoch))
-        return strobe
 
     async def raise_floor(self) -> None:
         """To be called while nothing is being decided."""
@@ -308,6 +373,8 @@ class Testbench:
         kind = _FAULT_INJECTION["KIND"].insert(Fault.FILTER_WORD)
         place = _FAULT_INJECTION["TABLE"].insert(table) | _FAULT_INJECTION["ROW"].insert(row)
         await self.set("FAULT_INJECTION", kind | place)
+        # The arbiter has a place for one such command, and carries it out between two requests.
+        await self.clocks(16)
         self.events.append(Command("FAULT", (table, row)))
 
     async def inject_next_key(self) -> None:
@@ -353,6 +420,7 @@ class Replay:
         self._cover = testbench.cover
         self._exact = testbench.exact
         self._model = ModelDevice(testbench.parameters)
+        self._h3 = H3(testbench.parameters)
         self.reference = ReferenceSTM(testbench.parameters.timestamp_bits)
         self._totals: Counter[str] = Counter()
         #: (code, slot, detail) of errors that decisions make.
@@ -366,16 +434,25 @@ class Replay:
             self._request(event)
         elif event.kind == "RESET":
             self._step()
+            before = self.reference.last_timestamp()
             self._model.reset(event.argument)
             self.reference.reset(event.argument)
+            epoch, _ = self._parameters.epoch_and_count(self.reference.last_timestamp())
+            old, _ = self._parameters.epoch_and_count(before)
+            if epoch == old:
+                self._cover.hit("epoch after a reset", "exhausted")
+            elif event.argument > old:
+                self._cover.hit("epoch after a reset", "INITIAL_EPOCH")
+            else:
+                self._cover.hit("epoch after a reset", "INITIAL_EPOCH is not newer" if event.argument else "next")
         elif event.kind == "FLOOR":
             self._model.raise_floor()
             self._floor = self.reference.last_timestamp()
+            self._cover.hit("floor", "raised" if self._floor & self._parameters.max_count else "raised at 0")
         else:
             self._model.inject_parity_error(*event.argument)
 
     def _step(self) -> None:
-        self._totals["epoch_steps"] += 1
         self._last.clear()
         self._floor = 0
 
@@ -402,15 +479,20 @@ class Replay:
         ahead = (request.epoch, request.count) > parameters.epoch_and_count(before)
         expressible = request.count <= parameters.max_count
         forced = request.forced | ({Reason.BAD_REQUEST} if ahead else set())
+        if request.maybe_reset and reason is Reason.RESET:
+            forced.add(Reason.RESET)
 
         # The model, key for key.
         mended = self._model.stats()["parity_errors"]
+        doubted = next((key for key in request.reads if self._is_doubtful(key)), None)
         if forced or not expressible:
             # The model knows none of these reasons. It meets the keys that are read, and inserts nothing.
             exact = self._model.commit(snapshot=snapshot if expressible else 0, reads=request.reads)
             if forced:
                 first = next(item for item in _PRECEDENCE if item in forced)
                 exact = Verdict(False, None, first, None)
+        elif request.bad_key is not None:
+            exact = self._with_bad_key(request, snapshot)
         else:
             exact = self._model.commit(snapshot=snapshot, **sets)
         mended = self._model.stats()["parity_errors"] - mended
@@ -424,12 +506,40 @@ class Replay:
         if reason is Reason.CONFLICT:
             assert key in request.reads, f"{request}: conflict with a key that was not read, {key:#x}"
 
+        assert bool(mended) == (doubted is not None)
+        if mended and not ahead:
+            self.errors.append((ErrorCode.FILTER_PARITY, request.slot, doubted))
         self._count(request, verdict, ahead, bool(mended), snapshot)
         if timestamped:
             for inserted in (*request.writes, *request.commutes):
                 self._last[inserted] = (timestamp, request.slot)
             if timestamp & parameters.max_count == parameters.max_count:
                 self._step()
+                undecided, filling = request.company
+                if undecided:
+                    self._cover.hit("rollover", "with requests undecided")
+                if filling:
+                    self._cover.hit("rollover", "with a request half filled")
+                if not undecided and not filling:
+                    self._cover.hit("rollover", "by a request alone")
+
+    def _is_doubtful(self, key: int) -> bool:
+        """One of the key's words has bad parity."""
+        return any(place in self._model._bad for place in enumerate(self._h3.rows(key)))
+
+    def _with_bad_key(self, request: Request, snapshot: int) -> Verdict:
+        """A buffered key of bad parity fails where it stands, unless one before it does."""
+        name, index = request.bad_key
+        keys = getattr(request, name)
+        self._totals["bad_keys"] += 1
+        self.errors.append((ErrorCode.KEY_PARITY, request.slot, keys[index]))
+        before = request.reads[:index] if name == "reads" else request.reads
+        first = self._model.commit(snapshot=snapshot, reads=before)
+        if not first.committed:
+            self._cover.hit("fault", "key beside a conflict")
+            return first
+        self._cover.hit("fault", f"key in a {'read' if name == 'reads' else 'write'} set")
+        return Verdict(False, None, Reason.PARITY, keys[index])
 
     def _count(self, request, verdict, ahead, mended, snapshot) -> None:
         """Statistics, errors and coverage."""
@@ -438,7 +548,12 @@ class Replay:
         if ahead:
             self.errors.append((ErrorCode.SNAPSHOT_AHEAD, request.slot, request.count))
         elif mended:
-            self._totals["mended"] += 1
+            if verdict.reason is Reason.PARITY:
+                cover.hit("fault", "filter word, PARITY")
+            elif verdict.committed:
+                cover.hit("fault", "filter word, mended without abort")
+            elif self._floor > snapshot:
+                cover.hit("fault", "filter word, floor decides")
         cover.hit(f"slot of {self._parameters.slots}", request.slot)
         cover.set_sizes(request.reads, request.writes, request.commutes, self._parameters.aperture_depth)
         if verdict.committed:
@@ -492,11 +607,12 @@ class Replay:
     def statistics(self, access_errors: int) -> dict[str, int]:
         """By how much each statistic should have grown, apart from clocks."""
         model = self._model.stats()
-        names = [name for name, _ in STATISTICS if name not in ("clocks", "busy_clocks", "parity_errors")]
-        expected = {name: self._totals[name] for name in names}
-        expected["errors"] = access_errors + len(self.errors) + self._totals["mended"]
+        inexact = ("clocks", "busy_clocks", "parity_errors", "epoch_steps")
+        expected = {name: self._totals[name] for name, _ in STATISTICS if name not in inexact}
+        expected["errors"] = access_errors + len(self.errors)
         if self._exact:
-            expected["parity_errors"] = model["parity_errors"]
+            expected["parity_errors"] = model["parity_errors"] + self._totals["bad_keys"]
+            expected["epoch_steps"] = model["epoch_steps"]
         return expected
 
 
@@ -577,10 +693,18 @@ class Client:
         self._number = (self._number + 1) % _SUBMISSION_NUMBERS
         return Request(self.slot, self._number, *snapshot, list(reads), list(writes), list(commutes), set(forced))
 
+    async def prepare(self, request: Request) -> None:
+        """Fill the slot with its sets."""
+        self.testbench.filling[self.slot] = request
+        await self.fill(request.reads, request.writes, request.commutes)
+        # Otherwise some of it is still on the bus.
+        request.filled = not self._pending and bool(request.reads or request.writes or request.commutes)
+
     async def submit(self, request: Request, snapshot: bool = True) -> None:
         """Submit what was filled, in one burst or in single writes; returns when the write was answered."""
         testbench = self.testbench
         assert self.slot not in testbench.undecided
+        testbench.filling.pop(self.slot, None)
         testbench.undecided[self.slot] = request
         request.submitted = testbench.monitor.cycle
         words = [request.epoch, request.count, request.number]
@@ -613,7 +737,7 @@ class Client:
         """The whole exchange."""
         snapshot = self.testbench.newest if snapshot is None else snapshot
         request = self.new_request(snapshot, reads, writes, commutes, forced)
-        await self.fill(reads, writes, commutes)
+        await self.prepare(request)
         await self.submit(request)
         return await self.verdict(request)
 
