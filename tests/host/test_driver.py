@@ -40,6 +40,8 @@ class Layer(RegisterBus):
         self.inner = SimulatedBus(parameters)
         #: Byte offset -> what a read of that word is turned into.
         self.altered = {}
+        #: Byte offsets of writes that never arrive.
+        self.lost = set()
         #: Called with "read" or "write" and the offset, before and after each access.
         self.before = self.after = lambda kind, offset: None
         self.closed = False
@@ -53,7 +55,8 @@ class Layer(RegisterBus):
 
     def write(self, offset, values):
         self.before("write", offset)
-        self.inner.write(offset, values)
+        if offset not in self.lost:
+            self.inner.write(offset, values)
         self.after("write", offset)
 
     def now(self):
@@ -195,6 +198,23 @@ def test_a_request_that_is_never_decided(bus):
         device.wait_published(2, timeout=10)
         assert device.published == 2
         assert [slot.state for slot in device._slots] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_submission_that_is_lost(bus, used):
+    """Nothing that was decided before, by this driver or an earlier one, is taken for the verdict."""
+    page = slot_page_offset(0)
+    bus.write(page + SUBMIT, [0, 0, 1])
+    bus.inner.step(100)
+    with opened(bus) as device:
+        if used:
+            assert device.commit(snapshot=0, writes=[1]).timestamp == 1
+            device.publish(1)
+        bus.lost.add(page + SUBMIT)
+        with pytest.raises(DeviceTimeout, match="slot 0 did not decide its request"):
+            device.commit(snapshot=device.published, reads=[7], writes=[8])
+        bus.lost.clear()
+        require_sound(device)
 
 
 def test_no_slot_ever_decides(bus):

@@ -72,6 +72,19 @@ def test_sets_longer_than_an_aperture(size):
         assert device.stats()["keys_inserted"] == 1 + size
 
 
+def test_the_epoch_has_ended_when_its_last_verdict_is_there():
+    """However long the insertion takes that comes between."""
+    with SimulatedDevice(DEEP) as device:
+        for _ in range(DEEP.max_count - 1):
+            device.commit(snapshot=0, writes=[1])
+        verdict = device.commit(snapshot=0, writes=[2] * DEEP.aperture_depth)
+        assert verdict.timestamp == DEEP.max_count
+        assert device.last_timestamp() == DEEP.max_count + 1
+        for timestamp in range(1, DEEP.max_count + 1):
+            device.publish(timestamp)
+        assert device.published == DEEP.max_count + 1
+
+
 def test_threads_share_the_slots():
     """More threads than slots: every request is decided once, and all timestamps are published."""
     threads, requests = 8, 60
