@@ -111,7 +111,7 @@ class SoftDevice(Device):
             request = self._packers[r + w + c](snapshot, r, w, c, *reads, *writes, *commutes)
             answer = self._commit(self._state, request)
         except (StructError, TypeError, ValueError, OverflowError, KeyError):
-            # Which of them a bad integer raises depends on the interpreter: PyPy has ValueError for a negative snapshot.
+            # Which one a bad integer raises depends on the interpreter: PyPy has ValueError for a negative snapshot.
             self._require_request(snapshot, reads, writes, commutes)
             # Legal after all: a set was changed by another thread between two of the lines above.
             return self.commit(
