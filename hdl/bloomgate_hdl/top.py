@@ -34,8 +34,9 @@ def probe_layout(parameters: Parameters) -> data.StructLayout:
             # A verdict is being stored: readable from the next clock cycle on.
             "decided": 1,
             "decided_slot": parameters.slot_bits,
-            # Lanes whose key enters the filter pipeline to be queried, and to be inserted.
+            # Lanes whose key enters the pipeline to be queried, to be checked, and to be inserted.
             "queries": LANES,
+            "checks": LANES,
             "insertions": LANES,
         }
     )
@@ -184,7 +185,13 @@ class Bloomgate(wiring.Component):
             self.probe.submitted.eq(slot_pages.submitted),
             self.probe.decided.eq(arbiter.decided),
             self.probe.decided_slot.eq(arbiter.decided_slot),
-            self.probe.queries.eq(Cat(operation == KeyOperation.QUERY for operation in accepted)),
-            self.probe.insertions.eq(Cat(operation == KeyOperation.INSERT for operation in accepted)),
+            *(
+                lanes.eq(Cat(entering == operation for entering in accepted))
+                for lanes, operation in (
+                    (self.probe.queries, KeyOperation.QUERY),
+                    (self.probe.checks, KeyOperation.CHECK),
+                    (self.probe.insertions, KeyOperation.INSERT),
+                )
+            ),
         ]
         return m
