@@ -82,12 +82,14 @@ class Bloomgate(wiring.Component):
         connect(m, decoder.control, control.bus)
         connect(m, decoder.slots, slot_pages.bus)
 
-        # Keys into their buffer. An injected fault waits for the next key.
+        # Keys into their buffer. An injected fault waits for the next key, which may be there already.
+        fault_waits = Signal()
         fault_next_key = Signal()
-        with m.If(control.inject_next_key):
-            m.d.sync += fault_next_key.eq(1)
-        with m.Elif(slot_pages.append):
-            m.d.sync += fault_next_key.eq(0)
+        m.d.comb += fault_next_key.eq(fault_waits | control.inject_next_key)
+        with m.If(slot_pages.append):
+            m.d.sync += fault_waits.eq(fault_waits & control.inject_next_key)
+        with m.Else():
+            m.d.sync += fault_waits.eq(fault_next_key)
         m.d.comb += [
             key_log.write.eq(slot_pages.append),
             key_log.write_slot.eq(slot_pages.append_slot),
