@@ -8,7 +8,7 @@ from bloomgate import ParameterError, Parameters
 
 RANGES = {
     "K": (1, 8),
-    "D": (16, 65536),
+    "D": (4, 65536),
     "timestamp_bits": (2, 32),
     "key_bits": (4, 32),
     "slots": (1, 32),
