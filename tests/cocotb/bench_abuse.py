@@ -66,6 +66,7 @@ class Abuser(Client):
         window = SLOT_PAGE.window(name)
         offset = 4 * random.randrange(window.size // 4)
         length = random.choice((1, 2))
+        await self.settle()
         response = await self.testbench.axi.write(
             self.address(name) + offset + random.randrange(0, 4, length), bytes(length), size=length - 1
         )

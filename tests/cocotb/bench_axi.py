@@ -229,12 +229,15 @@ async def legal_reads(testbench):
         if burst != WRAP:
             offset += random.randrange(unit)
         address = BASE_ADDRESS + PAGE_BYTES * page + offset
+        addresses = [address]
         if random.random() < 0.05:
-            address = random.choice((BASE_ADDRESS - 64, BASE_ADDRESS + region_bytes(testbench.parameters), 0))
-        assert is_legal(address, beats, size, burst)
-        identifier = random.choice((5, 6, random.getrandbits(12)))
-        master.read_address(identifier, address, beats, size, burst)
-        expected += [(identifier, *model.read(place), place) for place in beat_addresses(address, beats, size, burst)]
+            addresses.append(random.choice((BASE_ADDRESS - 64, BASE_ADDRESS + region_bytes(testbench.parameters), 0)))
+        for address in addresses:
+            assert is_legal(address, beats, size, burst)
+            identifier = random.choice((5, 6, random.getrandbits(12)))
+            master.read_address(identifier, address, beats, size, burst)
+            places = beat_addresses(address, beats, size, burst)
+            expected += [(identifier, *model.read(place), place) for place in places]
         if number % 8 == 7:
             await compare_reads(testbench, master, model, expected)
             await set_levels(testbench, master, {name: random.choice(LEVELS) for name in ("ar", "r")})
@@ -298,6 +301,15 @@ async def refused_accesses(testbench):
     beats = await master.get(testbench.control("STATUS"), 5)
     assert [response for _, response in beats] == [OKAY, SLVERR, SLVERR, OKAY, OKAY]
     cover.hit("read response", "OKAY beside SLVERR in one burst")
+    # Each byte of a register by itself.
+    value = 0x1234_5678
+    for strobe in random.sample(range(16), 16):
+        word = random.getrandbits(32)
+        assert await master.put(epoch, [word], strobes=[strobe]) == OKAY
+        mask = sum(0xFF << 8 * lane for lane in range(4) if strobe >> lane & 1)
+        value = value & ~mask | word & mask
+        assert await master.get(epoch) == [(value, OKAY)], f"after strobes {strobe:04b}"
+        cover.hit("strobes on a register", f"{strobe:04b}")
     # Without strobes nothing is written, and nothing is wrong.
     assert await master.put(testbench.control("EPOCH"), [1, 1, 1], strobes=[0, 0, 0]) == OKAY
     cover.hit("write response", "OKAY no strobes")

@@ -194,7 +194,7 @@ async def reset_at_the_end_of_an_epoch(testbench):
             resetting = cocotb.start_soon(testbench.soft_reset())
         await submitting
         if resetting is None:
-            await testbench.clocks(delay - 4)
+            await testbench.clocks(3 * (delay - 4))
             await testbench.soft_reset()
         else:
             await resetting

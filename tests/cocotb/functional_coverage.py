@@ -84,7 +84,7 @@ POINTS: dict[str, tuple[str, ...]] = {
     ),
     "query lanes": ("1", "2"),
     "insertion lanes": ("1", "2"),
-    "filled by": _join(BURSTS, ("one beat", "several beats")),
+    "filled by": (*_join(("FIXED", "INCR"), ("one beat", "several beats")), "WRAP several beats"),
     "slot of 4": _join(range(4)),
     "slot of 16": _join(range(16)),
     "requests undecided at a decision": ("1", "2", "3", "4", "5..8", "9..16"),

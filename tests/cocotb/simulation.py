@@ -36,8 +36,8 @@ CLOCK_PERIOD_NS = 10
 GEOMETRIES = {
     # Short hash tables and narrow keys; region of 8 pages, 5 of which exist.
     "small": Parameters(K=2, D=16, timestamp_bits=8, key_bits=16, slots=4, aperture_depth=16),
-    # An epoch of 15 commits; full key width.
-    "rollover": Parameters(K=3, D=16, timestamp_bits=4, key_bits=32, slots=4, aperture_depth=16),
+    # An epoch of 15 commits, a scrub that is long enough to be met; full key width.
+    "rollover": Parameters(K=3, D=64, timestamp_bits=4, key_bits=32, slots=4, aperture_depth=16),
     # The default number of slots.
     "many": Parameters(K=2, D=64, timestamp_bits=6, key_bits=10, slots=16, aperture_depth=16),
 }

@@ -632,6 +632,7 @@ class Client:
         return self.testbench.slot(self.slot, name)
 
     async def write(self, name: str, words: Sequence[int], expect: int = OKAY) -> None:
+        await self.settle()
         await self.testbench.write(self.address(name), words, expect)
 
     async def read(self, name: str, words: int = 1) -> list[int]:
@@ -644,7 +645,7 @@ class Client:
     def _send(self, address: int, words: Sequence[int], burst: int) -> None:
         data = b"".join(word.to_bytes(4, "little") for word in words)
         write = self.testbench.axi.write(address, data, awid=random.getrandbits(12), burst=burst)
-        # Tasks begin in the order in which they were started, so the writes keep theirs.
+        # Tasks begin in the order in which they were started, so these writes keep theirs; others have to settle first.
         self._pending.append(cocotb.start_soon(write))
 
     async def settle(self, expect: int = OKAY) -> None:
