@@ -108,11 +108,12 @@ class SimulatedBus(RegisterBus):
         self.poll_interval = poll_interval
         self.access_clocks = access_clocks
         self._lock = threading.Lock()
-        self._library: Any = _ffi.dlopen(str(library(parameters)))
-        created = self._library.bloomgate_create()
+        loaded: Any = _ffi.dlopen(str(library(parameters)))
+        self._library = loaded
+        created = loaded.bloomgate_create()
         if created == _ffi.NULL:
             raise MemoryError("no memory for the simulated device")
-        self._simulation: Any = _ffi.gc(created, self._library.bloomgate_destroy)
+        self._simulation: Any = _ffi.gc(created, loaded.bloomgate_destroy)
         self._last_clock = 0
 
     def read(self, offset: int, words: int) -> list[int]:
@@ -123,8 +124,7 @@ class SimulatedBus(RegisterBus):
                 self._library.bloomgate_read(simulation, BASE_ADDRESS + offset, target, words, self.access_clocks),
                 "read",
             )
-        result: list[int] = _ffi.unpack(target, words)
-        return result
+        return list(_ffi.unpack(target, words))
 
     def write(self, offset: int, values: Sequence[int]) -> None:
         source = _ffi.new("uint32_t[]", values)
@@ -154,8 +154,7 @@ class SimulatedBus(RegisterBus):
             )
             if status != self._library.BLOOMGATE_NO_MATCH:
                 self._check(status, "read")
-        result: list[int] = _ffi.unpack(target, words)
-        return result
+        return list(_ffi.unpack(target, words))
 
     def run(self, bursts: Sequence[Burst], limit: Optional[int] = None) -> None:
         """Do bursts with any attributes, up to 8 outstanding, and fill in what came of them.
@@ -235,7 +234,8 @@ class SimulatedBus(RegisterBus):
             name = "SLVERR" if status == names.BLOOMGATE_SLVERR else "DECERR"
             address = names.bloomgate_refused_address(self._simulation)
             raise BusError(f"the {what} at {address:#010x} was answered {name}: see docs/registers.md")
-        message = _ffi.string(names.bloomgate_message(self._simulation)).decode()
+        text: Any = _ffi.string(names.bloomgate_message(self._simulation))
+        message = text.decode()
         if status == names.BLOOMGATE_TIMEOUT:
             raise DeviceTimeout(f"the simulated device hangs: {message}; open it again")
         if status == names.BLOOMGATE_PROTOCOL:

@@ -19,7 +19,7 @@
 /* The default geometry. What a device really has is in GEOMETRY, CAPACITY and HASH_SEED. */
 /* Hash tables in the recency filter (`k` in the Bloom filter literature); 1 to 8. */
 #define BLOOMGATE_DEFAULT_K                                   4u
-/* Entries (timestamps) in each table; a power of two, 16 to 65536. */
+/* Entries (timestamps) in each table; a power of two, 4 to 65536. */
 #define BLOOMGATE_DEFAULT_D                                   4096u
 /* Width of the commit count T within an epoch, in bits; 2 to 32. An epoch holds 2**T - 1 commits. */
 #define BLOOMGATE_DEFAULT_TIMESTAMP_BITS                      32u
