@@ -1,0 +1,42 @@
+"""Software transactional memory for threads: blocks of code that run in parallel as if one after the other."""
+
+from bloomgate.stm.atomic import atomic, check, in_transaction, or_else, retry
+from bloomgate.stm.commute import commute
+from bloomgate.stm.errors import (
+    Cancelled,
+    CommitFailed,
+    TransactionError,
+    TransactionTimeout,
+)
+from bloomgate.stm.hooks import on_abort, on_commit
+from bloomgate.stm.irrevocable import DeferredOutput, irrevocable
+from bloomgate.stm.report import Conflict, Profile, Report, profile, profile_script, stats
+from bloomgate.stm.runtime import use_device
+from bloomgate.stm.tvar import TVar
+from bloomgate.stm.waiting import Cancellation
+
+__all__ = [
+    "Cancellation",
+    "Cancelled",
+    "CommitFailed",
+    "Conflict",
+    "DeferredOutput",
+    "Profile",
+    "Report",
+    "TVar",
+    "TransactionError",
+    "TransactionTimeout",
+    "atomic",
+    "check",
+    "commute",
+    "in_transaction",
+    "irrevocable",
+    "on_abort",
+    "on_commit",
+    "or_else",
+    "profile",
+    "profile_script",
+    "retry",
+    "stats",
+    "use_device",
+]

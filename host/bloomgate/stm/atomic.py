@@ -1,0 +1,320 @@
+"""Running functions as transactions: ``atomic``, ``retry``, ``or_else``, ``check``."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import random
+import time
+from collections.abc import Generator
+from typing import Any, Callable, NamedTuple, Optional, TypeVar, Union, overload
+
+from bloomgate.stm.attempt import Attempt
+from bloomgate.stm.context import here
+from bloomgate.stm.errors import CommitFailed, Reentered, Restart, RetrySignal, TransactionError, TransactionTimeout
+from bloomgate.stm.hooks import finish
+from bloomgate.stm.runtime import runtime
+from bloomgate.stm.waiting import Cancellation
+from bloomgate.verdict import Reason
+
+__all__ = ["atomic", "check", "in_transaction", "operation", "or_else", "retry", "run"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+#: Aborts after which a transaction asks for the token, which guarantees that its next attempt commits.
+PATIENCE = 8
+#: Attempts that may fail for another reason than a conflict.
+MAX_REFUSALS = 1000
+#: Aborts without a pause: most conflicts are over when the attempt is.
+EAGER = 2
+#: Seconds; the first pause is at most this long, each further one at most twice as long as the one before.
+FIRST_PAUSE = 20e-6
+LONGEST_PAUSE = 5e-3
+
+
+class Limits(NamedTuple):
+    """For how long a call may wait."""
+
+    #: Seconds for the whole call, as far as it waits.
+    timeout: Optional[float] = None
+    cancel: Optional[Cancellation] = None
+
+
+_NO_LIMITS = Limits()
+
+
+@overload
+def atomic(function: F) -> F: ...
+@overload
+def atomic(*, timeout: Optional[float] = None, cancel: Optional[Cancellation] = None) -> Callable[[F], F]: ...
+def atomic(
+    function: Optional[F] = None, *, timeout: Optional[float] = None, cancel: Optional[Cancellation] = None
+) -> Union[F, Callable[[F], F]]:
+    """Decorator: every call of ``function`` is a transaction, or part of the one in whose middle it is called.
+
+    The function may be run several times, so that it should touch nothing but transactional variables. An exception
+    that leaves it undoes everything that the call did, and goes on to the caller. Of a generator function each step is
+    a transaction; because a step cannot be repeated, it runs irrevocably.
+
+    ``timeout``: seconds after which waiting (``retry``, or for an irrevocable transaction) raises
+    :class:`~bloomgate.stm.TransactionTimeout`. ``cancel``: makes waiting raise :class:`~bloomgate.stm.Cancelled`.
+    """
+    if function is None:
+        limits = Limits(timeout, cancel)
+        return lambda function: _atomic(function, limits)
+    return _atomic(function, _NO_LIMITS)
+
+
+def _atomic(function: F, limits: Limits) -> F:
+    if not callable(function):
+        raise TypeError(f"atomic must decorate a function, not {function!r}")
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(
+            f"atomic must decorate a function that runs to its end without await, not {function!r};"
+            " call an atomic function from the coroutine"
+        )
+    wrapper: Any
+    if inspect.isgeneratorfunction(function):
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return _steps(function(*args, **kwargs), limits)
+
+    else:
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            tx = here.tx
+            if tx is None:
+                return run(function, args, kwargs, limits)
+            return _nested(tx, function, args, kwargs)
+
+    return wrapper  # type: ignore[no-any-return]
+
+
+def operation(method: F) -> F:
+    """Decorator for methods of containers: a transaction of its own when called outside of one.
+
+    It has nothing to undo when it raises, so it needs no nested call.
+    """
+
+    @functools.wraps(method)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if here.tx is None:
+            return run(method, args, kwargs)
+        return method(*args, **kwargs)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def _nested(tx: Attempt, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    mark = tx.enter()
+    try:
+        result = function(*args, **kwargs)
+    except BaseException:
+        tx.undo(mark)
+        raise
+    tx.leave(mark)
+    return result
+
+
+def run(function: Callable[..., T], args: Any = (), kwargs: Any = None, limits: Limits = _NO_LIMITS) -> T:
+    """Run ``function`` as one transaction, again and again until it commits or raises."""
+    try:
+        return _run(function, args, {} if kwargs is None else kwargs, limits)
+    except Reentered:
+        # What is held is held by the commit below.
+        raise
+    except BaseException:
+        # Once more: an asynchronous exception may have come between an exception and its clean-up.
+        here.tx = None
+        runtime.release_leaked()
+        raise
+
+
+def _run(function: Callable[..., T], args: Any, kwargs: Any, limits: Limits) -> T:
+    failures = 0
+    refusals = 0
+    deadline: Optional[float] = None
+    while True:
+        attempt = runtime.begin()
+        blocked: Optional[RetrySignal] = None
+        committed = False
+        try:
+            try:
+                here.tx = attempt
+                if failures >= PATIENCE:
+                    # The deadline is for waiting; a transaction that keeps losing is not waiting for anything.
+                    runtime.escalate(attempt)
+                if runtime.profile is not None:
+                    runtime.profile.begin(attempt, function)
+                result = function(*args, **kwargs)
+                # Finalisers that run from here on are not part of the transaction.
+                here.tx = None
+                if attempt.writes or attempt.commutes:
+                    if deadline is None and limits.timeout is not None:
+                        deadline = time.monotonic() + limits.timeout
+                    committed = runtime.commit(attempt, deadline)
+                else:
+                    committed = True
+            finally:
+                here.tx = None
+                runtime.end(attempt)
+        except RetrySignal as signal:
+            blocked = signal
+        except Restart:
+            pass
+        except BaseException:
+            # Once more, for the same reason as in run().
+            here.tx = None
+            runtime.end(attempt)
+            here.context().exceptions += 1
+            verdict = attempt.verdict
+            finish(attempt, verdict is not None and verdict.committed)
+            raise
+        if committed:
+            mine = here.context()
+            if attempt.verdict is None:
+                mine.read_only += 1
+            else:
+                mine.commits += 1
+                if runtime.profile is not None:
+                    runtime.profile.committed(attempt)
+            if attempt.hooks is not None:
+                finish(attempt, True)
+            return result
+        finish(attempt, False)
+        if blocked is not None:
+            deadline = _sleep(attempt, blocked, limits, deadline)
+            failures = 0
+            continue
+        failures += 1
+        if not _was_conflict(attempt):
+            refusals += 1
+            if refusals > MAX_REFUSALS:
+                raise CommitFailed(
+                    f"the device refused a commit {refusals} times, the last time with {attempt.verdict}"
+                )
+        if runtime.published() <= attempt.snapshot:
+            # What it lost against is decided but not visible yet, and a new attempt would lose again. The same after
+            # a reset: there is no snapshot in the new epoch before everything of the old one is written back.
+            runtime.catch_up()
+        if failures > EAGER:
+            time.sleep(random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**failures)))
+
+
+def _was_conflict(attempt: Attempt) -> bool:
+    """Whether the attempt failed because of others; counts and reports it."""
+    verdict = attempt.verdict
+    conflict = verdict is None or verdict.reason in (Reason.CONFLICT, Reason.PARITY)
+    mine = here.context()
+    if conflict:
+        mine.conflicts += 1
+        if runtime.profile is not None:
+            runtime.profile.lost(attempt)
+    else:
+        mine.other_aborts += 1
+    return conflict
+
+
+def _sleep(attempt: Attempt, signal: RetrySignal, limits: Limits, deadline: Optional[float]) -> Optional[float]:
+    """Wait until something that ``attempt`` read has changed; returns the deadline of the call."""
+    here.context().retries += 1
+    if not attempt.reads:
+        raise TransactionError("retry() would wait for ever: the transaction has read nothing that could change")
+    for timeout in (limits.timeout, signal.timeout):
+        # Counted from the first wait of the call.
+        if timeout is not None and deadline is None:
+            deadline = time.monotonic() + timeout
+    timestamp = runtime.waiting.sleep(attempt, deadline, limits.cancel)
+    if timestamp is None:
+        raise TransactionTimeout("nothing that the transaction waits for has changed in time")
+    runtime.device.wait_published(timestamp)
+    return deadline
+
+
+def _steps(generator: Generator[Any, Any, Any], limits: Limits) -> Generator[Any, Any, Any]:
+    """A generator whose steps are transactions."""
+
+    def step(advance: Callable[[Any], Any], value: Any) -> tuple[bool, Any]:
+        tx = here.tx
+        assert tx is not None
+        if not tx.irrevocable:
+            runtime.escalate(tx)
+            tx.irrevocable = True
+        try:
+            return False, advance(value)
+        except StopIteration as stop:
+            return True, stop.value
+
+    advance: Callable[[Any], Any] = generator.send
+    value: Any = None
+    while True:
+        stopped, result = run(step, (advance, value), None, limits) if here.tx is None else step(advance, value)
+        if stopped:
+            return result
+        try:
+            value = yield result
+            advance = generator.send
+        except GeneratorExit:
+            generator.close()
+            raise
+        except BaseException as error:
+            value = error
+            advance = generator.throw
+
+
+def in_transaction() -> bool:
+    """Whether the caller is in the middle of a transaction."""
+    return here.tx is not None
+
+
+def retry(timeout: Optional[float] = None) -> Any:
+    """Give up this attempt, and run the transaction again when something that it has read has changed.
+
+    ``timeout``: seconds, from the first time that this call of the transaction waits; then it raises
+    :class:`~bloomgate.stm.TransactionTimeout`.
+    """
+    tx = here.tx
+    if tx is None:
+        raise TransactionError("retry() must be called within a transaction")
+    if tx.irrevocable:
+        raise TransactionError("an irrevocable transaction cannot retry(): it runs only once")
+    raise RetrySignal(timeout)
+
+
+def check(condition: object) -> None:
+    """``retry()`` unless ``condition`` is true: wait until it is."""
+    if not condition:
+        retry()
+
+
+def or_else(*alternatives: Callable[[], T]) -> T:
+    """The result of the first alternative that does not ``retry()``; what the others did is undone.
+
+    When all of them retry, the transaction waits until something that any of them has read has changed. A transaction
+    of its own when called outside of one.
+    """
+    if not alternatives:
+        raise TypeError("or_else() needs at least one function")
+    if here.tx is None:
+        alone: T = run(or_else, alternatives)
+        return alone
+    tx = here.tx
+    timeouts = []
+    for alternative in alternatives:
+        mark = tx.enter()
+        try:
+            result = alternative()
+        except RetrySignal as signal:
+            tx.undo(mark)
+            if signal.timeout is not None:
+                timeouts.append(signal.timeout)
+        except BaseException:
+            tx.undo(mark)
+            raise
+        else:
+            tx.leave(mark)
+            return result
+    raise RetrySignal(min(timeouts) if timeouts else None)

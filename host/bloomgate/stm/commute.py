@@ -1,0 +1,36 @@
+"""``commute``: updates that do not conflict with each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bloomgate.stm.atomic import run
+from bloomgate.stm.context import here
+from bloomgate.stm.errors import TransactionError
+from bloomgate.stm.operations import named
+from bloomgate.stm.tvar import TVar
+
+__all__ = ["commute"]
+
+
+def commute(variable: TVar[Any], operation: str, operand: Any) -> None:
+    """Update a variable in a way that does not conflict with other such updates of it.
+
+    ``operation`` is one of ``"add"``, ``"min"``, ``"max"`` (numbers: int, float, Fraction) and ``"append"`` (the value
+    is a tuple, and grows by ``operand``). It is applied at commit, to what the commits before this one left: appended
+    items are in commit order. A transaction that also reads the variable gets the updated value, but then it conflicts
+    with others like any that reads and writes. Should the variable have got a value by then to which the operation
+    cannot be applied, the update is left out and logged as an error.
+
+    Raises :class:`~bloomgate.stm.TransactionError` for another operation, or an operand that does not fit the value.
+    """
+    tx = here.tx
+    if tx is None:
+        run(commute, (variable, operation, operand))
+        return
+    chosen = named(operation)
+    value = tx.writes[variable] if variable in tx.writes else tx.at_snapshot(variable)
+    reason = chosen.refuse(value, operand)
+    if reason is not None:
+        raise TransactionError(f"cannot {operation} to {variable._label()}: {reason}")
+    tx.commute(variable, chosen, operand)

@@ -1,0 +1,113 @@
+"""What each thread has of its own: the attempt it is running, its registered snapshot, its counters."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Optional
+
+if TYPE_CHECKING:
+    from bloomgate.stm.attempt import Attempt
+
+__all__ = ["COUNTERS", "IDLE", "Context", "contexts", "forget_other_threads", "here", "snapshots", "totals"]
+
+#: Registered by a thread that runs no transaction; greater than every timestamp.
+IDLE = 1 << 65
+
+#: Number of the context -> the snapshot of its transaction, or IDLE. A dict, because its stores and copies are atomic
+#: in every Python: a reader registers first and reads ``published`` second, a pruner the other way round.
+snapshots: dict[int, int] = {}
+
+COUNTERS = ("commits", "read_only", "conflicts", "other_aborts", "retries", "exceptions", "escalations", "helps")
+
+
+class Context:
+    """One thread's share."""
+
+    __slots__ = ("__weakref__", "last_snapshot", "number", *COUNTERS)
+
+    commits: int
+    read_only: int
+    conflicts: int
+    other_aborts: int
+    retries: int
+    exceptions: int
+    escalations: int
+    helps: int
+
+    def __init__(self) -> None:
+        with _lock:
+            global _numbers
+            _numbers += 1
+            self.number = _numbers
+            contexts[self.number] = self
+            _fold()
+        #: Not newer than the next one.
+        self.last_snapshot = 0
+        for name in COUNTERS:
+            setattr(self, name, 0)
+        snapshots[self.number] = IDLE
+
+
+class _Here(threading.local):
+    #: The transaction that this thread is in the middle of.
+    tx: Optional[Attempt] = None
+    _mine: Optional[_Owner] = None
+
+    def context(self) -> Context:
+        owner = self._mine
+        if owner is None:
+            owner = self._mine = _Owner()
+        return owner.context
+
+
+class _Owner:
+    """Lives as long as its thread, and then hands the counters over."""
+
+    def __init__(self) -> None:
+        self.context = Context()
+
+    def __del__(self) -> None:
+        context = self.context
+        snapshots.pop(context.number, None)
+        # May run within any allocation of any thread, so it takes no lock.
+        if contexts.pop(context.number, None) is not None:
+            _finished.append(context)
+
+
+_lock = threading.Lock()
+_numbers = 0
+contexts: dict[int, Context] = {}
+_finished: list[Context] = []
+#: The sums of threads that are gone.
+_past = dict.fromkeys(COUNTERS, 0)
+
+
+def _fold() -> None:
+    """Add what finished threads left. Called with the lock held."""
+    while _finished:
+        context = _finished.pop()
+        for name in COUNTERS:
+            _past[name] += getattr(context, name)
+
+
+here = _Here()
+
+
+def totals() -> dict[str, int]:
+    """The counters of all threads together."""
+    with _lock:
+        _fold()
+        return {name: _past[name] + sum(getattr(c, name) for c in list(contexts.values())) for name in COUNTERS}
+
+
+def forget_other_threads() -> None:
+    """In a forked child, where they do not exist."""
+    global _lock
+    _lock = threading.Lock()
+    here.tx = None
+    mine = here.context().number
+    for number in list(snapshots):
+        if number != mine:
+            snapshots.pop(number, None)
+            contexts.pop(number, None)
+    snapshots[mine] = IDLE

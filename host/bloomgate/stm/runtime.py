@@ -1,0 +1,487 @@
+"""The commit protocol: from a finished attempt to its published writes, whatever happens on the way.
+
+The stages of a commit, and what is left to whom when its thread is stopped, dies or is interrupted in one of them:
+
+1. *Submission*, under a lock. The attempt is put down as ``_submitted``, then the device decides. An exception can
+   arrive between the decision and the moment when Python has stored it. Because one request is undecided at a time, the
+   next thread that enters finds the decision by elimination (:meth:`Runtime._settle`): when everything that is known
+   has been published, a timestamp that the device has issued beyond that is the lost one.
+2. *Decided*: the attempt is in ``_unpublished`` under its timestamp, and cannot change any more. Anybody can write
+   it back: its owner, or whoever waits for a later timestamp, through the device's helper.
+3. *Written back*: every location has the version. Installing is idempotent, so that any number of threads can do it.
+4. *Published*: visible to every transaction that begins. Only then the caller goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Optional, Union
+
+from bloomgate.device import Device
+from bloomgate.errors import KeyRangeError, RequestError, RequestTooLarge
+from bloomgate.stm import context
+from bloomgate.stm.attempt import Attempt
+from bloomgate.stm.context import IDLE, here, snapshots
+from bloomgate.stm.errors import CommitFailed, Reentered, Restart, TransactionError, TransactionTimeout
+from bloomgate.stm.operations import evaluate
+from bloomgate.stm.token import Token
+from bloomgate.stm.version import Location, Version, install, newest_before, release_leaked_locks, renew_locks
+from bloomgate.stm.waiting import Waiting
+from bloomgate.urls import open_device
+from bloomgate.verdict import Reason, Verdict
+
+if TYPE_CHECKING:
+    from bloomgate.stm.report import Profile
+
+__all__ = ["Runtime", "runtime", "use_device"]
+
+_log = logging.getLogger("bloomgate.stm")
+
+#: Exceptions that may interrupt a commit before the rest of it is left to others.
+_INTERRUPTIONS = 100
+#: Times that the token's holder submits again.
+_SUBMISSIONS = 1000
+#: Seconds that a device may take between issuing a timestamp by a reset and telling so.
+_RESET_GRACE = 0.05
+
+#: The decision that was not to be found: the request never reached the device, or was refused.
+_NOT_COMMITTED = Verdict(False, None, None, None)
+
+
+class Runtime:
+    """One device and the transactions on it; a process has one, :data:`runtime`."""
+
+    def __init__(self) -> None:
+        self._opening = threading.RLock()
+        self._device: Optional[Device] = None
+        #: The newest timestamp of the devices before this one.
+        self._inherited = 0
+        self._owned = False
+        #: Who records conflicts, while somebody does.
+        self.profile: Optional[Profile] = None
+        self._begin_state()
+
+    def _begin_state(self) -> None:
+        # Reentrant only so that it knows its owner: what a thread still owns after an exception has to be released.
+        self._submission = threading.RLock()
+        self._submitted: Optional[Attempt] = None
+        self._unpublished: dict[int, Attempt] = {}
+        self._token = Token()
+        #: Who may not be disturbed: only changed and relied on under the submission lock.
+        self._holder: Optional[Attempt] = None
+        self.waiting = Waiting()
+
+    # The device.
+
+    @property
+    def device(self) -> Device:
+        """The device, opened at the first use."""
+        device = self._device
+        return self._open(None) if device is None else device
+
+    def use(self, device: Union[Device, str, None]) -> None:
+        """Let another device decide from now on; None: the default one, opened when it is needed.
+
+        A device that was opened here, from a URL, is closed here. Raises :class:`TransactionError` within a
+        transaction, and while other threads are in the middle of one.
+        """
+        if here.tx is not None:
+            raise TransactionError("the device cannot be changed within a transaction")
+        with self._opening:
+            busy = [number for number, snapshot in snapshots.copy().items() if snapshot != IDLE]
+            if busy:
+                raise TransactionError(f"the device cannot be changed while {len(busy)} transactions are running")
+            before, owned = self._device, self._owned
+            if before is not None:
+                with self._submission:
+                    if self._submitted is not None:
+                        self._settle()
+                    self._drain()
+                self._inherited = max(self._inherited, before.published)
+                before.set_helper(None)
+            self._device = None
+            self._begin_state()
+            if before is not None and owned:
+                before.close()
+            if device is not None:
+                self._open(device)
+
+    def _open(self, wanted: Union[Device, str, None]) -> Device:
+        with self._opening:
+            if self._device is not None:
+                return self._device
+            device = wanted if isinstance(wanted, Device) else open_device(wanted)
+            self._owned = not isinstance(wanted, Device)
+            if self._inherited and self._inherited >= device.published:
+                # The versions in memory have timestamps of another device: continue in an epoch after all of them.
+                device.reset((self._inherited >> device.parameters.timestamp_bits) + 1)
+            device.set_helper(self._help)
+            self._device = device
+            _log.debug("transactions are decided by %s", device.info().description)
+            return device
+
+    def published(self) -> int:
+        """The newest snapshot."""
+        return self.device.published
+
+    def peek(self, location: Location) -> Any:
+        """The newest published value, outside of a transaction."""
+        while True:
+            snapshot = self.published()
+            version: Optional[Version] = location._head
+            while version is not None and version.timestamp > snapshot:
+                version = version.older
+            # Nobody is registered here, so that newer commits may have had the version dropped meanwhile.
+            if version is not None:
+                return version.value
+
+    def catch_up(self) -> None:
+        """Wait until everything that the device has decided is published."""
+        self.device.wait_published(self.device.last_timestamp())
+
+    # The life of an attempt.
+
+    def begin(self) -> Attempt:
+        """A new attempt on the newest snapshot, of this thread."""
+        if self._submission._is_owned():  # type: ignore[attr-defined]
+            raise Reentered(
+                "a transaction cannot begin in a signal handler or finaliser that interrupted a commit of its thread"
+            )
+        device = self._device
+        if device is None:
+            device = self._open(None)
+        mine = here.context()
+        # Register before reading, so that a pruner either sees us or has read no newer ``published`` than we will.
+        # This thread's last snapshot is not newer than the one that it will get.
+        snapshots[mine.number] = mine.last_snapshot
+        snapshots[mine.number] = mine.last_snapshot = snapshot = device.published
+        return Attempt(self, snapshot)
+
+    def end(self, attempt: Attempt) -> None:
+        """Give back what the attempt holds. Idempotent."""
+        snapshots[here.context().number] = IDLE
+        if attempt.token:
+            self._release(attempt)
+
+    def horizon(self) -> int:
+        """A timestamp that no snapshot, present or future, is older than."""
+        oldest = self.device.published
+        for snapshot in snapshots.copy().values():
+            if snapshot < oldest:
+                oldest = snapshot
+        return oldest
+
+    def commit(self, attempt: Attempt, deadline: Optional[float] = None) -> bool:
+        """Make the attempt's writes visible, or find that it has to be run again: ``attempt.verdict`` says why.
+
+        An exception leaves memory as before, or as after the whole commit (``attempt.verdict.committed``). Raises
+        :class:`TransactionTimeout` when the holder of the token is in the way at ``deadline``.
+        """
+        device = self.device
+        reads = [location._key for location in attempt.reads]
+        writes = [location._key for location in attempt.writes]
+        commutes = [location._key for location in attempt.commutes] if attempt.commutes else []
+        try:
+            while True:
+                with self._submission:
+                    if self._submitted is not None:
+                        self._settle()
+                    holder = self._holder
+                    if holder is None:
+                        self._submitted = attempt
+                        try:
+                            attempt.verdict = verdict = device.commit(
+                                snapshot=attempt.snapshot, reads=reads, writes=writes, commutes=commutes
+                            )
+                        except RequestError as error:
+                            self._submitted = None
+                            verdict = self._submit_unusual(error, attempt, reads, writes, commutes)
+                        timestamp = verdict.timestamp
+                        if timestamp is not None:
+                            self._unpublished[timestamp] = attempt
+                        self._submitted = None
+                        break
+                    if holder is attempt or not self._guards(holder, attempt):
+                        timestamp = self._submit_exclusive(attempt, reads, writes, commutes).timestamp
+                        break
+                if not self._token.wait_for_release(holder, deadline):
+                    raise TransactionTimeout("an irrevocable transaction was in the way for too long")
+            if timestamp is None:
+                return False
+            self._write_back(attempt, timestamp)
+            return True
+        except BaseException:
+            self._complete(attempt)
+            raise
+
+    # Submission. All of these are called with the submission lock held.
+
+    def _submit_unusual(
+        self, error: RequestError, attempt: Attempt, reads: list[int], writes: list[int], commutes: list[int]
+    ) -> Verdict:
+        """What the device does not take as it is: keys that are too wide for it, or too many."""
+        device = self.device
+        if isinstance(error, KeyRangeError):
+            # Two locations that share a key can only cause a false abort.
+            mask = device.parameters.max_key
+            for keys in (reads, writes, commutes):
+                keys[:] = {key & mask for key in keys}
+            self._submitted = attempt
+            try:
+                attempt.verdict = verdict = device.commit(
+                    snapshot=attempt.snapshot, reads=reads, writes=writes, commutes=commutes
+                )
+                return verdict
+            except RequestTooLarge:
+                self._submitted = None
+        elif not isinstance(error, RequestTooLarge):
+            raise error
+        return self._submit_exclusive(attempt, reads, writes, commutes)
+
+    def _submit_exclusive(self, attempt: Attempt, reads: list[int], writes: list[int], commutes: list[int]) -> Verdict:
+        """Submit without a read set, after validating the reads here, where nothing can change meanwhile.
+
+        For the holder of the token, whose reads are guarded; for others while somebody holds it; and for requests
+        with more keys than the device takes.
+        """
+        device = self.device
+        self._drain()
+        if not attempt.token and attempt.changed_since() is not None:
+            attempt.verdict = Verdict(False, None, Reason.CONFLICT, None)
+            return attempt.verdict
+        keys = [*writes, *commutes]
+        if device.parameters.max_key < 0xFFFFFFFF:
+            keys = list({key & device.parameters.max_key for key in keys})
+        limit = device.info().max_request_keys
+        for _ in range(_SUBMISSIONS):
+            self._submitted = attempt
+            attempt.verdict = verdict = device.commit(snapshot=device.last_timestamp(), writes=keys[:limit])
+            if verdict.timestamp is not None:
+                if len(keys) > limit:
+                    # The keys that did not fit: now every older snapshot conflicts with every read. Nobody can have
+                    # been decided in between.
+                    device.raise_floor()
+                self._unpublished[verdict.timestamp] = attempt
+                self._submitted = None
+                return verdict
+            self._submitted = None
+            if not attempt.token:
+                return verdict
+        raise CommitFailed(f"the device refused a commit {_SUBMISSIONS} times, the last time with {verdict}")
+
+    def _settle(self) -> None:
+        """Find out what became of a submission that was cut short, and put it where it can be finished."""
+        attempt = self._submitted
+        if attempt is None:
+            return
+        verdict = attempt.verdict
+        if verdict is None:
+            device = self.device
+            self._drain()
+            last = device.last_timestamp()
+            try:
+                device.wait_published(last, _RESET_GRACE)
+                verdict = _NOT_COMMITTED
+            except TimeoutError:
+                # Everything else is published, so that this is what holds it up.
+                verdict = Verdict(True, device.published + 1, None, None)
+            attempt.verdict = verdict
+            _log.info("a commit was cut short; the device %s it", "had decided" if verdict.committed else "has not")
+        if verdict.timestamp is not None:
+            limit = self.device.info().max_request_keys
+            if len(attempt.writes) + len(attempt.commutes or ()) > limit:
+                self.device.raise_floor()
+            self._unpublished[verdict.timestamp] = attempt
+        self._submitted = None
+
+    def _drain(self) -> None:
+        """Write back and publish everything that has been decided."""
+        for timestamp, attempt in sorted(self._unpublished.copy().items()):
+            self._write_back(attempt, timestamp)
+
+    def _guards(self, holder: Attempt, attempt: Attempt) -> bool:
+        """Whether ``attempt`` would change what the holder has read."""
+        guarded = holder.reads
+        return any(location in guarded for location in attempt.writes) or (
+            attempt.commutes is not None and any(location in guarded for location in attempt.commutes)
+        )
+
+    # From the decision to the publication: by anybody, any number of times.
+
+    def _write_back(self, attempt: Attempt, timestamp: int) -> None:
+        device = self.device
+        horizon = self.horizon
+        for location, value in attempt.writes.items():
+            install(location, value, timestamp, horizon)
+        if attempt.commutes:
+            self._evaluate(attempt, timestamp)
+        device.publish(timestamp)
+        device.wait_published(timestamp)
+        self._unpublished.pop(timestamp, None)
+        if self.waiting.sleepers:
+            self._wake(attempt, timestamp)
+
+    def _evaluate(self, attempt: Attempt, timestamp: int) -> None:
+        """Apply the logged operations to what all commits before this one produced."""
+        assert attempt.commutes is not None
+        self.device.wait_published(timestamp - 1)
+
+        def write(location: Location, value: Any) -> None:
+            install(location, value, timestamp, self.horizon)
+
+        for location, pending in attempt.commutes.items():
+            if location._head.timestamp != timestamp:
+                write(location, evaluate(pending, newest_before(location, timestamp).value, write))
+
+    def _wake(self, attempt: Attempt, timestamp: int) -> None:
+        changed: Iterable[Location] = attempt.writes
+        if attempt.commutes:
+            # An operation may own other locations; who sleeps on them has read this one too.
+            changed = [*attempt.writes, *attempt.commutes]
+        self.waiting.wake(changed, timestamp)
+
+    def _help(self, timestamp: int) -> bool:
+        """Write back a commit whose owner makes no progress: what the device calls while it waits."""
+        attempt = self._unpublished.get(timestamp)
+        settling = self._submission._is_owned()  # type: ignore[attr-defined]
+        if attempt is None and self._submitted is not None and not settling and self._submission.acquire(False):
+            try:
+                self._settle()
+                attempt = self._unpublished.get(timestamp)
+            finally:
+                self._submission.release()
+        if attempt is None:
+            return False
+        here.context().helps += 1
+        for location, value in attempt.writes.items():
+            install(location, value, timestamp, self.horizon)
+        if attempt.commutes:
+            self._evaluate(attempt, timestamp)
+        # Its owner may never come to it; who is woken waits for the publication.
+        if self.waiting.sleepers:
+            self._wake(attempt, timestamp)
+        return True
+
+    def _complete(self, attempt: Attempt) -> None:
+        """Bring an interrupted commit to its end, however often that is interrupted too."""
+        for _ in range(_INTERRUPTIONS):
+            try:
+                self.release_leaked()
+                if self._submitted is attempt:
+                    with self._submission:
+                        if self._submitted is attempt:
+                            self._settle()
+                verdict = attempt.verdict
+                if verdict is not None and verdict.timestamp is not None:
+                    self._write_back(attempt, verdict.timestamp)
+                return
+            except BaseException as error:
+                interruption = error
+        _log.error("a commit was interrupted %d times; others will finish it", _INTERRUPTIONS, exc_info=interruption)
+
+    def release_leaked(self) -> None:
+        """Release the locks that an exception left behind: it can come between the end of a block and the release.
+
+        CPython delivers asynchronous exceptions elsewhere, but trace functions raise there, and PyPy may.
+        """
+        while self._submission._is_owned():  # type: ignore[attr-defined]
+            self._submission.release()
+        release_leaked_locks()
+        device = self._device
+        if device is not None:
+            # Condition.__enter__ is a Python function: there even CPython can raise when the lock has been acquired.
+            condition: Any = device._publication._advanced
+            while condition._is_owned():
+                condition.release()
+
+    # The token.
+
+    def escalate(self, attempt: Attempt, deadline: Optional[float] = None) -> None:
+        """Make ``attempt`` the holder of the token, from where it is: from now on it cannot conflict any more.
+
+        Raises :class:`Restart` when what it has read is no longer the newest, :class:`TransactionTimeout` at
+        ``deadline``.
+        """
+        attempt.token = True
+        attempt.plain_reads = False
+        here.context().escalations += 1
+        if not self._token.acquire(attempt, deadline):
+            raise TransactionTimeout("other irrevocable transactions were in the way for too long")
+        with self._submission:
+            if self._submitted is not None:
+                self._settle()
+            self._drain()
+            if attempt.changed_since() is not None:
+                raise Restart
+            self._holder = attempt
+            attempt.snapshot = self.published()
+
+    def read_guarded(self, attempt: Attempt, location: Location) -> Any:
+        """The newest value, for the holder of the token; it stays the newest until the token is released."""
+        with self._submission:
+            if self._submitted is not None:
+                self._settle()
+            # Nobody may change it any more. The value comes below, and nobody else reads it from here.
+            attempt.reads[location] = None
+            guard = self.device.last_timestamp()
+        try:
+            self.device.wait_published(guard)
+            attempt.snapshot = max(attempt.snapshot, guard)
+            value = attempt.reads[location] = location._head.value
+            return value
+        except BaseException:
+            attempt.reads.pop(location, None)
+            raise
+
+    def _release(self, attempt: Attempt) -> None:
+        if self._holder is attempt:
+            self._holder = None
+        self._token.release(attempt)
+        # Last, so that a release that was interrupted is repeated.
+        attempt.token = False
+
+    # fork.
+
+    def after_fork(self) -> None:
+        """In the child: what was decided becomes visible, everything else never happened, and nothing is shared."""
+        renew_locks()
+        newest = self._inherited
+        device = self._device
+        if device is not None:
+            newest = max(newest, device.published)
+        for timestamp, attempt in sorted(self._unpublished.copy().items()):
+            for location, value in attempt.writes.items():
+                install(location, value, timestamp, lambda: 0)
+            for location, pending in (attempt.commutes or {}).items():
+                base = newest_before(location, timestamp).value
+                moment = timestamp
+
+                def write(location: Location, value: Any, timestamp: int = moment) -> None:
+                    install(location, value, timestamp, lambda: 0)
+
+                write(location, evaluate(pending, base, write))
+            newest = max(newest, timestamp)
+        self._opening = threading.RLock()
+        self._inherited = newest
+        self._device = None
+        self._begin_state()
+        context.forget_other_threads()
+
+
+#: The one of this process.
+runtime = Runtime()
+
+os.register_at_fork(after_in_child=runtime.after_fork)
+
+
+def use_device(device: Union[Device, str, None]) -> None:
+    """Let another device decide the transactions of this process from now on: a device, or the URL of one.
+
+    None means the default, from ``BLOOMGATE_DEVICE`` or else ``soft:``, opened at the first transaction. A device given
+    to the STM belongs to it: nobody else may commit on it. Raises :class:`~bloomgate.stm.TransactionError` while a
+    transaction is running.
+    """
+    runtime.use(device)

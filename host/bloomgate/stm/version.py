@@ -1,0 +1,125 @@
+"""Locations and their versions: what a transaction reads at its snapshot.
+
+A location holds immutable values, each with the timestamp of the commit that wrote it, linked from newest to oldest.
+Readers take no lock: the link that makes a version reachable is one store. Writers of the same location exclude each
+other for a few stores, in which nothing is allocated, called or destroyed, so that no other Python code (finaliser,
+signal handler) can run in the same thread meanwhile.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import Any, Callable, Optional
+
+__all__ = ["Location", "Version", "install", "newest_before", "prune", "release_leaked_locks", "renew_locks"]
+
+#: Versions that a location may have before somebody looks whether old ones can go.
+PRUNE_AFTER = 8
+
+_issue_key = itertools.count(1).__next__
+
+# One lock for many locations: a lock of its own would be a third of a location's memory. Reentrant only because such
+# locks know their owner, see release_leaked_locks().
+_STRIPES = 64
+_locks = tuple(threading.RLock() for _ in range(_STRIPES))
+
+
+class Version:
+    """A value and the commit that wrote it."""
+
+    __slots__ = ("budget", "older", "timestamp", "value")
+
+    #: 0: the initial value, older than every commit.
+    timestamp: int
+    value: Any
+    #: The next older version; None for the oldest that anybody can still need.
+    older: Optional[Version]
+    #: Further versions until :func:`prune`.
+    budget: int
+
+
+class Location:
+    """Something that can be read and written as a whole, and conflicts as a whole."""
+
+    __slots__ = ("__weakref__", "_head", "_key", "_name")
+
+    def __init__(self, initial: Any, name: Optional[str] = None) -> None:
+        version = Version()
+        version.timestamp = 0
+        version.value = initial
+        version.older = None
+        version.budget = PRUNE_AFTER
+        #: Issued once in this process, never reused; the device's conflict key is its lowest bits.
+        self._key = _issue_key()
+        self._head = version
+        self._name = name
+
+    def _label(self) -> str:
+        """The name in reports."""
+        return self._name or f"{type(self).__name__} #{self._key}"
+
+
+def install(location: Location, value: Any, timestamp: int, horizon: Callable[[], int]) -> bool:
+    """Add a version, unless the location has that commit's already; returns whether it was added.
+
+    ``horizon()``: a timestamp that no running transaction's snapshot is older than.
+    """
+    version = Version()
+    version.timestamp = timestamp
+    version.value = value
+    with _locks[location._key % _STRIPES]:
+        newer: Optional[Version] = None
+        below = location._head
+        while below.timestamp > timestamp:
+            # A later commit was faster. Pruning stops at the newest version up to the horizon, so there is an older.
+            newer = below
+            assert below.older is not None
+            below = below.older
+        if below.timestamp == timestamp:
+            return False
+        version.older = below
+        version.budget = below.budget - 1
+        if newer is None:
+            location._head = version
+        else:
+            newer.older = version
+    if version.budget <= 0:
+        prune(location, horizon())
+    return True
+
+
+def newest_before(location: Location, timestamp: int) -> Version:
+    """The newest version of the commits before ``timestamp``, which must not be older than the horizon."""
+    version = location._head
+    while version.timestamp >= timestamp:
+        assert version.older is not None
+        version = version.older
+    return version
+
+
+def prune(location: Location, horizon: int) -> None:
+    """Forget the versions that no snapshot from ``horizon`` on can see."""
+    head = location._head
+    version: Optional[Version] = head
+    kept = 1
+    while version is not None and version.timestamp > horizon:
+        version = version.older
+        kept += 1
+    if version is not None:
+        version.older = None
+    # Twice the length, so that a long-running reader does not make every write walk a long chain.
+    head.budget = max(PRUNE_AFTER, kept)
+
+
+def renew_locks() -> None:
+    """In a forked child: a thread that does not exist there may have held one."""
+    global _locks
+    _locks = tuple(threading.RLock() for _ in range(_STRIPES))
+
+
+def release_leaked_locks() -> None:
+    """Release what this thread still owns after an exception in :func:`install`."""
+    for lock in _locks:
+        while lock._is_owned():  # type: ignore[attr-defined]
+            lock.release()

@@ -1,0 +1,32 @@
+"""The promises of core_cases.py, on every backend, and on PyPy."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.stm.core_cases import CASES
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__[5:])
+def test_core(case, device) -> None:
+    case()
+
+
+@pytest.mark.timeout(200)
+def test_core_on_pypy() -> None:
+    pypy = shutil.which("pypy3")
+    if pypy is None:
+        pytest.skip("no pypy3, so the STM has not been tried on PyPy: apt-get install pypy3")
+    result = subprocess.run(
+        [pypy, "-B", "-W", "error", str(HERE / "core_cases.py"), "model:", "soft:"],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
