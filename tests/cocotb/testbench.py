@@ -252,7 +252,13 @@ class Testbench:
         request.decided = self.monitor.cycle
         request.company = bool(self.undecided), any(other.filled for other in self.filling.values())
         self.decisions += 1
-        self.events.append(request)
+        if self.resets and request.decided == self.resets[-1] + 1:
+            # The verdict was on its way out when the reset came: it is from before, or it is RESET.
+            request.forced.discard(Reason.RESET)
+            request.maybe_reset = True
+            self.events.insert(-1, request)
+        else:
+            self.events.append(request)
 
     def _reset_begins(self, scrubbing):
         """What is in a slot gets RESET; what is on its way there may."""
@@ -732,6 +738,9 @@ class Client:
         request.words = await self.read("VERDICT", 4)
         if request.committed and _VERDICT["TIMESTAMPED"].extract(words[0]):
             testbench.newest = max(testbench.newest, (request.words[1], request.words[2]))
+        elif request.reason is Reason.ROLLOVER:
+            # As a client does whose snapshot is of another epoch.
+            testbench.newest = max(testbench.newest, await testbench.timestamp())
         return request
 
     async def commit(self, snapshot=None, reads=(), writes=(), commutes=(), forced=()) -> Request:
