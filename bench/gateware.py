@@ -111,11 +111,11 @@ class Bench:
         last_key = 0
         starts, gaps = [], []
         for clock, probe in events:
-            if probe.queries or probe.checks:
-                if not starts or decisions[len(starts) - 1] < clock:
-                    starts.append(clock)
-                    gaps.append(clock - last_key - 1)
-            if probe.queries or probe.checks or probe.insertions:
+            validates = probe.queries or probe.checks
+            if validates and (not starts or decisions[len(starts) - 1] < clock):
+                starts.append(clock)
+                gaps.append(clock - last_key - 1)
+            if validates or probe.insertions:
                 last_key = clock
         assert len(starts) == len(decisions) == len(slots)
         return max(gaps[1:]), (starts[-1] - starts[1]) / (len(starts) - 2)

@@ -27,6 +27,9 @@ class CommitArbiter(wiring.Component):
     Between two requests, with priority over them, the arbiter maintains the recency filter: it ends the epoch after
     the last count was assigned or on a reset, and injects faults.
 
+    The verdict leaves a clock cycle after the decision, so that the insertion is ahead of a client that refills its
+    slot at once (see KeyReader).
+
     Latency: at most 16 clock cycles from pending to verdict for 8 keys, 10 + 1/2 per key for more. Between the last
     key validated and the first one inserted, or the next request's first, 4 clock cycles pass.
     Reset state: idle; the recency filter is being scrubbed.
@@ -72,6 +75,8 @@ class CommitArbiter(wiring.Component):
                 "raise_floor": In(1),
                 #: Strobe: inject a fault into the recency filter before the next request.
                 "inject_fault": In(1),
+                #: The fault has not been injected yet.
+                "fault_pending": Out(1),
                 #: See TimestampCounter.
                 "epoch": Out(EPOCH_BITS),
                 "count": Out(p.timestamp_bits),
@@ -137,6 +142,7 @@ class CommitArbiter(wiring.Component):
             reset.eq(self.reset & ~reset_in_progress),
             self.reset_begins.eq(reset),
             self.resetting.eq(reset | reset_in_progress),
+            self.fault_pending.eq(self.inject_fault | fault_due),
             maintenance_due.eq(reset_due | rollover_due | fault_due),
         ]
 
@@ -156,7 +162,14 @@ class CommitArbiter(wiring.Component):
             counter.raise_floor.eq(self.raise_floor | lost),
         ]
 
-        # The verdict that is given in the clock cycle of `decided`.
+        # The verdict on `request`, in the clock cycle of `decides`; it leaves through registers.
+        decides = Signal()
+        verdict = Signal(verdict_layout(p))
+        m.d.sync += [
+            self.decided.eq(decides),
+            self.decided_slot.eq(slot),
+            self.verdict.eq(verdict),
+        ]
         has_writes = Signal()
         timestamped = Signal()
         next_count = Signal(p.timestamp_bits)
@@ -166,19 +179,18 @@ class CommitArbiter(wiring.Component):
             timestamped.eq(decision.commit & has_writes),
             next_count.eq(counter.count + 1),
             last_of_epoch.eq(next_count == p.max_count),
-            self.decided_slot.eq(slot),
-            self.verdict.committed.eq(decision.commit),
-            self.verdict.timestamped.eq(timestamped),
-            self.verdict.reason.eq(decision.reason),
-            self.verdict.request.eq(request.request),
-            self.verdict.conflict_key.eq(decision.conflict_key),
+            verdict.committed.eq(decision.commit),
+            verdict.timestamped.eq(timestamped),
+            verdict.reason.eq(decision.reason),
+            verdict.request.eq(request.request),
+            verdict.conflict_key.eq(decision.conflict_key),
         ]
         with m.If(timestamped):
             m.d.comb += [
-                self.verdict.epoch.eq(counter.epoch),
-                self.verdict.count.eq(next_count),
+                verdict.epoch.eq(counter.epoch),
+                verdict.count.eq(next_count),
             ]
-        with m.If(self.decided):
+        with m.If(decides):
             m.d.comb += [
                 counter.assign.eq(timestamped),
                 self.keys_inserted.eq(Mux(timestamped, request.write_count, 0)),
@@ -235,7 +247,7 @@ class CommitArbiter(wiring.Component):
                         m.d.comb += start(Pass.REPAIR)
                         m.d.sync += repairing.eq(1)
                     with m.Else():
-                        m.d.comb += self.decided.eq(1)
+                        m.d.comb += decides.eq(1)
                         with m.If(timestamped):
                             m.d.comb += start(Pass.INSERT)
                             m.next = "INSERT"

@@ -27,9 +27,13 @@ class KeyReader(wiring.Component):
     """Turns a pass into beats for the validation pipeline, LANES keys of one set in each.
 
     Sets lie in the key log as SlotPages puts them: reads from the first position up, the others from the last one
-    down. A pass over nothing is one empty beat. Latency: 2 clock cycles from ``start`` to the first beat.
-    Throughput: one beat per clock cycle while the pipeline is ready, without a gap between a pass and one that is
-    started in the clock cycle of its ``ending``. Reset state: no pass.
+    down, and so a pass runs through them. But INSERT takes turns at both ends of its set, the lower one first: its
+    client may refill the slot by then, from both ends of the log, at one key a clock cycle, and must not catch up.
+    That holds for every set if the first key is written no earlier than in the second clock cycle after ``start``.
+
+    A pass over nothing is one empty beat. Latency: 2 clock cycles from ``start`` to the first beat. Throughput: one
+    beat per clock cycle while the pipeline is ready, without a gap between a pass and one that is started in the clock
+    cycle of its ``ending``. Reset state: no pass.
     """
 
     def __init__(self, parameters: Parameters):
@@ -69,6 +73,10 @@ class KeyReader(wiring.Component):
         left = Signal(range(depth + 1))  # keys of the set that have not been addressed
         checks_left = Signal(range(depth + 1))  # keys of the sets that this pass comes to next
 
+        other_end = Signal.like(word)  # INSERT: the word that comes next
+        climbing = Signal()  # INSERT: `word` is at the lower end
+        half_full = Signal()  # INSERT: `word` is the lowest one of an odd set, with a key in its last lane only
+
         set_ends = Signal()
         m.d.comb += [
             set_ends.eq(left <= LANES),
@@ -78,10 +86,18 @@ class KeyReader(wiring.Component):
         with m.If(active & self.ready):
             with m.If(~set_ends):
                 m.d.sync += left.eq(left - LANES)
-                with m.If((operation == KeyOperation.QUERY) | (operation == KeyOperation.REPAIR)):
-                    m.d.sync += word.eq(word + 1)
-                with m.Else():
-                    m.d.sync += word.eq(word - 1)
+                with m.Switch(operation):
+                    with m.Case(KeyOperation.QUERY, KeyOperation.REPAIR):
+                        m.d.sync += word.eq(word + 1)
+                    with m.Case(KeyOperation.CHECK):
+                        m.d.sync += word.eq(word - 1)
+                    with m.Case(KeyOperation.INSERT):
+                        m.d.sync += [
+                            word.eq(other_end),
+                            other_end.eq(Mux(climbing, word + 1, word - 1)),
+                            climbing.eq(~climbing),
+                            half_full.eq(0),
+                        ]
             with m.Elif(checks_left != 0):
                 m.d.sync += [
                     operation.eq(KeyOperation.CHECK),
@@ -120,7 +136,10 @@ class KeyReader(wiring.Component):
                 with m.Case(Pass.INSERT):
                     m.d.sync += [
                         operation.eq(KeyOperation.INSERT),
-                        word.eq(top_word),
+                        word.eq((depth - self.write_count) // LANES),
+                        other_end.eq(top_word),
+                        climbing.eq(1),
+                        half_full.eq(self.write_count[0]),
                         left.eq(self.write_count),
                     ]
 
@@ -137,9 +156,11 @@ class KeyReader(wiring.Component):
             with m.If(active):
                 for lane in range(LANES):
                     m.d.sync += read_present[lane].eq(left > lane)
+                with m.If((operation == KeyOperation.INSERT) & (left != 0)):
+                    m.d.sync += read_present.eq(Mux(half_full, 0b10, 0b11))
 
-        # The sets that grow downwards have their first key in the last lane of a word.
-        downwards = (read_operation == KeyOperation.CHECK) | (read_operation == KeyOperation.INSERT)
+        # A set that grows downwards has its first key in the last lane of a word. Insertions have no order to keep.
+        downwards = read_operation == KeyOperation.CHECK
         m.d.comb += self.beat.last.eq(read_last)
         for lane in range(LANES):
             mirrored = LANES - 1 - lane

@@ -141,6 +141,7 @@ class Bloomgate(wiring.Component):
             control.state.scrubbing.eq(pipeline.scrubbing),
             control.state.resetting.eq(arbiter.resetting),
             control.state.exhausted.eq(arbiter.exhausted),
+            control.state.fault_pending.eq(arbiter.fault_pending),
             control.state.epoch.eq(arbiter.epoch),
             control.state.count.eq(arbiter.count),
             control.state.previous_epoch.eq(arbiter.previous_epoch),

@@ -283,6 +283,8 @@ class ProgrammedIODevice(Device):
         with self._lock:
             self._require_open()
             self._bus.write(register.offset, (word,))
+        pending = _STATUS["FAULT_PENDING"].mask
+        self._await(_STATUS.offset, 1, pending, 0, "the device did not inject the fault")
 
     def error_log(self) -> list[ErrorEntry]:
         """The entries that the device still has, oldest first: the last 16 at most."""

@@ -261,6 +261,7 @@ CONTROL_PAGE = Page(
             Field("SCRUBBING", 1, 1, "the recency filter is being cleared"),
             Field("RESETTING", 2, 1, "a soft reset is in progress; requests get ABORT(RESET)"),
             Field("EXHAUSTED", 3, 1, "the last epoch has ended; every request gets ABORT(ROLLOVER)"),
+            Field("FAULT_PENDING", 4, 1, "a FAULT_INJECTION of KIND 1 waits for the arbiter; another would replace it"),
         ),
     ),
     Register("EPOCH", 0x020, Access.RO, "The current epoch."),

@@ -16,7 +16,7 @@ PARAMETERS = Parameters(K=1, D=4, timestamp_bits=2, key_bits=4, slots=2, apertur
 
 #: Clock cycles from submission to decision when the filter never stalls and no other slot wants anything: for 4 keys,
 #: with the insertion and the end of an epoch of the request before it, and with a REPAIR pass.
-PATIENCE = 21
+PATIENCE = 22
 
 
 class CommitArbiterProperties(wiring.Component):
@@ -143,17 +143,18 @@ class CommitArbiterProperties(wiring.Component):
             return [lane.operation == operation for lane in beat.lanes]
 
         # --- Timestamps ---------------------------------------------------------------------------------------------
+        # `decided` comes one clock cycle after the decision: by then the arbiter's count has gone up.
         epoch = Signal.like(dut.epoch)
         count = Signal.like(dut.count)
+        timestamped = dut.decided & dut.verdict.timestamped
         m.d.sync += epoch.eq(dut.epoch)
         with m.If(dut.scrub):
             m.d.sync += count.eq(0)
-        with m.Elif(dut.decided & dut.verdict.timestamped):
+        with m.Elif(timestamped):
             m.d.sync += count.eq(count + 1)
-            implies_next_count = (dut.verdict.count == count + 1) & (count != PARAMETERS.max_count)
-        timestamped = dut.decided & dut.verdict.timestamped
-        implies(timestamped, implies_next_count & (dut.verdict.epoch == dut.epoch))
-        always(dut.count == count)
+        implies(timestamped, (count != PARAMETERS.max_count) & (dut.verdict.count == count + 1))
+        implies(timestamped, dut.verdict.epoch == dut.epoch)
+        always(dut.count == (count + timestamped)[: PARAMETERS.timestamp_bits])
         always(dut.epoch >= epoch)
         implies(dut.decided, dut.verdict.timestamped == (dut.verdict.committed & (request.write_count != 0)))
         implies(dut.decided, dut.verdict.committed == (dut.verdict.reason == 0))
@@ -185,25 +186,29 @@ class CommitArbiterProperties(wiring.Component):
             fails = query & answer.conflict | (query | check) & key.key_bad
             failed_key_now = Mux(failed_now, failed_key_now, key.key)
             failed_now = failed_now | fails
-        queried_now = queried + sum(lanes_with(stage_3, KeyOperation.QUERY))
-        checked_now = checked + sum(lanes_with(stage_3, KeyOperation.CHECK))
+        hit_before = Signal(slots)  # a reset in the clock cycle of the decision comes too late for it
+        m.d.sync += hit_before.eq(hit_by_reset)
         with m.If(dut.decided):
             m.d.sync += [queried.eq(0), checked.eq(0), failed.eq(0)]
         with m.Else():
-            m.d.sync += [queried.eq(queried_now), checked.eq(checked_now), failed.eq(failed_now)]
-            m.d.sync += failed_key.eq(failed_key_now)
-        implies(dut.decided, (queried_now == request.read_count) & (checked_now == request.write_count))
+            m.d.sync += [
+                queried.eq(queried + sum(lanes_with(stage_3, KeyOperation.QUERY))),
+                checked.eq(checked + sum(lanes_with(stage_3, KeyOperation.CHECK))),
+                failed.eq(failed_now),
+                failed_key.eq(failed_key_now),
+            ]
+        implies(dut.decided, (queried == request.read_count) & (checked == request.write_count))
         implies(
             dut.decided & dut.verdict.committed,
-            ~failed_now
+            ~failed
             & ~dut.exhausted
             & (request.snapshot_epoch == dut.epoch)
-            & (request.snapshot_count <= dut.count)
+            & (request.snapshot_count <= count)
             & ~(request.bad_request | request.overflow | request.busy)
-            & ~hit_by_reset.bit_select(dut.decided_slot, 1),
+            & ~hit_before.bit_select(dut.decided_slot, 1),
         )
         names_key = (dut.verdict.reason == Reason.CONFLICT.value) | (dut.verdict.reason == Reason.PARITY.value)
-        implies(dut.decided & names_key, failed_now & (dut.verdict.conflict_key == failed_key_now))
+        implies(dut.decided & names_key, failed & (dut.verdict.conflict_key == failed_key))
 
         # One arbitrary position of the set that is queried, and one of those that are inserted.
         watched_read = AnyConst(2)
@@ -212,11 +217,12 @@ class CommitArbiterProperties(wiring.Component):
         read_key = Array(all_keys)[owner * depth + watched_read]
         write_key = Array(all_keys)[owner * depth + depth - 1 - watched_write]
         saw_read = Signal()
-        saw_read_now = saw_read | sum(
-            (lane.operation == KeyOperation.QUERY) & (lane.key == read_key) for lane in stage_3.lanes
-        )
-        m.d.sync += saw_read.eq(Mux(dut.decided, 0, saw_read_now.any()))
-        implies(dut.decided & (watched_read < request.read_count), saw_read_now.any())
+        for lane in stage_3.lanes:
+            with m.If((lane.operation == KeyOperation.QUERY) & (lane.key == read_key)):
+                m.d.sync += saw_read.eq(1)
+        with m.If(dut.decided):
+            m.d.sync += saw_read.eq(0)
+        implies(dut.decided & (watched_read < request.read_count), saw_read)
 
         # --- Insertion ----------------------------------------------------------------------------------------------
         owed = Signal(range(depth + 1))

@@ -30,8 +30,8 @@ MUTATIONS = [
     Mutation(
         "timestamp given twice",
         "commit_arbiter.py",
-        "self.verdict.count.eq(next_count)",
-        "self.verdict.count.eq(counter.count)",
+        "verdict.count.eq(next_count)",
+        "verdict.count.eq(counter.count)",
         "two commits would share a timestamp",
     ),
     Mutation(
@@ -68,8 +68,8 @@ LIVELY_MUTATIONS = [
     Mutation(
         "completion lost after a repair",
         "commit_arbiter.py",
-        "m.d.comb += self.decided.eq(1)",
-        "m.d.comb += self.decided.eq(~repairing)",
+        "m.d.comb += decides.eq(1)",
+        "m.d.comb += decides.eq(~repairing)",
         "the client would wait for ever",
     ),
 ]

@@ -70,7 +70,9 @@ def test_state_is_shown(seed):
     async def bench(ctx):
         bus = PageBus(ctx, dut.bus)
         for _ in range(6):
-            flags = {name: rng.getrandbits(1) for name in ("ready", "scrubbing", "resetting", "exhausted")}
+            flags = {
+                name: rng.getrandbits(1) for name in ("ready", "scrubbing", "resetting", "exhausted", "fault_pending")
+            }
             words = {name: rng.getrandbits(width) for name, width in widths.items()}
             ctx.set(dut.state, {**flags, **words})
             assert await bus.fields("STATUS") == {name.upper(): value for name, value in flags.items()}

@@ -29,13 +29,20 @@ def beats_of(which, slot, reads, writes):
         Pass.DRAIN: [],
         Pass.VALIDATE: [(QUERY, read_set), (CHECK, write_set)],
         Pass.REPAIR: [(REPAIR, read_set)],
-        Pass.INSERT: [(INSERT, write_set)],
+        Pass.INSERT: [],
     }[which]
     beats = []
     for operation, keys in sets:
         for start in range(0, len(keys), LANES):
             lanes = [(operation, key, bad) for key, bad in keys[start : start + LANES]]
             beats.append(lanes + [NO_KEY] * (LANES - len(lanes)))
+    if which is Pass.INSERT:
+        # Whole words of the log, from both ends of the set in turns.
+        words = list(range((DEPTH - writes) // LANES, DEPTH // LANES))
+        while words:
+            word = words.pop(0 if len(beats) % 2 == 0 else -1)
+            positions = range(word * LANES, word * LANES + LANES)
+            beats.append([(INSERT, *stored(slot, at)) if at >= DEPTH - writes else NO_KEY for at in positions])
     beats = beats or [[NO_KEY] * LANES]
     return [(beat, which is not Pass.INSERT and place == len(beats) - 1) for place, beat in enumerate(beats)]
 

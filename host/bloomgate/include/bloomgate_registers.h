@@ -95,6 +95,9 @@
 /* 3: the last epoch has ended; every request gets ABORT(ROLLOVER) */
 #define BLOOMGATE_CONTROL_STATUS_EXHAUSTED_SHIFT              3
 #define BLOOMGATE_CONTROL_STATUS_EXHAUSTED_MASK               0x00000008u
+/* 4: a FAULT_INJECTION of KIND 1 waits for the arbiter; another would replace it */
+#define BLOOMGATE_CONTROL_STATUS_FAULT_PENDING_SHIFT          4
+#define BLOOMGATE_CONTROL_STATUS_FAULT_PENDING_MASK           0x00000010u
 
 /* Read-only. The current epoch. */
 #define BLOOMGATE_CONTROL_EPOCH                               0x020u
