@@ -211,6 +211,40 @@ async def busy_across_rollover(testbench):
     await client.commit((0, 1), writes=[1])
 
 
+@bench(cycles=40_000)
+async def refill_at_once(testbench):
+    """Keys that pour into a slot while its commit is being inserted: the insertion is of the keys that were decided."""
+    depth = testbench.parameters.aperture_depth
+    client, other = Abuser(testbench, 0), client_set(testbench)[1]
+    for round_number in range(12):
+        name = ("READ_APERTURE", "WRITE_APERTURE")[round_number % 2]
+        keys = random.sample(range(min(testbench.parameters.max_key, 4096)), depth)
+        await testbench.soft_reset()
+        await testbench.ready()
+        before = testbench.newest = await testbench.timestamp()
+        request = client.new_request(before, writes=keys[: depth - round_number // 2 % 2])
+        await client.prepare(request)
+        await client.settle()
+        testbench.filling.pop(client.slot)
+        testbench.undecided[client.slot] = request
+        client._send(client.address("SNAPSHOT_EPOCH"), [request.epoch, request.count, request.number], INCR)
+        # Some come too early, while the slot is busy, and are dropped.
+        junk = client._keys(24)
+        for start in range(0, len(junk), 8):
+            client._send(client.address(name), junk[start : start + 8], INCR)
+        await client.settle()
+        await client.verdict(request)
+        assert request.committed
+        kept = sum(await client.read("READ_COUNT", 2))
+        assert kept < depth
+        for word in junk[: len(junk) - kept]:
+            client._error(ErrorCode.WRITE_WHILE_BUSY, word)
+        await client.write("DISCARD", [0])
+        for key in request.writes:
+            verdict = await other.commit(before, reads=[key])
+            assert (verdict.reason, verdict.words[3]) == (Reason.CONFLICT, key), f"{name}: {key:#x} was not inserted"
+
+
 async def page_words(testbench, pages) -> list[int]:
     """All registers that can be read in those pages, apart from what the clock moves."""
     words = []
