@@ -2,6 +2,7 @@
 
 from bloomgate.stm.atomic import atomic, check, in_transaction, or_else, retry
 from bloomgate.stm.commute import commute
+from bloomgate.stm.containers import TArray, TCounter, TDeque, TDict, TList, TQueue, TSet
 from bloomgate.stm.errors import (
     Cancelled,
     CommitFailed,
@@ -23,6 +24,13 @@ __all__ = [
     "DeferredOutput",
     "Profile",
     "Report",
+    "TArray",
+    "TCounter",
+    "TDeque",
+    "TDict",
+    "TList",
+    "TQueue",
+    "TSet",
     "TVar",
     "TransactionError",
     "TransactionTimeout",

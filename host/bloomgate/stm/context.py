@@ -65,13 +65,16 @@ class _Owner:
 
     def __init__(self) -> None:
         self.context = Context()
+        # Kept here, because at the end of the interpreter this module may be cleared first.
+        self._tables = (snapshots, contexts, _finished)
 
     def __del__(self) -> None:
-        context = self.context
-        snapshots.pop(context.number, None)
+        snapshots, contexts, finished = self._tables
+        number = self.context.number
+        snapshots.pop(number, None)
         # May run within any allocation of any thread, so it takes no lock.
-        if contexts.pop(context.number, None) is not None:
-            _finished.append(context)
+        if contexts.pop(number, None) is not None:
+            finished.append(self.context)
 
 
 _lock = threading.Lock()

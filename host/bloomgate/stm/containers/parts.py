@@ -1,0 +1,93 @@
+"""What the containers are made of."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn, Optional
+
+from bloomgate.stm.attempt import Attempt
+from bloomgate.stm.context import here
+from bloomgate.stm.errors import TransactionError
+from bloomgate.stm.operations import Operation, Write
+from bloomgate.stm.version import Location
+
+__all__ = ["ABSENT", "Cells", "Private", "current", "grow"]
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+#: The value of a location in which nothing is.
+ABSENT: Any = _Absent()
+
+
+def current() -> Attempt:
+    """The transaction that an operation runs in."""
+    tx = here.tx
+    assert tx is not None
+    return tx
+
+
+class Private:
+    """Refuses to be pickled or copied by accident."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> NoReturn:
+        raise TransactionError(
+            f"a {type(self).__name__} is private to this process and cannot be pickled or copied; send its contents"
+        )
+
+
+class Cells:
+    """Locations by position, made when they are needed."""
+
+    __slots__ = ("_cells", "_name")
+
+    def __init__(self, name: str) -> None:
+        self._cells: dict[int, Location] = {}
+        self._name = name
+
+    def at(self, position: int) -> Location:
+        """The location of a position, for writing."""
+        cell = self._cells.get(position)
+        if cell is None:
+            # One atomic operation: of two threads that need it, one makes it.
+            cell = self._cells.setdefault(position, Location(ABSENT, f"{self._name}[{position}]"))
+        return cell
+
+    def fill(self, position: int, value: Any) -> None:
+        """The initial contents, before anybody else knows the container."""
+        self._cells[position] = Location(value, f"{self._name}[{position}]")
+
+    def read(self, tx: Attempt, position: int) -> Any:
+        """What is at a position; ABSENT also where there has never been anything.
+
+        Then the caller reads how long the container is: whoever puts something there changes that.
+        """
+        cell = self._cells.get(position)
+        return ABSENT if cell is None else tx.read(cell)
+
+    def forget(self, position: int) -> None:
+        """Drop the location of a position that no transaction can reach any more."""
+        self._cells.pop(position, None)
+
+
+def _never(value: Any, operand: Any) -> Optional[str]:
+    return None
+
+
+def grow(step: int) -> Operation:
+    """The operation that puts an item at the end of a container, whose location holds the end's position.
+
+    The operand is (cells, item). ``step`` 1: the location holds the position behind the last item. -1: the position of
+    the first item.
+    """
+
+    def evaluate(end: int, operand: tuple[Cells, Any], write: Write) -> int:
+        cells, item = operand
+        write(cells.at(end if step > 0 else end - 1), item)
+        return end + step
+
+    return Operation("append", evaluate, _never)

@@ -1,0 +1,208 @@
+"""``TDeque``: a deque; ``TQueue``: a queue with blocking ``get`` and ``put``."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from operator import index as as_index
+from typing import Any, Generic, Optional, TypeVar
+
+from bloomgate.stm.atomic import operation, retry
+from bloomgate.stm.containers.parts import ABSENT, Cells, Private, current, grow
+from bloomgate.stm.hooks import on_commit
+from bloomgate.stm.runtime import runtime
+from bloomgate.stm.version import Location, newest_before
+
+__all__ = ["TDeque", "TQueue"]
+
+T = TypeVar("T")
+_APPEND, _APPEND_LEFT = grow(1), grow(-1)
+#: Items taken from the left end between two sweeps.
+_SWEEP = 64
+
+
+class TDeque(Private, Generic[T]):
+    """A transactional deque. Putting in at one end does not conflict with putting in anywhere, nor, unless it is
+    empty, with taking out at the other end."""
+
+    __slots__ = ("__weakref__", "_cells", "_first", "_left", "_name", "_swept", "_sweeping", "_tail")
+
+    def __init__(self, initial: Iterable[T] = (), *, name: Optional[str] = None) -> None:
+        self._name = name or type(self).__name__
+        self._cells = Cells(self._name)
+        items = list(initial)
+        for position, item in enumerate(items):
+            self._cells.fill(position, item)
+        #: Positions of the first item, and behind the last one.
+        self._first = Location(0, f"first of {self._name}")
+        self._tail = Location(len(items), f"last of {self._name}")
+        self._sweeping = threading.Lock()
+        self._swept = 0
+        #: Whether somebody has ever put in on the left, so that positions can be used again.
+        self._left = False
+
+    @operation
+    def append(self, item: T) -> None:
+        """Put in on the right."""
+        current().commute(self._tail, _APPEND, (self._cells, item))
+
+    @operation
+    def appendleft(self, item: T) -> None:
+        """Put in on the left."""
+        if not self._left:
+            with self._sweeping:
+                self._left = True
+        current().commute(self._first, _APPEND_LEFT, (self._cells, item))
+
+    @operation
+    def extend(self, items: Iterable[T]) -> None:
+        for item in list(items):
+            self.append(item)
+
+    @operation
+    def extendleft(self, items: Iterable[T]) -> None:
+        for item in list(items):
+            self.appendleft(item)
+
+    @operation
+    def popleft(self) -> T:
+        """Take out on the left. Raises IndexError when it is empty."""
+        tx = current()
+        first = tx.read(self._first)
+        if self._cells.read(tx, first) is ABSENT and first >= tx.read(self._tail):
+            raise IndexError(f"pop from an empty {self._name}")
+        item: T = self._take(first)
+        tx.write(self._first, first + 1)
+        if not first % _SWEEP and not self._left:
+            on_commit(self._sweep)
+        return item
+
+    @operation
+    def pop(self) -> T:
+        """Take out on the right. Raises IndexError when it is empty."""
+        tx = current()
+        last = tx.read(self._tail) - 1
+        if self._cells.read(tx, last) is ABSENT and last < tx.read(self._first):
+            raise IndexError(f"pop from an empty {self._name}")
+        item: T = self._take(last)
+        tx.write(self._tail, last)
+        return item
+
+    def _take(self, position: int) -> Any:
+        tx = current()
+        cell = self._cells.at(position)
+        item = tx.read(cell)
+        tx.write(cell, ABSENT)
+        return item
+
+    def _sweep(self) -> None:
+        """Forget the cells that lie before the first item for every transaction, present and future."""
+        with self._sweeping:
+            if self._left:
+                return
+            limit: int = newest_before(self._first, runtime.horizon() + 1).value
+            for position in range(self._swept, limit):
+                self._cells.forget(position)
+            self._swept = max(self._swept, limit)
+
+    @operation
+    def _items(self) -> list[T]:
+        tx = current()
+        return [self._cells.read(tx, position) for position in range(tx.read(self._first), tx.read(self._tail))]
+
+    @operation
+    def __len__(self) -> int:
+        tx = current()
+        length: int = tx.read(self._tail) - tx.read(self._first)
+        return length
+
+    @operation
+    def _cell(self, index: int) -> Location:
+        tx = current()
+        first, tail = tx.read(self._first), tx.read(self._tail)
+        position = as_index(index) + (first if index >= 0 else tail)
+        if not first <= position < tail:
+            raise IndexError(f"{self._name} index out of range")
+        return self._cells.at(position)
+
+    @operation
+    def __getitem__(self, index: int) -> T:
+        item: T = current().read(self._cell(index))
+        return item
+
+    @operation
+    def __setitem__(self, index: int, item: T) -> None:
+        current().write(self._cell(index), item)
+
+    @operation
+    def clear(self) -> None:
+        while self:
+            self.popleft()
+
+    @operation
+    def rotate(self, steps: int = 1) -> None:
+        """To the right; to the left when negative."""
+        length = len(self)
+        for _ in range(steps % length if length else 0):
+            self.appendleft(self.pop())
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._items())
+
+    def __reversed__(self) -> Iterator[T]:
+        return reversed(self._items())
+
+    def __contains__(self, item: object) -> bool:
+        return item in self._items()
+
+    def __eq__(self, other: object) -> bool:
+        return self._items() == other._items() if isinstance(other, TDeque) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._items()!r})"
+
+
+class TQueue(Private, Generic[T]):
+    """First in, first out. Transactions that put in do not conflict with each other in a queue without a limit."""
+
+    __slots__ = ("__weakref__", "_items", "_maxsize")
+
+    def __init__(self, maxsize: int = 0, *, name: Optional[str] = None) -> None:
+        """``maxsize``: items at which ``put`` waits; 0: no limit."""
+        self._items: TDeque[T] = TDeque(name=name or type(self).__name__)
+        self._maxsize = maxsize
+
+    @operation
+    def put(self, item: T, timeout: Optional[float] = None) -> None:
+        """Put an item in. Waits while it is full, in a transaction by ``retry(timeout)``, ``timeout`` in seconds."""
+        if self._maxsize > 0 and len(self._items) >= self._maxsize:
+            retry(timeout)
+        self._items.append(item)
+
+    @operation
+    def get(self, timeout: Optional[float] = None) -> T:
+        """Take the oldest item out. Waits while it is empty, by ``retry(timeout)``, ``timeout`` in seconds."""
+        try:
+            return self._items.popleft()
+        except IndexError:
+            item: T = retry(timeout)
+            return item
+
+    def get_nowait(self) -> T:
+        """Take the oldest item out. Raises IndexError when it is empty."""
+        return self._items.popleft()
+
+    def qsize(self) -> int:
+        """The number of items."""
+        return len(self._items)
+
+    def empty(self) -> bool:
+        """Whether there is no item."""
+        return not self._items
+
+    __len__ = qsize
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({list(self._items)!r})"

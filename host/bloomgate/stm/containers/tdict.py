@@ -1,0 +1,228 @@
+"""``TDict``: a dict of which transactions conflict only when they touch the same key."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
+from typing import Any, Generic, NamedTuple, Optional, TypeVar, Union
+
+from bloomgate.stm.atomic import operation
+from bloomgate.stm.containers.parts import ABSENT, Private, current
+from bloomgate.stm.operations import Operation, Write
+from bloomgate.stm.version import Location
+
+__all__ = ["TDict"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+_NO_DEFAULT: Any = object()
+
+
+class _Place:
+    """Where an item stands in the order of insertion, which is known when its transaction commits."""
+
+    __slots__ = ("number",)
+    number: int
+
+
+class _Item(NamedTuple):
+    #: The object that was inserted first, as in a dict.
+    key: Any
+    value: Any
+    place: _Place
+
+
+class _Size(NamedTuple):
+    """How many items there are, and the next number in the order of insertion."""
+
+    length: int
+    following: int
+
+
+def _insert(size: _Size, place: _Place, write: Write) -> _Size:
+    # The same number whoever evaluates it.
+    place.number = size.following
+    return _Size(size.length + 1, size.following + 1)
+
+
+_INSERT = Operation("insert", _insert, lambda size, place: None)
+_DELETE = Operation("delete", lambda size, _, write: _Size(size.length - 1, size.following), lambda size, _: None)
+
+
+class TDict(Private, MutableMapping[K, V], Generic[K, V]):
+    """A transactional dict. Iteration is in the order of insertion, that is, of the commits that inserted.
+
+    Transactions conflict when one writes a key that the other reads or writes, whether it is present or not; and when
+    one inserts or deletes a key while the other asks for the length or iterates. Inserting different keys does not
+    conflict. Unlike with a dict, a loop goes over the contents at its beginning, so that the body can change them.
+
+    Keys that were looked up or deleted keep about 200 bytes until the whole TDict goes.
+    """
+
+    __slots__ = ("__weakref__", "_entries", "_name", "_size")
+
+    def __init__(
+        self, initial: Union[Mapping[K, V], Iterable[tuple[K, V]]] = (), *, name: Optional[str] = None, **more: V
+    ) -> None:
+        self._name = name or type(self).__name__
+        #: By equality, so that keys which compare equal share a location. It only grows.
+        self._entries: dict[Any, Location] = {}
+        items: dict[Any, Any] = dict(initial, **more)
+        for number, (key, value) in enumerate(items.items()):
+            place = _Place()
+            place.number = number
+            self._entries[key] = Location(_Item(key, value, place), f"{self._name}[{key!r}]")
+        self._size = Location(_Size(len(items), len(items)), f"len({self._name})")
+
+    def _entry(self, key: Any) -> Location:
+        entry = self._entries.get(key)
+        if entry is None:
+            # One atomic operation: of two threads that need it, one makes it.
+            entry = self._entries.setdefault(key, Location(ABSENT, f"{self._name}[{key!r}]"))
+        return entry
+
+    @operation
+    def __getitem__(self, key: K) -> V:
+        item = current().read(self._entry(key))
+        if item is ABSENT:
+            raise KeyError(key)
+        value: V = item.value
+        return value
+
+    @operation
+    def __setitem__(self, key: K, value: V) -> None:
+        tx = current()
+        entry = self._entry(key)
+        item = tx.read(entry)
+        if item is ABSENT:
+            place = _Place()
+            tx.write(entry, _Item(key, value, place))
+            tx.commute(self._size, _INSERT, place)
+        else:
+            tx.write(entry, _Item(item.key, value, item.place))
+
+    @operation
+    def __delitem__(self, key: K) -> None:
+        tx = current()
+        entry = self._entry(key)
+        if tx.read(entry) is ABSENT:
+            raise KeyError(key)
+        tx.write(entry, ABSENT)
+        tx.commute(self._size, _DELETE, None)
+
+    @operation
+    def __contains__(self, key: object) -> bool:
+        return current().read(self._entry(key)) is not ABSENT
+
+    @operation
+    def get(self, key: K, default: Any = None) -> Any:
+        item = current().read(self._entry(key))
+        return default if item is ABSENT else item.value
+
+    @operation
+    def __len__(self) -> int:
+        length: int = current().read(self._size).length
+        return length
+
+    def __iter__(self) -> Iterator[K]:
+        return iter([item.key for _, item in self._present()])
+
+    def __reversed__(self) -> Iterator[K]:
+        return iter([item.key for _, item in reversed(self._present())])
+
+    @operation
+    def _present(self) -> list[tuple[Location, _Item]]:
+        """Everything in it, in order. Who reads no more than keys need not read the entries: whatever changes the set
+        of keys changes the size."""
+        tx = current()
+        tx.read(self._size)
+        found = []
+        for entry in self._entries.copy().values():
+            item = tx.writes[entry] if entry in tx.writes else tx.at_snapshot(entry)
+            if item is not ABSENT:
+                found.append((entry, item))
+        found.sort(key=lambda pair: pair[1].place.number)
+        return found
+
+    @operation
+    def _pairs(self) -> list[tuple[K, V]]:
+        read = current().read
+        pairs = []
+        for entry, item in self._present():
+            pairs.append((item.key, read(entry).value))
+        return pairs
+
+    def items(self) -> ItemsView[K, V]:
+        return _Items(self)
+
+    def values(self) -> ValuesView[V]:
+        return _Values(self)
+
+    @operation
+    def pop(self, key: K, default: Any = _NO_DEFAULT) -> Any:
+        item = current().read(self._entry(key))
+        if item is not ABSENT:
+            del self[key]
+            return item.value
+        if default is _NO_DEFAULT:
+            raise KeyError(key)
+        return default
+
+    @operation
+    def popitem(self) -> tuple[K, V]:
+        present = self._present()
+        if not present:
+            raise KeyError("popitem(): dictionary is empty")
+        key = present[-1][1].key
+        return key, self.pop(key)
+
+    @operation
+    def clear(self) -> None:
+        for key in self:
+            del self[key]
+
+    @operation
+    def setdefault(self, key: K, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    @operation
+    def update(self, *others: Any, **more: Any) -> None:
+        for key, value in dict(*others, **more).items():
+            self[key] = value
+
+    @operation
+    def copy(self) -> TDict[K, V]:
+        """A new TDict with the same items."""
+        return TDict(self._pairs())
+
+    def __or__(self, other: Mapping[K, V]) -> TDict[K, V]:
+        return TDict({**dict(self._pairs()), **dict(other)})
+
+    def __ior__(self, other: Any) -> TDict[K, V]:  # type: ignore[misc]
+        self.update(other)
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, TDict):
+            other = dict(other._pairs())
+        return dict(self._pairs()) == other if isinstance(other, dict) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({dict(self._pairs())!r})"
+
+
+class _Items(ItemsView[K, V]):
+    _mapping: TDict[K, V]
+
+    def __iter__(self) -> Iterator[tuple[K, V]]:
+        return iter(self._mapping._pairs())
+
+
+class _Values(ValuesView[V]):
+    _mapping: TDict[Any, V]
+
+    def __iter__(self) -> Iterator[V]:
+        return iter([value for _, value in self._mapping._pairs()])
