@@ -11,6 +11,7 @@ from bloomgate.stm.errors import (
 )
 from bloomgate.stm.hooks import on_abort, on_commit
 from bloomgate.stm.irrevocable import DeferredOutput, irrevocable
+from bloomgate.stm.queue import TransactionQueue
 from bloomgate.stm.report import Conflict, Profile, Report, profile, profile_script, stats
 from bloomgate.stm.runtime import use_device
 from bloomgate.stm.tvar import TVar
@@ -33,6 +34,7 @@ __all__ = [
     "TSet",
     "TVar",
     "TransactionError",
+    "TransactionQueue",
     "TransactionTimeout",
     "atomic",
     "check",

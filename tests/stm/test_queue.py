@@ -1,0 +1,117 @@
+"""TransactionQueue: all calls, once each, as if one after the other."""
+
+import threading
+
+import pytest
+from bloomgate import stm
+from bloomgate.stm import TransactionQueue, TVar, atomic
+
+from tests.stm.core_cases import LIMIT
+
+
+def test_every_call_runs_once(device, backend) -> None:
+    calls = 10 if backend.slowness > 1 else 200
+    queue, total, seen = TransactionQueue(threads=4), TVar(0), []
+
+    def call(number: int) -> None:
+        total.value += number
+        stm.on_commit(seen.append, number)
+
+    for number in range(calls):
+        queue.add(call, number)
+    assert len(queue) == calls
+    queue.run()
+    assert sorted(seen) == list(range(calls))
+    assert total.value == sum(range(calls))
+    assert queue.executed() == calls
+    queue.run()
+    assert queue.executed() == calls
+
+
+def test_calls_put_in_by_calls(soft) -> None:
+    queue, leaves = TransactionQueue(threads=3), TVar(0)
+
+    def node(depth: int) -> None:
+        if depth:
+            queue.add(node, depth - 1)
+            queue.add(node, depth - 1)
+        else:
+            leaves.value += 1
+
+    queue.add(node, 6)
+    queue.run()
+    assert leaves.value == 64
+    assert queue.executed() == 127
+
+
+def test_what_an_aborted_transaction_puts_in_is_not_there(soft) -> None:
+    queue = TransactionQueue(threads=2)
+
+    @atomic
+    def fail() -> None:
+        queue.add(print)
+        assert len(queue) == 0
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert len(queue) == 0
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_first_exception_stops_it(soft, threads: int) -> None:
+    queue, x = TransactionQueue(threads=threads), TVar(0)
+
+    def good() -> None:
+        x.value += 1
+
+    def bad() -> None:
+        x.value += 1000
+        raise KeyError("bad")
+
+    for _ in range(5):
+        queue.add(good)
+    queue.add(bad)
+    for _ in range(5):
+        queue.add(good)
+    with pytest.raises(KeyError, match="bad"):
+        queue.run()
+    assert x.value == queue.executed()
+    assert queue.executed() + len(queue) == 10
+    queue.run()
+    assert x.value == queue.executed() == 10
+
+
+def test_ordered(soft) -> None:
+    queue, log = TransactionQueue(ordered=True), []
+
+    def call(number: int) -> None:
+        stm.on_commit(log.append, number)
+        if number < 3:
+            queue.add(call, number + 10)
+
+    for number in range(5):
+        queue.add(call, number)
+    queue.run()
+    assert log == [0, 1, 2, 3, 4, 10, 11, 12]
+
+
+def test_calls_really_run_at_the_same_time(soft) -> None:
+    queue, both = TransactionQueue(threads=2), threading.Barrier(2)
+    queue.add(both.wait, LIMIT)
+    queue.add(both.wait, LIMIT)
+    queue.run()
+    assert queue.executed() == 2
+
+
+def test_misuse(soft) -> None:
+    queue = TransactionQueue()
+    with pytest.raises(stm.TransactionError, match="outside of transactions"):
+        atomic(queue.run)()
+    with pytest.raises(TypeError):
+        queue.add(3)
+    with pytest.raises(ValueError, match="at least 1"):
+        TransactionQueue(0)
+    queue.add(queue.run)
+    with pytest.raises(stm.TransactionError):
+        queue.run()
