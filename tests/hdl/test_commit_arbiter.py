@@ -264,38 +264,6 @@ def test_an_insertion_is_seen_by_the_request_that_waits_behind_it(core):
     core.run(bench, clocks=500)
 
 
-@pytest.mark.parametrize(("reads", "writes"), [(0, 32), (32, 0), (16, 16)], ids=["writes", "reads", "both ends"])
-def test_refilling_a_slot_during_its_insertion_loses_no_key(core, reads, writes):
-    """A client that finds its verdict in the first clock cycle and writes a key in every one does not catch up."""
-    core = core(Parameters(K=4, D=256, timestamp_bits=8, key_bits=12, slots=2, aperture_depth=32))
-    order = [*["READ"] * reads, *["WRITE"] * writes] if not (reads and writes) else ["READ", "WRITE"] * reads
-
-    async def bench():
-        await core.ready()
-        last = 0
-        for count in (1, 2, 3, 31, 32):
-            keys = [0x100 * (last + 1) + number for number in range(count)]
-            # Another request waits, so that the arbiter does not stop behind the insertion.
-            await core.fill(1, last, reads=[0xFFF])
-            await core.fill(0, last, writes=keys)
-            done = len(core.decided)
-            await core.submit(0)
-            await core.submit(1)
-            await core.wait(done + 1)
-            for name in order:
-                await core.write(1, SLOT_PAGE.window(f"{name}_APERTURE"), 0xEEE)
-            assert await core.read(1, SLOT_PAGE.register("STATUS")) == 0, "the slot was free from the first key on"
-            await core.write(1, SLOT_PAGE.register("DISCARD"), 0)
-            await core.wait(done + 2)
-            last += 1
-            assert await core.control("COUNT") == last
-            for key in keys if count < 5 else keys[::5] + keys[-2:]:
-                assert await core.commit(1, last - 1, reads=[key]) == Verdict(False, None, Reason.CONFLICT, key)
-            assert await core.control("FLOOR") == 0
-
-    core.run(bench, clocks=4000)
-
-
 # -- parity -------------------------------------------------------------------------------
 
 
