@@ -169,12 +169,12 @@ def _run(function: Callable[..., T], args: Any, kwargs: Any, limits: Limits) -> 
             # Once more, for the same reason as in run().
             here.tx = None
             runtime.end(attempt)
-            here.context().exceptions += 1
+            attempt.context.exceptions += 1
             verdict = attempt.verdict
             finish(attempt, verdict is not None and verdict.committed)
             raise
         if committed:
-            mine = here.context()
+            mine = attempt.context
             if attempt.verdict is None:
                 mine.read_only += 1
             else:
@@ -208,7 +208,7 @@ def _was_conflict(attempt: Attempt) -> bool:
     """Whether the attempt failed because of others; counts and reports it."""
     verdict = attempt.verdict
     conflict = verdict is None or verdict.reason in (Reason.CONFLICT, Reason.PARITY)
-    mine = here.context()
+    mine = attempt.context
     if conflict:
         mine.conflicts += 1
         if runtime.profile is not None:
@@ -220,7 +220,7 @@ def _was_conflict(attempt: Attempt) -> bool:
 
 def _sleep(attempt: Attempt, signal: RetrySignal, limits: Limits, deadline: Optional[float]) -> Optional[float]:
     """Wait until something that ``attempt`` read has changed; returns the deadline of the call."""
-    here.context().retries += 1
+    attempt.context.retries += 1
     if not attempt.reads:
         raise TransactionError("retry() would wait for ever: the transaction has read nothing that could change")
     for timeout in (limits.timeout, signal.timeout):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
+from bloomgate.stm.context import Context
 from bloomgate.stm.operations import Operation, Pending, evaluate
 from bloomgate.stm.version import Location, Version
 from bloomgate.verdict import Verdict
@@ -38,6 +39,7 @@ class Attempt:
 
     __slots__ = (
         "commutes",
+        "context",
         "hooks",
         "irrevocable",
         "journal",
@@ -52,8 +54,10 @@ class Attempt:
         "writes",
     )
 
-    def __init__(self, runtime: Runtime, snapshot: int) -> None:
+    def __init__(self, runtime: Runtime, context: Context, snapshot: int) -> None:
         self.runtime = runtime
+        #: Of the thread that runs it.
+        self.context = context
         #: The newest timestamp whose writes are visible to it.
         self.snapshot = snapshot
         #: What was read -> its value at the snapshot (or, for the holder of the token, the newest).

@@ -158,11 +158,11 @@ class Runtime:
         # This thread's last snapshot is not newer than the one that it will get.
         snapshots[mine.number] = mine.last_snapshot
         snapshots[mine.number] = mine.last_snapshot = snapshot = device.published
-        return Attempt(self, snapshot)
+        return Attempt(self, mine, snapshot)
 
     def end(self, attempt: Attempt) -> None:
         """Give back what the attempt holds. Idempotent."""
-        snapshots[here.context().number] = IDLE
+        snapshots[attempt.context.number] = IDLE
         if attempt.token:
             self._release(attempt)
 
