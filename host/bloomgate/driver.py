@@ -463,7 +463,10 @@ class ProgrammedIODevice(Device):
     def _verdict(self, words: Sequence[int]) -> Verdict:
         flags, epoch, count, key = words
         if flags & _COMMITTED:
-            timestamp = self.parameters.timestamp(epoch, count) if flags & _TIMESTAMPED else None
+            if not flags & _TIMESTAMPED:
+                return Verdict(True, None, None, None)
+            timestamp = self.parameters.timestamp(epoch, count)
+            self._publication.assigned(timestamp)
             return Verdict(True, timestamp, None, None)
         reason = Reason(_REASON.extract(flags))
         return Verdict(False, None, reason, key if reason in _KEY_REASONS else None)

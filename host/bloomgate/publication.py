@@ -27,6 +27,8 @@ class Publication:
         self._parameters = parameters
         self._published = origin
         self._last_timestamp = last_timestamp
+        #: A timestamp that is known to have been assigned, so that not every `publish` has to ask the device.
+        self._assigned = origin
         self._written_back: set[int] = set()
         #: Last timestamp of an epoch ended by a reset -> first timestamp of the epoch after it.
         self._epoch_ends: dict[int, int] = {}
@@ -88,10 +90,16 @@ class Publication:
             if stuck is not None and stuck < timestamp and helper is not None and helper(stuck + 1):
                 self.publish(stuck + 1)
 
+    def assigned(self, timestamp: int) -> None:
+        """A verdict has brought ``timestamp``: spares a later ``publish`` the question to the device."""
+        if timestamp > self._assigned:
+            self._assigned = timestamp
+
     def _require_assigned(self, timestamp: int) -> None:
-        last = self._last_timestamp()
-        if timestamp > last:
-            raise PublicationError(f"timestamp {timestamp} was never assigned; the last one is {last}")
+        if timestamp > self._assigned:
+            self.assigned(self._last_timestamp())
+        if timestamp > self._assigned:
+            raise PublicationError(f"timestamp {timestamp} was never assigned; the last one is {self._assigned}")
 
     def _advance(self) -> None:
         """Move over everything contiguous. Called with the lock held."""
