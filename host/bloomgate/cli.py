@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 from bloomgate import __version__
+from bloomgate.bitstream import BitstreamError, read_bitstream
 from bloomgate.console import Progress, Table, number
 from bloomgate.demo import (
     CLIENTS,
@@ -243,6 +244,30 @@ def _trace_info(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _bitstream_info(arguments: argparse.Namespace) -> int:
+    with open(arguments.file, "rb") as file:
+        data = file.read()
+    try:
+        info = read_bitstream(data)
+    except BitstreamError as error:
+        raise BitstreamError(f"{arguments.file}: {error}") from error
+    if arguments.json:
+        _print_json({**dataclasses.asdict(info), "idcode": f"{info.idcode:#010x}"})
+        return EXIT_OK
+    rows = {"file": f".{info.container}, {number(info.data_bytes)} bytes of configuration data"}
+    if info.header is not None:
+        rows["design"] = info.header.design
+        rows["part"] = info.header.part
+        rows["date"] = f"{info.header.date} {info.header.time}"
+    rows["IDCODE"] = f"{info.idcode:#010x}, {info.part}"
+    rows["sync word"] = f"at byte {info.sync_offset} of the data"
+    rows["frames"] = number(info.frames)
+    rows["CRC"] = "none: the device loads the data unchecked" if info.crc == "none" else info.crc
+    for name, value in rows.items():
+        print(f"{name:16} {value}")
+    return EXIT_OK
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     with open_device(arguments.device) as device:
         reports = run_demo(device, arguments.output, transactions=arguments.transactions, say=_say)
@@ -373,6 +398,18 @@ def _parser() -> argparse.ArgumentParser:
     look = traces.add_parser("info", parents=[as_json], help="the size of traces")
     look.add_argument("file", nargs="+", metavar="FILE", help="trace file")
     look.set_defaults(run=_trace_info)
+
+    bitstream = commands.add_parser("bitstream", help="look at bitstream files")
+    bitstreams = bitstream.add_subparsers(metavar="COMMAND", required=True)
+    inspect = bitstreams.add_parser(
+        "info",
+        parents=[as_json],
+        help="part, date and size of a bitstream",
+        description="Describe a .bit or .bit.bin file of a Zynq-7010 or Zynq-7020. Exit status 2 when the file is"
+        " damaged, cut short, or for another part.",
+    )
+    inspect.add_argument("file", metavar="FILE", help="bitstream file")
+    inspect.set_defaults(run=_bitstream_info)
 
     demo = commands.add_parser(
         "demo",
