@@ -1,0 +1,182 @@
+"""Random programs on real threads: what they saw is strictly serialisable and opaque, by an independent checker."""
+
+import itertools
+import sys
+import threading
+import time
+
+import pytest
+from bloomgate import stm
+from bloomgate.stm import TVar, atomic, commute, irrevocable
+from bloomgate.stm.context import here
+from bloomgate.stm.runtime import runtime
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.stm.core_cases import LIMIT, together
+from tests.stm.history_checker import Attempted, NotSerialisable, check_opacity
+
+LOCATIONS = 3
+STEP = st.one_of(
+    st.tuples(st.just("read"), st.integers(0, LOCATIONS - 1)),
+    st.tuples(st.just("write"), st.integers(0, LOCATIONS - 1)),
+    st.tuples(st.just("add"), st.integers(0, LOCATIONS - 1)),
+    st.tuples(st.sampled_from(["yield", "fail part", "irrevocable", "yield"]), st.just(0)),
+)
+PROGRAM = st.lists(st.lists(st.lists(STEP, min_size=1, max_size=6), min_size=1, max_size=5), min_size=2, max_size=3)
+
+
+@pytest.fixture
+def often(device):
+    """Threads take turns as often as Python can, so that there is something to check."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+class PartFailed(Exception):
+    pass
+
+
+class Run:
+    """One execution of a program, recorded."""
+
+    def __init__(self) -> None:
+        self.variables = [TVar(0, f"x{number}") for number in range(LOCATIONS)]
+        self.attempts: list[tuple[Attempted, object]] = []
+        self.unique = itertools.count(1000, 1000).__next__
+
+    def transaction(self, name: str, steps) -> None:
+        mine: list[tuple[Attempted, object]] = []
+        x = self.variables
+
+        @atomic
+        def body() -> None:
+            now = time.perf_counter()
+            if mine:
+                mine[-1][0].ended = now
+            seen = Attempted(f"{name}.{len(mine)}", now)
+            mine.append((seen, here.tx))
+            perform(seen, steps)
+
+        def perform(seen: Attempted, steps) -> None:
+            for number, (kind, place) in enumerate(steps):
+                if kind == "read":
+                    value = x[place].value
+                    if place in seen.writes:
+                        assert value == seen.writes[place] + seen.adds.get(place, 0), "does not read its own writes"
+                    else:
+                        before = value - seen.adds.get(place, 0)
+                        assert seen.reads.setdefault(place, before) == before, "an unrepeatable read"
+                elif kind == "write":
+                    seen.writes[place] = x[place].value = self.unique()
+                    seen.adds.pop(place, None)
+                elif kind == "add":
+                    commute(x[place], "add", 1)
+                    seen.adds[place] = seen.adds.get(place, 0) + 1
+                elif kind == "yield":
+                    time.sleep(0)
+                elif kind == "irrevocable":
+                    irrevocable()
+                elif kind == "fail part":
+                    with pytest.raises(PartFailed):
+                        fail(x[(number + 1) % LOCATIONS])
+
+        @atomic
+        def fail(variable) -> None:
+            commute(variable, "add", 7)
+            variable.value = -1
+            raise PartFailed
+
+        called = time.perf_counter()
+        body()
+        returned = time.perf_counter()
+        mine[0][0].began = called
+        mine[-1][0].ended = returned
+        mine[-1][0].committed = True
+        self.attempts += mine
+
+    def history(self) -> list[Attempted]:
+        for seen, attempt in self.attempts:
+            verdict = attempt.verdict
+            if seen.committed and verdict is not None:
+                seen.place = verdict.timestamp
+            else:
+                seen.place = attempt.snapshot
+        return [seen for seen, _ in self.attempts]
+
+    def execute(self, program) -> None:
+        start = threading.Barrier(len(program))
+
+        def thread(number: int, transactions):
+            def work() -> None:
+                start.wait(LIMIT)
+                for index, steps in enumerate(transactions):
+                    self.transaction(f"{number}.{index}", steps)
+
+            return work
+
+        together(*[thread(number, transactions) for number, transactions in enumerate(program)])
+
+    def check(self) -> None:
+        final = check_opacity(self.history(), dict.fromkeys(range(LOCATIONS), 0))
+        assert final == {number: variable.value for number, variable in enumerate(self.variables)}
+
+
+@pytest.mark.timeout(120)
+def test_random_programs(often, backend) -> None:
+    @settings(max_examples=100 // backend.slowness)
+    @given(PROGRAM)
+    def on_this_device(program) -> None:
+        run = Run()
+        run.execute(program)
+        run.check()
+
+    on_this_device()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("url", ["soft:?K=2&D=16&timestamp_bits=4&key_bits=6&aperture_depth=16", "soft:"])
+def test_contended_programs(url: str) -> None:
+    """Long ones, where every transaction touches everything; also where epochs end and keys collide all the time."""
+    stm.use_device(url)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        steps = [("read", 0), ("yield", 0), ("write", 1), ("read", 1), ("add", 2), ("read", 2), ("write", 0)]
+        run = Run()
+        run.execute([[steps] * 40, [steps[::-1]] * 40, [steps[:2] + [("add", 2)]] * 60])
+        run.check()
+        assert any(not seen.committed for seen, _ in run.attempts), "no attempt failed, so nothing was tested"
+    finally:
+        sys.setswitchinterval(before)
+        stm.use_device(None)
+
+
+def test_the_checker_can_fail(soft, monkeypatch) -> None:
+    """Without validation there are lost updates, and the checker finds them."""
+    real = runtime.device.commit
+    monkeypatch.setattr(runtime.device, "commit", lambda *, reads, **request: real(reads=(), **request))
+    run = Run()
+    barrier = threading.Barrier(2)
+    x = run.variables[0]
+
+    def lose() -> None:
+        seen: list[Attempted] = []
+
+        @atomic
+        def update() -> None:
+            attempt = Attempted("update", time.perf_counter())
+            attempt.reads[0] = x.value
+            barrier.wait(LIMIT)
+            attempt.writes[0] = x.value = run.unique()
+            run.attempts.append((attempt, here.tx))
+            seen.append(attempt)
+
+        update()
+        seen[-1].ended, seen[-1].committed = time.perf_counter(), True
+
+    together(lose, lose)
+    with pytest.raises(NotSerialisable):
+        run.check()
