@@ -57,19 +57,19 @@ async def all_streams(testbench, keys, length=LENGTH) -> None:
     await gather(*(stream(client, keys, length) for client in clients))
 
 
-@bench(cycles=60_000 if not FULL else 1_000_000)
+@bench(cycles=60_000)
 async def few_keys(testbench):
     """High contention: true conflicts, repeated keys, keys in several sets."""
     await all_streams(testbench, key_pool(testbench.parameters, 3))
 
 
-@bench(cycles=60_000 if not FULL else 1_000_000)
+@bench(cycles=60_000)
 async def many_keys(testbench):
     """Low contention: what conflicts is an alias, and the model knows which."""
     await all_streams(testbench, key_pool(testbench.parameters, 60))
 
 
-@bench(cycles=120_000 if not FULL else 2_000_000)
+@bench(cycles=120_000)
 async def with_pauses(testbench):
     """The same under pauses on every channel."""
     for level in (0.5, 0.9):

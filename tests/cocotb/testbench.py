@@ -51,7 +51,7 @@ _SUBMISSION_NUMBERS = 1 << 16
 
 
 def bench(cycles: int, master: bool = True, geometries: Sequence[str] = ()):
-    """A cocotb test that gets a ready :class:`Testbench` and is limited to ``cycles`` clock cycles.
+    """A cocotb test that gets a ready :class:`Testbench` and is limited to ``cycles`` clock cycles (30 times in full).
 
     ``master``: with a cocotbext-axi master; else the test makes a RawMaster. ``geometries``: where it makes sense.
     """
@@ -69,7 +69,8 @@ def bench(cycles: int, master: bool = True, geometries: Sequence[str] = ()):
 
         del test.__wrapped__
         skip = bool(geometries) and GEOMETRY not in geometries
-        return cocotb.test(timeout_time=cycles * CLOCK_PERIOD_NS, timeout_unit="ns", skip=skip)(test)
+        limit = cycles * (30 if FULL else 1)
+        return cocotb.test(timeout_time=limit * CLOCK_PERIOD_NS, timeout_unit="ns", skip=skip)(test)
 
     return decorate
 
