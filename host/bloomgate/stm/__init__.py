@@ -6,9 +6,13 @@ from bloomgate.stm.containers import TArray, TCounter, TDeque, TDict, TList, TQu
 from bloomgate.stm.errors import (
     Cancelled,
     CommitFailed,
+    ConflictError,
+    ForbiddenIO,
     TransactionError,
     TransactionTimeout,
 )
+from bloomgate.stm.explicit import Transaction
+from bloomgate.stm.guards import forbid_io, watch
 from bloomgate.stm.hooks import on_abort, on_commit
 from bloomgate.stm.irrevocable import DeferredOutput, irrevocable
 from bloomgate.stm.queue import TransactionQueue
@@ -22,7 +26,9 @@ __all__ = [
     "Cancelled",
     "CommitFailed",
     "Conflict",
+    "ConflictError",
     "DeferredOutput",
+    "ForbiddenIO",
     "Profile",
     "Report",
     "TArray",
@@ -33,12 +39,14 @@ __all__ = [
     "TQueue",
     "TSet",
     "TVar",
+    "Transaction",
     "TransactionError",
     "TransactionQueue",
     "TransactionTimeout",
     "atomic",
     "check",
     "commute",
+    "forbid_io",
     "in_transaction",
     "irrevocable",
     "on_abort",
@@ -50,3 +58,5 @@ __all__ = [
     "stats",
     "use_device",
 ]
+
+watch()

@@ -281,6 +281,8 @@ def retry(timeout: Optional[float] = None) -> Any:
         raise TransactionError("retry() must be called within a transaction")
     if tx.irrevocable:
         raise TransactionError("an irrevocable transaction cannot retry(): it runs only once")
+    if not tx.repeatable:
+        raise TransactionError("an explicit Transaction cannot retry(): use an atomic function, which can be run again")
     raise RetrySignal(timeout)
 
 

@@ -46,6 +46,7 @@ class Attempt:
         "plain_reads",
         "plain_writes",
         "reads",
+        "repeatable",
         "runtime",
         "snapshot",
         "token",
@@ -74,6 +75,8 @@ class Attempt:
         self.token = False
         #: Whether its caller was promised that it is not run again.
         self.irrevocable = False
+        #: Whether somebody can run it again.
+        self.repeatable = True
         #: None until the device's verdict is known.
         self.verdict: Optional[Verdict] = None
         #: Where it read and wrote, while somebody profiles.

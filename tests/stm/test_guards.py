@@ -1,0 +1,129 @@
+"""Forks, and input and output in transactions."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bloomgate import stm
+from bloomgate.stm import DeferredOutput, TVar, atomic, forbid_io, irrevocable
+
+HOST = Path(stm.__file__).resolve().parents[2]
+
+FORK = """
+import os, sys, threading
+from bloomgate.stm import TDict, TVar, TransactionError, atomic, commute
+from bloomgate.stm.runtime import runtime, Runtime
+
+x, y, counter, names = TVar(0), TVar(0), TVar(0), TDict(a=1)
+for _ in range(20):
+    x.value += 1
+
+@atomic
+def fork():
+    os.fork()
+
+try:
+    fork()
+except TransactionError as error:
+    assert "cannot fork" in str(error), error
+else:
+    sys.exit("a fork in a transaction was possible")
+
+# Another thread stands still between the verdict and the write-back.
+original, stuck, go = Runtime._write_back, threading.Event(), threading.Event()
+def stop(self, attempt, timestamp):
+    if threading.current_thread().name == "victim":
+        stuck.set()
+        assert go.wait(30)
+    original(self, attempt, timestamp)
+Runtime._write_back = stop
+
+@atomic
+def both():
+    x.value = -1
+    y.value = 1
+    commute(counter, "add", 1)
+
+victim = threading.Thread(target=both, name="victim")
+victim.start()
+assert stuck.wait(30)
+before = runtime.device
+pid = os.fork()
+if pid == 0:
+    status = 1
+    try:
+        assert (x.value, y.value, counter.value) == (-1, 1, 1)
+        assert runtime.device is not before
+        for _ in range(5):
+            x.value += 1
+        names["b"] = 2
+        assert x.value == 4 and dict(names) == {"a": 1, "b": 2}
+        done = threading.Thread(target=lambda: setattr(y, "value", 7))
+        done.start()
+        done.join(30)
+        assert y.value == 7
+        status = 0
+    finally:
+        os._exit(status)
+_, status = os.waitpid(pid, 0)
+go.set()
+victim.join(30)
+assert status == 0, status
+assert (x.value, y.value, counter.value) == (-1, 1, 1)
+x.value += 1
+assert x.value == 0
+"""
+
+
+@pytest.mark.parametrize("url", ["soft:", "model:"])
+def test_fork(url: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", FORK],
+        env={"PYTHONPATH": str(HOST), "BLOOMGATE_DEVICE": url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+FORBIDDEN = {
+    "print": lambda folder: print("x"),
+    "open": lambda folder: open(folder / "x", "w").close(),
+    "remove": lambda folder: (folder / "y").unlink(missing_ok=True),
+    "subprocess": lambda folder: subprocess.run(["true"], check=True),
+}
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_checking_mode(name: str, soft, tmp_path) -> None:
+    action = FORBIDDEN[name]
+    with forbid_io():
+        action(tmp_path)
+        with pytest.raises(stm.ForbiddenIO, match=r"irrevocable\(\)"):
+            atomic(action)(tmp_path)
+
+        @atomic
+        def allowed() -> None:
+            irrevocable()
+            action(tmp_path)
+
+        allowed()
+    atomic(action)(tmp_path)
+
+
+def test_checking_mode_allows_what_is_deferred(soft, capsys) -> None:
+    x = TVar(0)
+
+    @atomic
+    def work() -> None:
+        x.value += 1
+        import colorsys  # noqa: F401  imports read files, too
+
+        print("deferred", file=DeferredOutput(sys.stdout))
+
+    with forbid_io():
+        work()
+    assert capsys.readouterr().out == "deferred\n"
