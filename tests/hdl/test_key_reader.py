@@ -70,7 +70,7 @@ class Bench:
     async def run(self, ctx):
         dut = self.dut
         waiting = list(self.passes)
-        wait, running, idle_since = self.gap(), False, 0
+        wait, running, idle_for = self.gap(), False, 0
         for clock in itertools.count():
             ready = self.ready()
             ctx.set(dut.ready, ready)
@@ -99,8 +99,9 @@ class Bench:
                     key, bad = stored(slot, word * LANES + lane)
                     ctx.set(dut.keys[lane], key)
                     ctx.set(dut.bad[lane], bad)
-            idle_since = idle_since + 1 if not running and not waiting else 0
-            if idle_since > 8:
+            # Until whatever the last pass left has had the time to come out, or too much.
+            idle_for = idle_for + ready if not running and not waiting else 0
+            if idle_for > 8:
                 return
 
     def check(self):
