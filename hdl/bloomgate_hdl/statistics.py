@@ -28,7 +28,7 @@ class Statistics(wiring.Component):
     Events gather in small counters. A pass, as long as there are statistics, takes all of these at once and adds them
     to the totals one a clock cycle. A latch copies the totals on the way, so that they are all as of one clock cycle.
 
-    A latch takes at most two passes. Reset state: the totals are kept, since they count from power-up.
+    A latch takes at most two passes and 2 clock cycles. Reset state: the totals are kept: they count from power-up.
     """
 
     def __init__(self, parameters: Parameters):
@@ -59,10 +59,14 @@ class Statistics(wiring.Component):
         m.d.comb += last.eq(turn == length - 1)
         m.d.sync += turn.eq(Mux(last, 0, turn + 1))
 
+        # Registers here and in the addition below keep the long carry chain apart from whatever makes the events.
+        events = Signal(self._events)
+        m.d.sync += events.eq(self.events)
+
         # What gathers during a pass fits: the counters have room for `length` clock cycles of the most events.
         shares = []
         for name, _ in STATISTICS:
-            event = self.events[name]
+            event = events[name]
             bits = len(event) + length.bit_length()
             gathering = Signal(bits, name=f"{name}_gathering")
             share = Signal(bits, name=f"{name}_share")
@@ -76,25 +80,36 @@ class Statistics(wiring.Component):
         latching = Signal()
         with m.If(last):
             m.d.sync += [latching.eq(latch_requested), latch_requested.eq(0)]
-            with m.If(latching):
-                m.d.sync += self.sequence.eq(self.sequence + 1)
         with m.If(self.latch):
             m.d.sync += latch_requested.eq(1)
 
+        # Read, add, write: a clock cycle each. The next turn of a statistic comes long after.
+        stage = data.StructLayout({"turn": range(length), "last": 1, "latching": 1})
+        read_stage, added_stage = Signal(stage), Signal(stage)
+        before, share, total = Signal(_TOTAL_BITS), Signal(max(map(len, shares))), Signal(_TOTAL_BITS)
         total_read = totals.read_port(domain="comb")
         total_write = totals.write_port()
         latch_write = latched.write_port()
         latch_read = latched.read_port(domain="comb")
-        total = Signal(_TOTAL_BITS)
+        m.d.sync += [
+            read_stage.turn.eq(turn),
+            read_stage.last.eq(last),
+            read_stage.latching.eq(latching),
+            before.eq(total_read.data),
+            share.eq(Array(shares)[turn]),
+            added_stage.eq(read_stage),
+            total.eq(before + share),
+        ]
+        with m.If(added_stage.last & added_stage.latching):
+            m.d.sync += self.sequence.eq(self.sequence + 1)
         m.d.comb += [
             total_read.addr.eq(turn),
-            total.eq(total_read.data + Array(shares)[turn]),
-            total_write.addr.eq(turn),
+            total_write.addr.eq(added_stage.turn),
             total_write.data.eq(total),
             total_write.en.eq(1),
-            latch_write.addr.eq(turn),
+            latch_write.addr.eq(added_stage.turn),
             latch_write.data.eq(total),
-            latch_write.en.eq(latching),
+            latch_write.en.eq(added_stage.latching),
             latch_read.addr.eq(self.read_word[1:]),
             self.read_data.eq(latch_read.data.word_select(self.read_word[0], 32)),
         ]

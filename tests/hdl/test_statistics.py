@@ -52,11 +52,11 @@ class Bench:
         """A latch under `events()`; returns its totals after checking which clock cycle they are of."""
         sequence, asked = ctx.get(self.dut.sequence), len(self.sums)
         await self.step(ctx, events(), latch=True)
-        for _ in range(2 * len(NAMES)):
+        for _ in range(2 * len(NAMES) + 2):
             if ctx.get(self.dut.sequence) != sequence:
                 break
             await self.step(ctx, events())
-        assert ctx.get(self.dut.sequence) == sequence + 1, "not completed after two passes"
+        assert ctx.get(self.dut.sequence) == sequence + 1, "not completed after two passes and 2 clock cycles"
         totals = latched(ctx, self.dut)
         # What had happened when the latch was asked for is in it, and one clock cycle explains all totals.
         assert totals in self.sums[asked:], "not as of one clock cycle from the latch on"
