@@ -267,7 +267,7 @@ async def hard_reset_in_bursts(testbench):
                 master.write_address(5, testbench.slot(0, "WRITE_APERTURE"), 16)
                 for _ in range(16 - withheld):
                     master.write_data(5, 9, last=False)
-                await testbench.clocks(16 - withheld + random.randrange(4))
+                await testbench.clocks(18 - withheld + random.randrange(4))
             else:
                 master.levels["r"] = random.choice((0, 0.5, 1))
                 master.read_address(5, testbench.control("IDENTIFICATION"), 16)
