@@ -8,6 +8,8 @@
 (True, 1)
 """
 
+from typing import TYPE_CHECKING, Any
+
 from bloomgate.device import Device, DeviceInfo
 from bloomgate.errors import (
     BloomgateError,
@@ -28,6 +30,45 @@ from bloomgate.parameters import Parameters
 from bloomgate.reference import ReferenceSTM
 from bloomgate.urls import open_device
 from bloomgate.verdict import Reason, Verdict
+
+if TYPE_CHECKING:
+    from bloomgate.stm import (
+        Cancellation,
+        Cancelled,
+        CommitFailed,
+        Conflict,
+        ConflictError,
+        DeferredOutput,
+        ForbiddenIO,
+        Profile,
+        Report,
+        TArray,
+        TCounter,
+        TDeque,
+        TDict,
+        TList,
+        TQueue,
+        Transaction,
+        TransactionError,
+        TransactionQueue,
+        TransactionTimeout,
+        TSet,
+        TVar,
+        atomic,
+        check,
+        commute,
+        forbid_io,
+        in_transaction,
+        irrevocable,
+        on_abort,
+        on_commit,
+        or_else,
+        profile,
+        profile_script,
+        retry,
+        stats,
+        use_device,
+    )
 
 __all__ = [
     "BloomgateError",
@@ -51,7 +92,53 @@ __all__ = [
     "VersionMismatch",
     "__version__",
     "open_device",
+    "Cancellation",
+    "Cancelled",
+    "CommitFailed",
+    "Conflict",
+    "ConflictError",
+    "DeferredOutput",
+    "ForbiddenIO",
+    "Profile",
+    "Report",
+    "TArray",
+    "TCounter",
+    "TDeque",
+    "TDict",
+    "TList",
+    "TQueue",
+    "TSet",
+    "TVar",
+    "Transaction",
+    "TransactionError",
+    "TransactionQueue",
+    "TransactionTimeout",
+    "atomic",
+    "check",
+    "commute",
+    "forbid_io",
+    "in_transaction",
+    "irrevocable",
+    "on_abort",
+    "on_commit",
+    "or_else",
+    "profile",
+    "profile_script",
+    "retry",
+    "stats",
+    "use_device",
 ]
 
 #: The same as in pyproject.toml; a test compares them.
 __version__ = "0.1.0"
+
+_STM = frozenset(name for name in __all__ if name not in globals())
+
+
+def __getattr__(name: str) -> Any:
+    """The names of :mod:`bloomgate.stm`, imported when the first of them is used: many programs need none."""
+    if name in _STM:
+        from bloomgate import stm
+
+        return getattr(stm, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
