@@ -70,6 +70,11 @@ synth: $(INSTALLED) ## synthesise for the xc7z010 and report the area (build/syn
 	$(call step,synth)
 	@$(PYTHON) -m bloomgate_hdl.synth --output build/synth
 
+.PHONY: ip
+ip: $(INSTALLED) ## package the core for FuseSoC and IP-XACT tools (build/ip)
+	$(call step,ip)
+	@$(PYTHON) -m bloomgate_hdl.platform.ip --output build/ip
+
 .PHONY: bench
 bench: $(INSTALLED) ## measure the speed figures of the README
 	$(call step,bench)
