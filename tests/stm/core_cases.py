@@ -19,7 +19,7 @@ from bloomgate.stm import TVar, atomic, check, commute, irrevocable, or_else, re
 from bloomgate.stm.runtime import runtime
 
 #: Seconds that nothing here takes.
-LIMIT = 30
+LIMIT = 20
 
 
 def together(*functions):
@@ -299,6 +299,23 @@ def case_anomaly_lost_wake_up():
 
     together(lambda: player(0), lambda: player(1))
     assert ball.value == 2 * rounds
+
+
+def case_anomaly_lost_wake_up_before_the_sleep():
+    """The change comes between the decision to wait and the registration of the sleeper."""
+    x = TVar(0)
+    attempts = []
+
+    @atomic
+    def waiter():
+        attempts.append(1)
+        if not x.value:
+            # Called when the attempt is over, and before its thread sleeps.
+            stm.on_abort(together, lambda: setattr(x, "value", 1))
+            retry(timeout=LIMIT)
+
+    waiter()
+    assert len(attempts) == 2
 
 
 def case_anomaly_nested_abort():
@@ -986,6 +1003,60 @@ def case_changing_the_device_keeps_the_values():
         assert x.value == 4
         x.value += 1
         assert x.value == 5
+
+
+# Containers, in short; test_containers.py has more.
+
+
+def case_containers_work():
+    letters, elements, items = stm.TDict(a=1), stm.TSet([1]), stm.TList([1])
+    ends, queue, counter, numbers = stm.TDeque([1]), stm.TQueue(), stm.TCounter(), stm.TArray("q", [1, 2])
+
+    @atomic
+    def change():
+        letters["b"] = letters.pop("a") + 1
+        elements.update([2, 3])
+        items.append(len(items))
+        ends.appendleft(0)
+        queue.put("job")
+        counter.add(5)
+        numbers[1] = numbers[0] + 10
+        return len(letters), len(items), counter.value
+
+    assert change() == (1, 2, 5)
+    assert dict(letters) == {"b": 2}
+    assert set(elements) == {1, 2, 3}
+    assert (list(items), list(ends), queue.get()) == ([1, 1], [0, 1], "job")
+    assert (counter.value, numbers.tolist()) == (5, [1, 11])
+
+
+def case_containers_take_commuting_threads():
+    items, letters, start = stm.TList(), stm.TDict(), threading.Barrier(3)
+    rounds = 30 if runtime.device.info().backend != "sim" else 3
+
+    def work(name):
+        start.wait(LIMIT)
+        for number in range(rounds):
+            atomic(lambda number=number: (items.append((name, number)), letters.update({(name, number): 1})))()
+
+    together(*[lambda name=name: work(name) for name in "abc"])
+    assert len(items) == len(letters) == 3 * rounds
+    assert list(items) == list(letters), "both are in commit order"
+    for name in "abc":
+        assert [item for item in items if item[0] == name] == [(name, number) for number in range(rounds)]
+
+
+def case_a_queue_of_transactions():
+    queue, total = stm.TransactionQueue(threads=2), TVar(0)
+
+    def call(number):
+        total.value += number
+        if number > 1:
+            queue.add(call, number - 1)
+
+    queue.add(call, 5)
+    queue.run()
+    assert (total.value, queue.executed()) == (15, 5)
 
 
 CASES = [function for name, function in list(globals().items()) if name.startswith("case_")]

@@ -8,7 +8,8 @@ from collections import deque
 import numpy
 import pytest
 from bloomgate import stm
-from bloomgate.stm import TArray, TCounter, TDeque, TDict, TList, TQueue, TSet, TVar, atomic
+from bloomgate.stm import TArray, TCounter, TDeque, TDict, TList, TQueue, TSet, TVar, atomic, irrevocable
+from bloomgate.stm.runtime import runtime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -327,3 +328,39 @@ def test_an_undone_part_leaves_the_container_alone(soft) -> None:
     whole()
     assert list(items) == [1, 4]
     assert dict(letters) == {"a": 1, "c": 1}
+
+
+@pytest.mark.parametrize("make", [TList, TDeque])
+def test_an_irrevocable_reader_never_sees_half_an_append(make, soft) -> None:
+    """It sees the newest state, so that an append can come between its looks at the item and at the length."""
+    items = make()
+    real = runtime.read_guarded
+    looked, threads = [], []
+
+    def read_guarded(attempt, location):
+        value = real(attempt, location)
+        if not looked:
+            looked.append(location)
+            appended = threading.Thread(target=items.append, args=("new",), daemon=True)
+            threads.append(appended)
+            appended.start()
+            # Refused while the length is guarded, else committed at once.
+            appended.join(0.2)
+        return value
+
+    @atomic
+    def look() -> object:
+        irrevocable()
+        try:
+            return items[0] if make is TList else items.popleft()
+        except IndexError:
+            return "empty"
+
+    runtime.read_guarded = read_guarded
+    items._cells.at(0)
+    try:
+        assert look() in ("empty", "new")
+    finally:
+        del runtime.read_guarded
+        threads[0].join(LIMIT)
+    assert len(items) in (0, 1)

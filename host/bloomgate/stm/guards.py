@@ -53,10 +53,13 @@ def _audit(event: str, arguments: Any) -> None:
     if event in _FORKS:
         if here.tx is not None:
             raise TransactionError("a process cannot fork in the middle of a transaction: fork before or after it")
-    elif _checking and (event in _IO or event.startswith(_IO_MODULES)):
+    elif (
+        _checking
+        and (event in _IO or event.startswith(_IO_MODULES))
         # What is imported in a transaction is read by Python, not by the program.
-        if not sys._getframe(1).f_code.co_filename.startswith("<frozen importlib"):
-            _refuse(event)
+        and not sys._getframe(1).f_code.co_filename.startswith("<frozen importlib")
+    ):
+        _refuse(event)
 
 
 def _refuse(what: str) -> None:

@@ -61,11 +61,15 @@ class Cells:
         """The initial contents, before anybody else knows the container."""
         self._cells[position] = Location(value, f"{self._name}[{position}]")
 
-    def read(self, tx: Attempt, position: int) -> Any:
+    def read(self, tx: Attempt, position: int, *ends: Location) -> Any:
         """What is at a position; ABSENT also where there has never been anything.
 
-        Then the caller reads how long the container is: whoever puts something there changes that.
+        Then the caller reads where the container ends: whoever puts something there changes that. ``ends``: where it
+        says so. The holder of the token, who sees the newest state, has to make sure of that first.
         """
+        if tx.token:
+            for end in ends:
+                tx.read(end)
         cell = self._cells.get(position)
         return ABSENT if cell is None else tx.read(cell)
 

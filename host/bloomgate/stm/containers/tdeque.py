@@ -69,7 +69,7 @@ class TDeque(Private, Generic[T]):
         """Take out on the left. Raises IndexError when it is empty."""
         tx = current()
         first = tx.read(self._first)
-        if self._cells.read(tx, first) is ABSENT and first >= tx.read(self._tail):
+        if self._cells.read(tx, first, self._first, self._tail) is ABSENT and first >= tx.read(self._tail):
             raise IndexError(f"pop from an empty {self._name}")
         item: T = self._take(first)
         tx.write(self._first, first + 1)
@@ -82,7 +82,7 @@ class TDeque(Private, Generic[T]):
         """Take out on the right. Raises IndexError when it is empty."""
         tx = current()
         last = tx.read(self._tail) - 1
-        if self._cells.read(tx, last) is ABSENT and last < tx.read(self._first):
+        if self._cells.read(tx, last, self._first, self._tail) is ABSENT and last < tx.read(self._first):
             raise IndexError(f"pop from an empty {self._name}")
         item: T = self._take(last)
         tx.write(self._tail, last)

@@ -51,7 +51,7 @@ class TList(Private, MutableSequence[T]):
         if position < 0:
             position += tx.read(self._length)
         if position < 0 or (
-            self._cells.read(tx, position) is ABSENT
+            self._cells.read(tx, position, self._length) is ABSENT
             # Also applies what this transaction has appended.
             and position >= tx.read(self._length)
         ):
