@@ -4,6 +4,8 @@
 PYTHON3 ?= python3#  interpreter that .venv is made from, 3.11 or newer
 WORKERS ?= 2#        parallel test processes
 PYTEST_ARGS ?=#      more options for pytest, e.g. PYTEST_ARGS='-k arbiter'
+BOARD ?= parallella-7010#  for `make bitstream`; docs/bitstream.md
+BITSTREAM_ARGS ?=#   more options for the build, e.g. BITSTREAM_ARGS='--seeds 8'
 
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
@@ -74,6 +76,11 @@ synth: $(INSTALLED) ## synthesise for the xc7z010 and report the area (build/syn
 ip: $(INSTALLED) ## package the core for FuseSoC and IP-XACT tools (build/ip)
 	$(call step,ip)
 	@$(PYTHON) -m bloomgate_hdl.platform.ip --output build/ip
+
+.PHONY: bitstream
+bitstream: $(INSTALLED) ## bitstream for BOARD (build/bitstream; needs nextpnr-xilinx, docs/bitstream.md)
+	$(call step,bitstream for $(BOARD))
+	@$(PYTHON) -m bloomgate_hdl.platform.build --board $(BOARD) --output build/bitstream/$(BOARD) $(BITSTREAM_ARGS)
 
 .PHONY: bench
 bench: $(INSTALLED) ## measure the speed figures of the README

@@ -20,9 +20,10 @@ PS_PADS = ("DDR", "MIO", "PSCLK", "PSPORB", "PSSRSTB")
 def netlist(name, directory):
     """Top module and the primitive's ports, after flattening, before technology mapping."""
     board = board_named(name)
-    system = System(board, SMALL)
+    pads = board.take_pads()
+    system = System(board, SMALL, pads)
     (directory / "top.il").write_text(
-        rtlil.convert(system, name="top", ports=system.ports, platform=board, emit_src=False)
+        rtlil.convert(system, name="top", ports=list(pads.values()), platform=board, emit_src=False)
     )
     script = (
         "read_verilog -lib +/xilinx/cells_xtra.v; read_rtlil top.il; hierarchy -top top;"

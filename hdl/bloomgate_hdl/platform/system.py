@@ -23,12 +23,11 @@ class System(Elaboratable):
     burst is outstanding (Linux does so around programming): a burst that loses its subordinate wedges the port.
     """
 
-    def __init__(self, board, parameters):
+    def __init__(self, board, parameters, pads):
         self._board = board
         self._parameters = parameters
-        self._pads = board.take_pads()
-        #: Every pad, to be passed on as the ports of the top level.
-        self.ports = list(self._pads.values())
+        #: What ``board.take_pads()`` returned; the ports of the top level.
+        self._pads = pads
 
     def elaborate(self, platform):
         m = Module()
