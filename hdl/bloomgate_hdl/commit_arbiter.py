@@ -67,6 +67,8 @@ class CommitArbiter(wiring.Component):
                 #: Strobe: abort what is undecided with RESET and end the epoch. Ignored while ``resetting``.
                 "reset": In(1),
                 "initial_epoch": In(EPOCH_BITS),
+                #: Requests that the reset hit are undecided: the epoch ends when they have their verdicts.
+                "reset_owed": In(1),
                 #: Strobe: a reset begins.
                 "reset_begins": Out(1),
                 #: From then until the new epoch has begun.
@@ -143,7 +145,7 @@ class CommitArbiter(wiring.Component):
             self.reset_begins.eq(reset),
             self.resetting.eq(reset | reset_in_progress),
             self.fault_pending.eq(self.inject_fault | fault_due),
-            maintenance_due.eq(reset_due | rollover_due | fault_due),
+            maintenance_due.eq(rollover_due | fault_due | (reset_due & ~self.reset_owed)),
         ]
 
         # What is not decided when a reset arrives, is decided by it.

@@ -123,7 +123,7 @@ class ControlPage(wiring.Component):
             self.inject_filter_word.eq(inject & (kind == Fault.FILTER_WORD.value)),
             self.inject_next_key.eq(inject & (kind == Fault.NEXT_KEY.value)),
         ]
-        with m.If(inject):
+        with m.If(inject & (kind == Fault.FILTER_WORD.value)):
             m.d.sync += [
                 self.inject_table.eq(field("FAULT_INJECTION", "TABLE")),
                 self.inject_row.eq(field("FAULT_INJECTION", "ROW")),

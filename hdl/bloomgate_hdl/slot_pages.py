@@ -58,6 +58,8 @@ class SlotPages(wiring.Component):
                 "reset": In(1),
                 #: Requests submitted now are to be aborted with RESET.
                 "resetting": In(1),
+                #: A request that was undecided when the last reset came still is.
+                "reset_owed": Out(1),
                 #: Key log write port, see KeyLog.
                 "append": Out(1),
                 "append_slot": Out(parameters.slot_bits),
@@ -86,6 +88,7 @@ class SlotPages(wiring.Component):
         overflow_error = flags("overflow_error")
         bad_request_error = flags("bad_request_error")
         reset_error = flags("reset_error")
+        reset_owed = flags("reset_owed")
 
         def one_hot(slot, enable):
             return Mux(enable, Const(1, slots) << slot, 0)[:slots]
@@ -221,9 +224,12 @@ class SlotPages(wiring.Component):
             busy_error.eq(busy_error & ~clear_mask | one_hot(slot, refused_busy)),
             overflow_error.eq(overflow_error & ~clear_mask | one_hot(slot, refused_full)),
             bad_request_error.eq(bad_request_error & ~clear_mask | one_hot(slot, bad)),
+            reset_owed.eq((reset_owed | Mux(self.reset, busy, 0)) & ~decided_mask),
             # This one sticks to a request until it is decided, since a reset also hits requests already submitted.
             reset_error.eq((reset_error | reset_mask) & ~decided_mask & ~one_hot(slot, discard)),
         ]
+
+        m.d.comb += self.reset_owed.eq(reset_owed.any())
 
         error = self.error
         m.d.comb += [

@@ -109,6 +109,7 @@ class Bloomgate(wiring.Component):
             slot_pages.verdict.eq(arbiter.verdict),
             slot_pages.reset.eq(arbiter.reset_begins),
             slot_pages.resetting.eq(arbiter.resetting),
+            arbiter.reset_owed.eq(slot_pages.reset_owed),
         ]
 
         # Keys from their buffer through the filter.

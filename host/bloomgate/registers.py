@@ -72,7 +72,8 @@ class ErrorCode(IntEnum):
     WRITE_WHILE_BUSY = 2
     #: A key written to a full slot; dropped. DETAIL: the key.
     KEY_OVERFLOW = 3
-    #: A write of less than a whole word to an aperture, SUBMIT or DISCARD; dropped. DETAIL: offset in the page, bytes.
+    #: A write of less than a whole word to an aperture, SUBMIT or DISCARD; dropped, except that SUBMIT submits what can
+    #: then only be aborted. DETAIL: offset in the page, bytes.
     PARTIAL_WRITE = 4
     #: A key wider than key_bits; dropped. DETAIL: the word.
     KEY_RANGE = 5
@@ -103,7 +104,7 @@ STATISTICS = (
     ("keys_inserted", "keys of write and commute sets inserted into the recency filter"),
     ("parity_errors", "memory words read with bad parity"),
     ("epoch_steps", "epochs ended, by rollover or reset"),
-    ("errors", "entries written to the error log"),
+    ("errors", "errors found; of two in one clock cycle the error log has one"),
 )
 
 

@@ -33,6 +33,7 @@ class CommitArbiterProperties(wiring.Component):
       neither timestamp nor epoch changes.
     * It commits only if every read key was queried and none failed, every other key was checked and none was bad, its
       snapshot is of this epoch and not ahead, and neither a reset nor its slot forbids it.
+    * A reset is over only when every request that it hit has its verdict.
     * CONFLICT and PARITY name the first failing key in the order of the request.
     * After a commit every write and commute key is inserted under its timestamp before any other key is queried and
       before the epoch ends; a key that its buffer lost meanwhile raises the floor to that timestamp.
@@ -80,6 +81,7 @@ class CommitArbiterProperties(wiring.Component):
         pending = Signal(slots)
         busy = Signal(slots)
         hit_by_reset = Signal(slots)
+        owed = Signal(slots)
         requests = Array(Signal(request_layout(PARAMETERS), name=f"request_{slot}") for slot in range(slots))
         for slot in range(slots):
             accepted = self.submit[slot] & ~busy[slot]
@@ -96,13 +98,21 @@ class CommitArbiterProperties(wiring.Component):
                     m.d.sync += [busy[slot].eq(0), hit_by_reset[slot].eq(0)]
             with m.If(dut.take & (dut.request_slot == slot)):
                 m.d.sync += pending[slot].eq(0)
+            with m.If(decided):
+                m.d.sync += owed[slot].eq(0)
+            with m.Elif(dut.reset_begins):
+                m.d.sync += owed[slot].eq(busy[slot])
         m.d.comb += [
+            dut.reset_owed.eq(owed.any()),
             dut.pending.eq(pending),
             dut.request.eq(requests[dut.request_slot].as_value()),
             dut.request.reset.eq(hit_by_reset.bit_select(dut.request_slot, 1)),
         ]
         request = Signal(request_layout(PARAMETERS))
         m.d.comb += request.eq(requests[dut.decided_slot].as_value())
+        was_resetting = Signal()
+        m.d.sync += was_resetting.eq(dut.resetting)
+        implies(was_resetting & ~dut.resetting, owed == 0)
         implies(dut.take, pending.bit_select(dut.request_slot, 1))
         implies(dut.decided, (busy & ~pending).bit_select(dut.decided_slot, 1))
         implies(dut.decided, dut.verdict.request == request.request)
@@ -225,20 +235,20 @@ class CommitArbiterProperties(wiring.Component):
         implies(dut.decided & (watched_read < request.read_count), saw_read)
 
         # --- Insertion ----------------------------------------------------------------------------------------------
-        owed = Signal(range(depth + 1))
+        inserts_owed = Signal(range(depth + 1))
         owed_key = Signal(PARAMETERS.key_bits)
         owes_key = Signal()
         inserting = sum(enters[KeyOperation.INSERT])
         with m.If(timestamped):
-            m.d.sync += owed.eq(request.write_count)
+            m.d.sync += inserts_owed.eq(request.write_count)
             m.d.sync += [owes_key.eq(watched_write < request.write_count), owed_key.eq(write_key)]
         with m.Else():
-            m.d.sync += owed.eq(owed - inserting)
+            m.d.sync += inserts_owed.eq(inserts_owed - inserting)
             for lane in range(LANES):
                 with m.If(enters[KeyOperation.INSERT][lane] & (accepted.lanes[lane].key == owed_key)):
                     m.d.sync += owes_key.eq(0)
-        always(owed >= inserting)
-        implies(sum(validates).any() | dut.scrub | timestamped, (owed == 0) & ~owes_key)
+        always(inserts_owed >= inserting)
+        implies(sum(validates).any() | dut.scrub | timestamped, (inserts_owed == 0) & ~owes_key)
         lost = Signal()
         m.d.sync += lost.eq(
             sum(enters[KeyOperation.INSERT][lane] & accepted.lanes[lane].key_bad for lane in range(LANES)).any()

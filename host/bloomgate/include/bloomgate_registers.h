@@ -301,8 +301,8 @@ enum bloomgate_error_code {
     BLOOMGATE_ERROR_CODE_WRITE_WHILE_BUSY = 2,
     /* A key written to a full slot; dropped. DETAIL: the key. */
     BLOOMGATE_ERROR_CODE_KEY_OVERFLOW = 3,
-    /* A write of less than a whole word to an aperture, SUBMIT or DISCARD; dropped. DETAIL: offset in the
-     * page, bytes.
+    /* A write of less than a whole word to an aperture, SUBMIT or DISCARD; dropped, except that SUBMIT submits
+     * what can then only be aborted. DETAIL: offset in the page, bytes.
      */
     BLOOMGATE_ERROR_CODE_PARTIAL_WRITE = 4,
     /* A key wider than key_bits; dropped. DETAIL: the word. */
@@ -353,7 +353,7 @@ enum bloomgate_statistic {
     BLOOMGATE_STATISTIC_PARITY_ERRORS = 12,
     /* epochs ended, by rollover or reset */
     BLOOMGATE_STATISTIC_EPOCH_STEPS = 13,
-    /* entries written to the error log */
+    /* errors found; of two in one clock cycle the error log has one */
     BLOOMGATE_STATISTIC_ERRORS = 14,
 };
 #define BLOOMGATE_STATISTICS                                  15u
