@@ -32,11 +32,11 @@ else:
 
 # Another thread stands still between the verdict and the write-back.
 original, stuck, go = Runtime._write_back, threading.Event(), threading.Event()
-def stop(self, attempt, timestamp):
+def stop(self, attempt, timestamp, timeout=None):
     if threading.current_thread().name == "victim":
         stuck.set()
         assert go.wait(30)
-    original(self, attempt, timestamp)
+    original(self, attempt, timestamp, timeout)
 Runtime._write_back = stop
 
 @atomic

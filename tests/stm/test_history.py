@@ -138,8 +138,11 @@ def test_random_programs(often, backend) -> None:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("url", ["soft:?K=2&D=16&timestamp_bits=4&key_bits=6&aperture_depth=16", "soft:"])
-def test_contended_programs(url: str) -> None:
+def test_contended_programs(url: str, monkeypatch) -> None:
     """Long ones, where every transaction touches everything; also where epochs end and keys collide all the time."""
+    stm.use_device(None)
+    # The variables of earlier tests are gone, and 4-bit timestamps could not go on where theirs ended.
+    monkeypatch.setattr(runtime, "_inherited", 0)
     stm.use_device(url)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -180,3 +183,10 @@ def test_the_checker_can_fail(soft, monkeypatch) -> None:
     together(lose, lose)
     with pytest.raises(NotSerialisable):
         run.check()
+
+
+def test_timestamps_that_are_too_narrow_are_refused(monkeypatch) -> None:
+    monkeypatch.setattr(runtime, "_inherited", 1 << 40)
+    with pytest.raises(stm.TransactionError, match="cannot go on after"):
+        stm.use_device("soft:?timestamp_bits=4")
+    stm.use_device(None)

@@ -245,10 +245,10 @@ def test_a_dead_committer_is_helped(soft, monkeypatch) -> None:
     original = type(runtime)._write_back
     dead = threading.get_ident
 
-    def die(self, attempt, timestamp):
+    def die(self, attempt, timestamp, timeout=None):
         if threading.get_ident() == victim:
             raise Killed
-        original(self, attempt, timestamp)
+        original(self, attempt, timestamp, timeout)
 
     victim = 0
 
@@ -274,11 +274,11 @@ def test_a_stuck_committer_is_helped(soft, monkeypatch) -> None:
     stuck, go = threading.Event(), threading.Event()
     victim = None
 
-    def stop(self, attempt, timestamp):
+    def stop(self, attempt, timestamp, timeout=None):
         if threading.get_ident() == victim and not stuck.is_set():
             stuck.set()
             assert go.wait(LIMIT)
-        original(self, attempt, timestamp)
+        original(self, attempt, timestamp, timeout)
 
     def committer() -> None:
         nonlocal victim
@@ -297,6 +297,25 @@ def test_a_stuck_committer_is_helped(soft, monkeypatch) -> None:
     together(committer, other)
     assert bank.check() == 3
     assert stm.stats()["helps"] > 0
+
+
+def test_an_interrupted_commit_does_not_wait_for_others_for_ever(soft, monkeypatch) -> None:
+    """Ctrl-C while an earlier commit, which nobody can finish, holds this one up."""
+    bank = Bank()
+    bank.write()
+    # Decided behind the back of the STM, and never published.
+    foreign = soft.commit(snapshot=soft.published, writes=[4_000_000_000]).timestamp
+    signalled = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            bank.write()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signalled)
+    assert bank.check() == 1
+    soft.publish(foreign)
+    assert bank.check() == 2, "decided, so it becomes visible with what held it up"
 
 
 @pytest.mark.timeout(60)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 
 from bloomgate.device import Device
 from bloomgate.errors import KeyRangeError, RequestError, RequestTooLarge
+from bloomgate.parameters import EPOCH_BITS
 from bloomgate.stm import context
 from bloomgate.stm.attempt import Attempt
 from bloomgate.stm.context import IDLE, here, snapshots
@@ -44,6 +45,8 @@ _log = logging.getLogger("bloomgate.stm")
 _INTERRUPTIONS = 100
 #: Times that the token's holder submits again.
 _SUBMISSIONS = 1000
+#: Seconds that an interrupted commit may still wait for earlier ones.
+_COMPLETION = 1.0
 #: Seconds that a device may take between issuing a timestamp by a reset and telling so.
 _RESET_GRACE = 0.05
 
@@ -117,7 +120,15 @@ class Runtime:
             self._owned = not isinstance(wanted, Device)
             if self._inherited and self._inherited >= device.published:
                 # The versions in memory have timestamps of another device: continue in an epoch after all of them.
-                device.reset((self._inherited >> device.parameters.timestamp_bits) + 1)
+                epoch = (self._inherited >> device.parameters.timestamp_bits) + 1
+                if epoch >= 1 << EPOCH_BITS:
+                    if self._owned:
+                        device.close()
+                    raise TransactionError(
+                        f"timestamps of {EPOCH_BITS} + {device.parameters.timestamp_bits} bits cannot go on after"
+                        f" {self._inherited}, which a device with wider ones has reached"
+                    )
+                device.reset(epoch)
             device.set_helper(self._help)
             self._device = device
             _log.debug("transactions are decided by %s", device.info().description)
@@ -311,23 +322,24 @@ class Runtime:
 
     # From the decision to the publication: by anybody, any number of times.
 
-    def _write_back(self, attempt: Attempt, timestamp: int) -> None:
+    def _write_back(self, attempt: Attempt, timestamp: int, timeout: Optional[float] = None) -> None:
+        """Raises TimeoutError when earlier commits are not published within ``timeout`` seconds."""
         device = self.device
         horizon = self.horizon
         for location, value in attempt.writes.items():
             install(location, value, timestamp, horizon)
         if attempt.commutes:
-            self._evaluate(attempt, timestamp)
+            self._evaluate(attempt, timestamp, timeout)
         device.publish(timestamp)
-        device.wait_published(timestamp)
+        device.wait_published(timestamp, timeout)
         self._unpublished.pop(timestamp, None)
         if self.waiting.sleepers:
             self._wake(attempt, timestamp)
 
-    def _evaluate(self, attempt: Attempt, timestamp: int) -> None:
+    def _evaluate(self, attempt: Attempt, timestamp: int, timeout: Optional[float] = None) -> None:
         """Apply the logged operations to what all commits before this one produced."""
         assert attempt.commutes is not None
-        self.device.wait_published(timestamp - 1)
+        self.device.wait_published(timestamp - 1, timeout)
 
         def write(location: Location, value: Any) -> None:
             install(location, value, timestamp, self.horizon)
@@ -376,7 +388,11 @@ class Runtime:
                             self._settle()
                 verdict = attempt.verdict
                 if verdict is not None and verdict.timestamp is not None:
-                    self._write_back(attempt, verdict.timestamp)
+                    self._write_back(attempt, verdict.timestamp, _COMPLETION)
+                return
+            except TimeoutError:
+                # Who interrupts a commit that is held up by others does not want to wait for them.
+                _log.warning("an interrupted commit is held up by others, who will finish it")
                 return
             except BaseException as error:
                 interruption = error
