@@ -100,7 +100,7 @@ test: system-test $(INSTALLED) ## all checks: lint, types, generated files, ever
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory typecheck
 	@$(MAKE) --no-print-directory check-generated
-	$(call step,tests: host$(comma) hdl$(comma) sim$(comma) cli$(comma) formal$(comma) cocotb)
+	$(call step,tests)
 	@$(PYTHON) -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 comma := ,
@@ -134,9 +134,9 @@ formal: system-test $(INSTALLED) ## every proof at full depth
 	@BLOOMGATE_FORMAL=full $(PYTHON) -m pytest -n $(WORKERS) --timeout 3600 tests/formal $(PYTEST_ARGS)
 
 .PHONY: cocotb
-cocotb: system-test $(INSTALLED) ## the cocotb testbenches alone
-	$(call step,cocotb testbenches)
-	@$(PYTHON) -m pytest -n $(WORKERS) tests/cocotb $(PYTEST_ARGS)
+cocotb: system-test $(INSTALLED) ## the long campaign of the cocotb testbenches, with their coverage
+	$(call step,cocotb testbenches$(comma) the long campaign)
+	@BLOOMGATE_COCOTB=full $(PYTHON) -m pytest tests/cocotb $(PYTEST_ARGS)
 
 # -- cleaning -----------------------------------------------------------------------------
 

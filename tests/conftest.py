@@ -65,3 +65,12 @@ def shared_dir() -> Path:
     if not (folder / "traces").is_dir():
         pytest.skip(f"no traces in {folder}: put shared/ beside the repository or set BLOOMGATE_SHARED to it")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Functional coverage of the cocotb runs, where this session measured it."""
+    ran = any("test_functional_coverage" in report.nodeid for report in terminalreporter.getreports("passed"))
+    table = ROOT / "build" / "cocotb" / "coverage.txt"
+    if ran and table.exists():
+        terminalreporter.section("functional coverage of the cocotb testbenches")
+        terminalreporter.write(table.read_text(encoding="utf-8"))

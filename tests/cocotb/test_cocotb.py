@@ -4,13 +4,15 @@
 """
 
 import os
-import time
 
 import functional_coverage
 import pytest
 import simulation
 
-#: (geometry, module), longest first. Runs of one geometry share its build, so one worker does them.
+#: One worker does all runs, in this order: runs of one geometry share its build, and the coverage comes last.
+pytestmark = [pytest.mark.xdist_group("cocotb"), pytest.mark.slow]
+
+#: (geometry, module).
 RUNS = [
     ("rollover", "bench_lifecycle"),
     ("small", "bench_axi"),
@@ -30,52 +32,19 @@ def names() -> list[str]:
     return [f"{geometry}-{module}" for geometry, module in RUNS]
 
 
-def _parameters():
-    for geometry, module in RUNS:
-        yield pytest.param(
-            geometry,
-            module,
-            id=f"{geometry}-{module}",
-            marks=[pytest.mark.xdist_group(f"cocotb-{geometry}"), pytest.mark.slow],
-        )
-
-
-@pytest.fixture(scope="session")
-def session_name(request) -> str:
-    """The same in all workers, and another in each session."""
-    return os.environ.get("PYTEST_XDIST_TESTRUNUID", f"{os.getpid()}-{time.time_ns()}")
-
-
 @pytest.mark.timeout(LIMIT)
-@pytest.mark.parametrize(("geometry", "module"), list(_parameters()))
-def test_bench(geometry, module, seed, session_name):
+@pytest.mark.parametrize(("geometry", "module"), RUNS, ids=names())
+def test_bench(geometry, module, seed):
     name = f"{geometry}-{module}"
-    stamp = simulation.COVERAGE_FOLDER / f"{name}.ended"
-    stamp.unlink(missing_ok=True)
     (simulation.COVERAGE_FOLDER / f"{name}.json").unlink(missing_ok=True)
-    try:
-        simulation.run(geometry, module, seed, name)
-    finally:
-        stamp.parent.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(session_name)
+    simulation.run(geometry, module, seed, name)
 
 
-@pytest.mark.timeout(LIMIT * 2)
-@pytest.mark.slow
-@pytest.mark.xdist_group("cocotb-coverage")
-def test_functional_coverage(request, session_name):
+def test_functional_coverage(request):
     """All runs together have met what they are to meet. The table is in build/cocotb/coverage.txt."""
     selected = {item.callspec.id for item in request.session.items if item.originalname == "test_bench"}
     if selected != set(names()):
         pytest.skip("coverage counts over all cocotb runs: select the whole of tests/cocotb")
-
-    def ended(name):
-        stamp = simulation.COVERAGE_FOLDER / f"{name}.ended"
-        return stamp.exists() and stamp.read_text() == session_name
-
-    # Last in line, so the other runs have at least begun, on other workers; without these all have ended.
-    while not all(map(ended, names())):
-        time.sleep(0.5)
     paths = [simulation.COVERAGE_FOLDER / f"{name}.json" for name in names()]
     missing = [path.stem for path in paths if not path.exists()]
     assert not missing, f"no coverage from {missing}: these runs failed"
