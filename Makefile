@@ -120,7 +120,7 @@ format: $(INSTALLED) ## rewrite the sources as ruff wants them
 .PHONY: typecheck
 typecheck: $(INSTALLED) ## mypy: strict for host and sim, relaxed for Amaranth components
 	$(call step,types)
-	@$(PYTHON) -m mypy --python-version 3.9 --package bloomgate
+	@$(PYTHON) -m mypy --python-version 3.9 --follow-imports silent --package bloomgate
 	@$(PYTHON) -m mypy --package bloomgate_hdl --package bloomgate_sim
 
 .PHONY: check-generated
