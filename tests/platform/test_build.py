@@ -188,6 +188,15 @@ def test_bitstream(small_bitstream):
 
 
 @pytest.mark.slow
+def test_same_inputs_same_bytes(small_bitstream, tmp_path):
+    output, *_ = small_bitstream
+    status, text, _ = run(tmp_path, "--board", "parallella-7010", "--seeds", "1", "--frequency", "40")
+    assert status == 0, text
+    for name in ("parallella-7010.bit", "parallella-7010.bit.bin"):
+        assert (tmp_path / name).read_bytes() == (output / name).read_bytes()
+
+
+@pytest.mark.slow
 def test_a_design_that_is_too_slow_gives_no_bitstream(small_bitstream, tmp_path):
     status, text, report = run(tmp_path, "--board", "parallella-7010", "--seeds", "1", "--frequency", "400")
     assert status == 1, text
