@@ -16,6 +16,7 @@ from pathlib import Path
 import bloomgate
 import pytest
 from bloomgate import stm
+from bloomgate.backends.soft import SoftDevice
 from bloomgate.stm import TVar, atomic, commute, irrevocable
 from bloomgate.stm.runtime import runtime
 
@@ -179,7 +180,7 @@ def test_several_exceptions_in_a_row(soft) -> None:
         survives(bank, bank.write, Injector(at, every=True))
 
 
-class LostVerdict(runtime.device.__class__):  # type: ignore[misc, name-defined]
+class LostVerdict(SoftDevice):
     """Decides, and then is interrupted before anybody can know what."""
 
     armed = False
@@ -328,11 +329,9 @@ def test_asynchronous_exceptions_in_threads(soft) -> None:
     completed = interrupted = 0
 
     def worker() -> None:
-        nonlocal ident, completed, interrupted
-        ident = threading.get_ident()
+        nonlocal completed, interrupted
         while not stop.is_set():
             try:
-                ready.set()
                 bank.write()
                 completed += 1
             except Killed:
@@ -348,7 +347,7 @@ def test_asynchronous_exceptions_in_threads(soft) -> None:
     def thrower() -> None:
         assert ready.wait(LIMIT)
         try:
-            for _ in range(100):
+            for _ in range(40):
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(Killed))
                 bank.check()
                 together(bank.write)
@@ -356,14 +355,18 @@ def test_asynchronous_exceptions_in_threads(soft) -> None:
             stop.set()
 
     def last() -> None:
+        nonlocal ident
+        ident = threading.get_ident()
+        # Not again later: an exception in Event.set() can leave its lock locked.
+        ready.set()
         try:
             robust()
         except Killed:
             pass
 
     together(last, thrower)
-    assert interrupted > 10
-    assert bank.check() >= completed + 100
+    assert interrupted > 5
+    assert bank.check() >= completed + 40
 
 
 @pytest.mark.timeout(60)

@@ -129,7 +129,7 @@ def run(function: Callable[..., T], args: Any = (), kwargs: Any = None, limits: 
     except BaseException:
         # Once more: an asynchronous exception may have come between an exception and its clean-up.
         here.tx = None
-        runtime.release_leaked()
+        runtime.abandon()
         raise
 
 

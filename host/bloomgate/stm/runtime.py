@@ -15,10 +15,11 @@ The stages of a commit, and what is left to whom when its thread is stopped, die
 from __future__ import annotations
 
 import logging
+import operator
 import os
 import threading
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from bloomgate.device import Device
 from bloomgate.errors import KeyRangeError, RequestError, RequestTooLarge
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 __all__ = ["Runtime", "runtime", "use_device"]
 
 _log = logging.getLogger("bloomgate.stm")
+
+# Faster than a loop in Python.
+_key_of: Callable[[Location], int] = operator.attrgetter("_key")
 
 #: Exceptions that may interrupt a commit before the rest of it is left to others.
 _INTERRUPTIONS = 100
@@ -192,9 +196,9 @@ class Runtime:
         :class:`TransactionTimeout` when the holder of the token is in the way at ``deadline``.
         """
         device = self.device
-        reads = [location._key for location in attempt.reads]
-        writes = [location._key for location in attempt.writes]
-        commutes = [location._key for location in attempt.commutes] if attempt.commutes else []
+        reads = list(map(_key_of, attempt.reads))
+        writes = list(map(_key_of, attempt.writes))
+        commutes = list(map(_key_of, attempt.commutes)) if attempt.commutes else []
         try:
             while True:
                 with self._submission:
@@ -397,6 +401,11 @@ class Runtime:
             except BaseException as error:
                 interruption = error
         _log.error("a commit was interrupted %d times; others will finish it", _INTERRUPTIONS, exc_info=interruption)
+
+    def abandon(self) -> None:
+        """The calling thread runs no transaction, although an exception may have kept it from saying so."""
+        self.release_leaked()
+        snapshots[here.context().number] = IDLE
 
     def release_leaked(self) -> None:
         """Release the locks that an exception left behind: it can come between the end of a block and the release.
