@@ -11,7 +11,6 @@ from tests.stm.core_cases import CASES
 HERE = Path(__file__).resolve().parent
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__[5:])
 def test_core(case, device) -> None:
     case()

@@ -124,7 +124,6 @@ class Run:
         assert final == {number: variable.value for number, variable in enumerate(self.variables)}
 
 
-@pytest.mark.timeout(120)
 def test_random_programs(often, backend) -> None:
     @settings(max_examples=100 // backend.slowness)
     @given(PROGRAM)
