@@ -7,7 +7,7 @@ import os
 
 import functional_coverage
 import pytest
-import simulation
+import simulator
 
 #: One worker does all runs, in this order: runs of one geometry share its build, and the coverage comes last.
 pytestmark = [pytest.mark.xdist_group("cocotb"), pytest.mark.slow]
@@ -36,8 +36,8 @@ def names() -> list[str]:
 @pytest.mark.parametrize(("geometry", "module"), RUNS, ids=names())
 def test_bench(geometry, module, seed):
     name = f"{geometry}-{module}"
-    (simulation.COVERAGE_FOLDER / f"{name}.json").unlink(missing_ok=True)
-    simulation.run(geometry, module, seed, name)
+    (simulator.COVERAGE_FOLDER / f"{name}.json").unlink(missing_ok=True)
+    simulator.run(geometry, module, seed, name)
 
 
 def test_functional_coverage(request):
@@ -45,11 +45,11 @@ def test_functional_coverage(request):
     selected = {item.callspec.id for item in request.session.items if item.originalname == "test_bench"}
     if selected != set(names()):
         pytest.skip("coverage counts over all cocotb runs: select the whole of tests/cocotb")
-    paths = [simulation.COVERAGE_FOLDER / f"{name}.json" for name in names()]
+    paths = [simulator.COVERAGE_FOLDER / f"{name}.json" for name in names()]
     missing = [path.stem for path in paths if not path.exists()]
     assert not missing, f"no coverage from {missing}: these runs failed"
     table, share, lacking = functional_coverage.report(functional_coverage.merge(paths))
-    (simulation.BUILD / "coverage.txt").write_text(table + "\n")
+    (simulator.BUILD / "coverage.txt").write_text(table + "\n")
     print(table)
     assert not lacking, f"never met: {lacking}"
     assert share >= functional_coverage.THRESHOLD, f"{share:.1%} of all bins, not {functional_coverage.THRESHOLD:.0%}"

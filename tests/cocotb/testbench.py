@@ -31,7 +31,7 @@ from bloomgate_hdl.top import probe_layout
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, RisingEdge
 from functional_coverage import Coverage
-from simulation import CLOCK_PERIOD_NS, GEOMETRIES
+from simulator import CLOCK_PERIOD_NS, GEOMETRIES
 
 __all__ = ["FULL", "GEOMETRY", "Client", "Request", "Testbench", "bench"]
 
