@@ -39,6 +39,13 @@ class Parameters:
     slots: int = 16
     #: Keys one slot can buffer for a programmed-I/O request, all sets together; a power of two, 4 to 4096.
     aperture_depth: int = 512
+    #: Entries of each submission and each completion ring; a power of two, 2 to 256.
+    queue_entries: int = 16
+    #: Requests from queue pairs that are fetched and decided at the same time, over all slots; 2 to 8.
+    request_buffers: int = 4
+    #: Keys of the write and commute sets of a queued request that are inserted one by one (more raise the floor), and
+    #: of a read set that are validated without a pause, a *chunk*; a power of two, 64 to 4096.
+    buffer_depth: int = 512
     #: Seed of the H3 matrices (see :mod:`bloomgate.h3`); 32 bits.
     hash_seed: int = 0xB1006A7E
 
@@ -53,8 +60,11 @@ class Parameters:
         self._require_range("key_bits", 4, 32)
         self._require_range("slots", 1, 32)
         self._require_range("aperture_depth", 4, 4096)
+        self._require_range("queue_entries", 2, 256)
+        self._require_range("request_buffers", 2, 8)
+        self._require_range("buffer_depth", 64, 4096)
         self._require_range("hash_seed", 0, 2**32 - 1)
-        for name in ("D", "aperture_depth"):
+        for name in ("D", "aperture_depth", "queue_entries", "buffer_depth"):
             if not _is_power_of_two(getattr(self, name)):
                 raise ParameterError(f"{name} must be a power of two, not {getattr(self, name)}")
         if self.row_bits > self.key_bits:

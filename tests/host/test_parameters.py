@@ -13,6 +13,9 @@ RANGES = {
     "key_bits": (4, 32),
     "slots": (1, 32),
     "aperture_depth": (4, 4096),
+    "queue_entries": (2, 256),
+    "request_buffers": (2, 8),
+    "buffer_depth": (64, 4096),
     "hash_seed": (0, 2**32 - 1),
 }
 
@@ -25,6 +28,9 @@ def test_defaults() -> None:
         "key_bits": 32,
         "slots": 16,
         "aperture_depth": 512,
+        "queue_entries": 16,
+        "request_buffers": 4,
+        "buffer_depth": 512,
         "hash_seed": 0xB1006A7E,
     }
 

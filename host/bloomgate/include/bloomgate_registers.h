@@ -29,6 +29,14 @@
 #define BLOOMGATE_DEFAULT_SLOTS                               16u
 /* Keys one slot can buffer for a programmed-I/O request, all sets together; a power of two, 4 to 4096. */
 #define BLOOMGATE_DEFAULT_APERTURE_DEPTH                      512u
+/* Entries of each submission and each completion ring; a power of two, 2 to 256. */
+#define BLOOMGATE_DEFAULT_QUEUE_ENTRIES                       16u
+/* Requests from queue pairs that are fetched and decided at the same time, over all slots; 2 to 8. */
+#define BLOOMGATE_DEFAULT_REQUEST_BUFFERS                     4u
+/* Keys of the write and commute sets of a queued request that are inserted one by one (more raise the
+ * floor), and of a read set that are validated without a pause, a *chunk*; a power of two, 64 to 4096.
+ */
+#define BLOOMGATE_DEFAULT_BUFFER_DEPTH                        512u
 /* Seed of the H3 matrices (see `bloomgate.h3`); 32 bits. */
 #define BLOOMGATE_DEFAULT_HASH_SEED                           0xB1006A7Eu
 
