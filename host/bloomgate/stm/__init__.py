@@ -15,11 +15,11 @@ from bloomgate.stm.explicit import Transaction
 from bloomgate.stm.guards import forbid_io, watch
 from bloomgate.stm.hooks import on_abort, on_commit
 from bloomgate.stm.irrevocable import DeferredOutput, irrevocable
+from bloomgate.stm.limits import Cancellation
 from bloomgate.stm.queue import TransactionQueue
 from bloomgate.stm.report import Conflict, Profile, Report, profile, profile_script, stats
 from bloomgate.stm.runtime import use_device
 from bloomgate.stm.tvar import TVar
-from bloomgate.stm.waiting import Cancellation
 
 __all__ = [
     "Cancellation",

@@ -7,17 +7,25 @@ import inspect
 import random
 import time
 from collections.abc import Generator
-from typing import Any, Callable, NamedTuple, Optional, TypeVar, Union, overload
+from typing import Any, Callable, Optional, TypeVar, Union, overload
 
 from bloomgate.stm.attempt import Attempt
 from bloomgate.stm.context import here
-from bloomgate.stm.errors import CommitFailed, Reentered, Restart, RetrySignal, TransactionError, TransactionTimeout
+from bloomgate.stm.errors import (
+    CommitFailed,
+    Parked,
+    Reentered,
+    Restart,
+    RetrySignal,
+    TransactionError,
+    TransactionTimeout,
+)
 from bloomgate.stm.hooks import finish
+from bloomgate.stm.limits import NO_LIMITS, Allowance, Cancellation, Limits
 from bloomgate.stm.runtime import runtime
-from bloomgate.stm.waiting import Cancellation
 from bloomgate.verdict import Reason
 
-__all__ = ["atomic", "check", "in_transaction", "operation", "or_else", "retry", "run"]
+__all__ = ["atomic", "check", "in_transaction", "operation", "or_else", "retry", "run", "run_within"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -31,17 +39,6 @@ EAGER = 2
 #: Seconds; the first pause is at most this long, each further one at most twice as long as the one before.
 FIRST_PAUSE = 20e-6
 LONGEST_PAUSE = 5e-3
-
-
-class Limits(NamedTuple):
-    """For how long a call may wait."""
-
-    #: Seconds for the whole call, as far as it waits.
-    timeout: Optional[float] = None
-    cancel: Optional[Cancellation] = None
-
-
-_NO_LIMITS = Limits()
 
 
 @overload
@@ -63,7 +60,7 @@ def atomic(
     if function is None:
         limits = Limits(timeout, cancel)
         return lambda function: _atomic(function, limits)
-    return _atomic(function, _NO_LIMITS)
+    return _atomic(function, NO_LIMITS)
 
 
 def _atomic(function: F, limits: Limits) -> F:
@@ -119,10 +116,12 @@ def _nested(tx: Attempt, function: Callable[..., Any], args: Any, kwargs: Any) -
     return result
 
 
-def run(function: Callable[..., T], args: Any = (), kwargs: Any = None, limits: Limits = _NO_LIMITS) -> T:
+def run(function: Callable[..., T], args: Any = (), kwargs: Any = None, limits: Limits = NO_LIMITS) -> T:
     """Run ``function`` as one transaction, again and again until it commits or raises."""
+    if limits is not NO_LIMITS:
+        return run_within(Allowance(limits), function, args, kwargs)
     try:
-        return _run(function, args, {} if kwargs is None else kwargs, limits)
+        return _run(function, args, {} if kwargs is None else kwargs, None)
     except Reentered:
         # What is held is held by the commit below.
         raise
@@ -133,10 +132,24 @@ def run(function: Callable[..., T], args: Any = (), kwargs: Any = None, limits: 
         raise
 
 
-def _run(function: Callable[..., T], args: Any, kwargs: Any, limits: Limits) -> T:
+def run_within(allowance: Allowance, function: Callable[..., T], args: Any = (), kwargs: Any = None) -> T:
+    """The same with limits. Raises :class:`Parked` for a transaction that retries, if the allowance wants that."""
+    here.allowance = allowance
+    try:
+        return _run(function, args, {} if kwargs is None else kwargs, allowance)
+    except Reentered:
+        raise
+    except BaseException:
+        here.tx = None
+        runtime.abandon()
+        raise
+    finally:
+        here.allowance = None
+
+
+def _run(function: Callable[..., T], args: Any, kwargs: Any, allowance: Optional[Allowance]) -> T:
     failures = 0
     refusals = 0
-    deadline: Optional[float] = None
     while True:
         attempt = runtime.begin()
         blocked: Optional[RetrySignal] = None
@@ -145,17 +158,14 @@ def _run(function: Callable[..., T], args: Any, kwargs: Any, limits: Limits) -> 
             try:
                 here.tx = attempt
                 if failures >= PATIENCE:
-                    # The deadline is for waiting; a transaction that keeps losing is not waiting for anything.
-                    runtime.escalate(attempt)
+                    runtime.escalate(attempt, allowance)
                 if runtime.profile is not None:
                     runtime.profile.begin(attempt, function)
                 result = function(*args, **kwargs)
                 # Finalisers that run from here on are not part of the transaction.
                 here.tx = None
                 if attempt.writes or attempt.commutes:
-                    if deadline is None and limits.timeout is not None:
-                        deadline = time.monotonic() + limits.timeout
-                    committed = runtime.commit(attempt, deadline)
+                    committed = runtime.commit(attempt, allowance)
                 else:
                     committed = True
             finally:
@@ -186,7 +196,7 @@ def _run(function: Callable[..., T], args: Any, kwargs: Any, limits: Limits) -> 
             return result
         finish(attempt, False)
         if blocked is not None:
-            deadline = _sleep(attempt, blocked, limits, deadline)
+            allowance = _sleep(attempt, blocked, allowance)
             failures = 0
             continue
         failures += 1
@@ -218,20 +228,22 @@ def _was_conflict(attempt: Attempt) -> bool:
     return conflict
 
 
-def _sleep(attempt: Attempt, signal: RetrySignal, limits: Limits, deadline: Optional[float]) -> Optional[float]:
-    """Wait until something that ``attempt`` read has changed; returns the deadline of the call."""
+def _sleep(attempt: Attempt, signal: RetrySignal, allowance: Optional[Allowance]) -> Optional[Allowance]:
+    """Wait until something that ``attempt`` read has changed; returns what the call may still wait."""
     attempt.context.retries += 1
     if not attempt.reads:
         raise TransactionError("retry() would wait for ever: the transaction has read nothing that could change")
-    for timeout in (limits.timeout, signal.timeout):
-        # Counted from the first wait of the call.
-        if timeout is not None and deadline is None:
-            deadline = time.monotonic() + timeout
-    timestamp = runtime.waiting.sleep(attempt, deadline, limits.cancel)
+    if allowance is None and signal.timeout is not None:
+        allowance = Allowance()
+    if allowance is not None:
+        deadline = allowance.deadline(signal.timeout)
+        if allowance.parks:
+            raise Parked(attempt, deadline)
+    timestamp = runtime.waiting.sleep(attempt, allowance)
     if timestamp is None:
         raise TransactionTimeout("nothing that the transaction waits for has changed in time")
     runtime.device.wait_published(timestamp)
-    return deadline
+    return allowance
 
 
 def _steps(generator: Generator[Any, Any, Any], limits: Limits) -> Generator[Any, Any, Any]:

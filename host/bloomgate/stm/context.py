@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Optional
 
 if TYPE_CHECKING:
     from bloomgate.stm.attempt import Attempt
+    from bloomgate.stm.limits import Allowance
 
 __all__ = ["COUNTERS", "IDLE", "Context", "contexts", "forget_other_threads", "here", "snapshots", "totals"]
 
@@ -51,6 +52,8 @@ class Context:
 class _Here(threading.local):
     #: The transaction that this thread is in the middle of.
     tx: Optional[Attempt] = None
+    #: For how long that may wait; None: for ever.
+    allowance: Optional[Allowance] = None
     _mine: Optional[_Owner] = None
 
     def context(self) -> Context:

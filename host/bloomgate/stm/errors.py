@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from bloomgate.errors import BloomgateError
+
+if TYPE_CHECKING:
+    from bloomgate.stm.attempt import Attempt
 
 __all__ = [
     "Cancelled",
     "CommitFailed",
     "ConflictError",
     "ForbiddenIO",
+    "Parked",
     "Reentered",
     "Restart",
     "RetrySignal",
@@ -61,3 +65,13 @@ class RetrySignal(BaseException):
 
 class Restart(BaseException):
     """The transaction cannot go on from its snapshot; run it again on a new one."""
+
+
+class Parked(BaseException):
+    """The transaction waits for a change of what ``attempt`` has read, but not in this thread."""
+
+    def __init__(self, attempt: Attempt, deadline: Optional[float]) -> None:
+        super().__init__("an atomic function has to be called by who can park it")
+        self.attempt = attempt
+        #: time.monotonic(), seconds.
+        self.deadline = deadline

@@ -20,6 +20,9 @@ def irrevocable() -> None:
     call is validated by it; if that fails, the transaction is run again from its beginning, so that nothing that cannot
     be undone should come before the call. ``retry()`` is an error afterwards. An exception that leaves the transaction
     still takes back what it has written to transactional variables.
+
+    The turn is waited for within the limits of the outermost atomic function: raises
+    :class:`~bloomgate.stm.TransactionTimeout` or :class:`~bloomgate.stm.Cancelled`, and nothing has happened.
     """
     tx = here.tx
     if tx is None:
@@ -27,7 +30,7 @@ def irrevocable() -> None:
     if tx.irrevocable:
         return
     if not tx.token:
-        runtime.escalate(tx)
+        runtime.escalate(tx, here.allowance)
     tx.irrevocable = True
 
 

@@ -28,6 +28,7 @@ from bloomgate.stm import context
 from bloomgate.stm.attempt import Attempt
 from bloomgate.stm.context import IDLE, here, snapshots
 from bloomgate.stm.errors import CommitFailed, Reentered, Restart, TransactionError, TransactionTimeout
+from bloomgate.stm.limits import Allowance
 from bloomgate.stm.operations import evaluate
 from bloomgate.stm.token import Token
 from bloomgate.stm.version import Location, Version, install, newest_before, release_leaked_locks, renew_locks
@@ -189,11 +190,11 @@ class Runtime:
                 oldest = snapshot
         return oldest
 
-    def commit(self, attempt: Attempt, deadline: Optional[float] = None) -> bool:
+    def commit(self, attempt: Attempt, allowance: Optional[Allowance] = None) -> bool:
         """Make the attempt's writes visible, or find that it has to be run again: ``attempt.verdict`` says why.
 
         An exception leaves memory as before, or as after the whole commit (``attempt.verdict.committed``). Raises
-        :class:`TransactionTimeout` when the holder of the token is in the way at ``deadline``.
+        :class:`TransactionTimeout` or :class:`Cancelled` when the holder of the token is in the way for too long.
         """
         device = self.device
         reads = list(map(_key_of, attempt.reads))
@@ -222,7 +223,7 @@ class Runtime:
                     if holder is attempt or not self._guards(holder, attempt):
                         timestamp = self._submit_exclusive(attempt, reads, writes, commutes).timestamp
                         break
-                if not self._token.wait_for_release(holder, deadline):
+                if not self._token.wait_for_release(holder, allowance):
                     raise TransactionTimeout("an irrevocable transaction was in the way for too long")
             if timestamp is None:
                 return False
@@ -424,16 +425,16 @@ class Runtime:
 
     # The token.
 
-    def escalate(self, attempt: Attempt, deadline: Optional[float] = None) -> None:
+    def escalate(self, attempt: Attempt, allowance: Optional[Allowance] = None) -> None:
         """Make ``attempt`` the holder of the token, from where it is: from now on it cannot conflict any more.
 
-        Raises :class:`Restart` when what it has read is no longer the newest, :class:`TransactionTimeout` at
-        ``deadline``.
+        Raises :class:`Restart` when what it has read is no longer the newest, :class:`TransactionTimeout` or
+        :class:`Cancelled` when others hold it for too long.
         """
         attempt.token = True
         attempt.plain_reads = False
         here.context().escalations += 1
-        if not self._token.acquire(attempt, deadline):
+        if not self._token.acquire(attempt, allowance):
             raise TransactionTimeout("other irrevocable transactions were in the way for too long")
         with self._submission:
             if self._submitted is not None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import Optional
+from typing import Callable, Optional
+
+from bloomgate.stm.limits import Allowance
 
 __all__ = ["Token"]
 
@@ -19,14 +21,16 @@ class Token:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
 
-    def acquire(self, owner: object, deadline: Optional[float] = None) -> bool:
-        """Wait for one's turn, until ``deadline`` (time.monotonic(), seconds). Whatever happens, ``release`` it."""
+    def acquire(self, owner: object, allowance: Optional[Allowance] = None) -> bool:
+        """Wait for one's turn; false when the allowance is used up. Whatever happens, ``release`` it.
+
+        Raises :class:`~bloomgate.stm.Cancelled`.
+        """
         with self._lock:
             self._queue.append(owner)
-            while self._queue[0] is not owner:
-                if not self._wait(deadline):
-                    return False
-        return True
+            if self._queue[0] is owner:
+                return True
+        return self._wait_until(lambda: self._queue[0] is owner, allowance)
 
     def release(self, owner: object) -> None:
         """Give it back, or leave the queue; does nothing for one that is not in it."""
@@ -35,20 +39,31 @@ class Token:
                 self._queue.remove(owner)
                 self._changed.notify_all()
 
-    def wait_for_release(self, owner: object, deadline: Optional[float] = None) -> bool:
-        """Wait until ``owner`` does not hold it any more; false when it still does at ``deadline``."""
-        with self._lock:
-            while self._queue and self._queue[0] is owner:
-                if not self._wait(deadline):
-                    return False
+    def wait_for_release(self, owner: object, allowance: Optional[Allowance] = None) -> bool:
+        """Wait until ``owner`` does not hold it any more; false when the allowance is used up.
+
+        Raises :class:`~bloomgate.stm.Cancelled`.
+        """
+        return self._wait_until(lambda: not self._queue or self._queue[0] is not owner, allowance)
+
+    def _wait_until(self, condition: Callable[[], bool], allowance: Optional[Allowance]) -> bool:
+        if allowance is None:
+            with self._lock:
+                while not condition():
+                    self._changed.wait()
+            return True
+        deadline = allowance.deadline()
+        # A cancellation takes its own lock first and this one second, so that it is registered outside of this one.
+        with allowance.waking(self._look_again):
+            with self._lock:
+                while not condition():
+                    allowance.check()
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        return False
+                    self._changed.wait(left)
         return True
 
-    def _wait(self, deadline: Optional[float]) -> bool:
-        if deadline is None:
-            self._changed.wait()
-            return True
-        left = deadline - time.monotonic()
-        if left <= 0:
-            return False
-        self._changed.wait(left)
-        return True
+    def _look_again(self) -> None:
+        with self._lock:
+            self._changed.notify_all()

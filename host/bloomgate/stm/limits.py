@@ -1,0 +1,99 @@
+"""For how long a transaction may wait, and who can end its waiting."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Callable, NamedTuple, Optional
+
+from bloomgate.stm.errors import Cancelled
+
+__all__ = ["NO_LIMITS", "Allowance", "Cancellation", "Limits"]
+
+
+class Cancellation:
+    """Ends the waiting of transactions that were given it: ``atomic(cancel=...)``."""
+
+    def __init__(self) -> None:
+        # Reentrant: a signal handler may cancel what its own thread has begun to wait for.
+        self._lock = threading.RLock()
+        self._wakers: list[Callable[[], object]] = []
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether :meth:`cancel` was called."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Make every wait under this token raise :class:`~bloomgate.stm.Cancelled`, now and from now on."""
+        with self._lock:
+            self._cancelled = True
+            wakers = list(self._wakers)
+        for wake in wakers:
+            wake()
+
+    def _check(self) -> None:
+        if self._cancelled:
+            raise Cancelled("the transaction was cancelled while it waited")
+
+    @contextmanager
+    def _waking(self, wake: Callable[[], object]) -> Iterator[None]:
+        with self._lock:
+            self._wakers.append(wake)
+        try:
+            self._check()
+            yield
+        finally:
+            with self._lock:
+                self._wakers.remove(wake)
+
+
+class Limits(NamedTuple):
+    """What ``atomic`` was given."""
+
+    #: Seconds for a whole call, as far as it waits.
+    timeout: Optional[float] = None
+    cancel: Optional[Cancellation] = None
+
+
+NO_LIMITS = Limits()
+
+
+class Allowance:
+    """What is left of its limits to one call of a transaction, in all its attempts."""
+
+    __slots__ = ("_cancel", "_deadline", "_timeout", "parks")
+
+    def __init__(self, limits: Limits = NO_LIMITS, *, parks: bool = False) -> None:
+        self._timeout, self._cancel = limits
+        self._deadline: Optional[float] = None
+        #: Whether ``retry`` shall raise :class:`~bloomgate.stm.errors.Parked` instead of keeping the thread.
+        self.parks = parks
+
+    def deadline(self, timeout: Optional[float] = None) -> Optional[float]:
+        """Until when to wait (time.monotonic(), seconds), counted from the first wait of the call; None: for ever.
+
+        ``timeout`` in seconds counts if the call has none.
+        """
+        if self._deadline is None:
+            timeout = timeout if self._timeout is None else self._timeout
+            if timeout is not None:
+                self._deadline = time.monotonic() + timeout
+        return self._deadline
+
+    @contextmanager
+    def waking(self, wake: Callable[[], object]) -> Iterator[None]:
+        """Have a cancellation call ``wake`` during a wait. Raises :class:`~bloomgate.stm.Cancelled` before it."""
+        if self._cancel is None:
+            yield
+        else:
+            with self._cancel._waking(wake):
+                yield
+
+    def check(self) -> None:
+        """Raise :class:`~bloomgate.stm.Cancelled` if that has happened."""
+        if self._cancel is not None:
+            self._cancel._check()
