@@ -146,6 +146,10 @@ class Device(abc.ABC):
         """
         self._publication.helper = helper
 
+    def release_leaked_locks(self) -> None:
+        """Release what an asynchronous exception has left locked by the calling thread, which is in no method here."""
+        self._publication.release_leaked()
+
     def close(self) -> None:
         """Release everything. Later operations raise :class:`~bloomgate.errors.DeviceClosed`. Idempotent."""
         self._closed = True

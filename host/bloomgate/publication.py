@@ -32,7 +32,10 @@ class Publication:
         self._written_back: set[int] = set()
         #: Last timestamp of an epoch ended by a reset -> first timestamp of the epoch after it.
         self._epoch_ends: dict[int, int] = {}
-        self._advanced = threading.Condition()
+        # Reentrant only because such a lock knows its owner, see release_leaked(). Not "with self._advanced": its
+        # __enter__ is Python, and an asynchronous exception at its end leaves the lock held.
+        self._lock = threading.RLock()
+        self._advanced = threading.Condition(self._lock)
         #: Called with an unpublished timestamp that made no progress; true means: it is written back now.
         self.helper: Optional[Callable[[int], bool]] = None
 
@@ -49,14 +52,14 @@ class Publication:
         if timestamp is None or timestamp <= self._published:
             return
         self._require_assigned(timestamp)
-        with self._advanced:
+        with self._lock:
             if timestamp > self._published:
                 self._written_back.add(timestamp)
                 self._advance()
 
     def epoch_stepped(self, last: int, origin: int) -> None:
         """A reset ended an epoch whose newest timestamp is ``last``; the next epoch begins at ``origin``."""
-        with self._advanced:
+        with self._lock:
             self._epoch_ends[last] = origin
             self._advance()
 
@@ -70,7 +73,7 @@ class Publication:
         self._require_assigned(timestamp)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            with self._advanced:
+            with self._lock:
                 seen = self._published
                 if seen >= timestamp:
                     return
@@ -94,6 +97,11 @@ class Publication:
         """A verdict has brought ``timestamp``: spares a later ``publish`` the question to the device."""
         if timestamp > self._assigned:
             self._assigned = timestamp
+
+    def release_leaked(self) -> None:
+        """Release what an asynchronous exception has left locked by the calling thread, which is in no method here."""
+        while self._lock._is_owned():  # type: ignore[attr-defined]
+            self._lock.release()
 
     def _require_assigned(self, timestamp: int) -> None:
         if timestamp > self._assigned:

@@ -1,7 +1,9 @@
 """``published``: contiguous, monotone, across epochs, with helpers and threads."""
 
 import itertools
+import linecache
 import random
+import sys
 import threading
 
 import pytest
@@ -205,6 +207,37 @@ def test_a_helper_that_fails_shows_it() -> None:
     subject.helper = None
     subject.publish(1)
     assert subject.published == 1
+
+
+def test_a_lock_that_an_exception_left_behind_is_released() -> None:
+    """One that comes between the end of the block and the release, as a trace function can raise there."""
+    subject = publication(2)
+    lines: list[int] = []
+
+    def trace(frame, event, argument):
+        if frame.f_code is not Publication.publish.__code__:
+            return None
+        if event == "line":
+            if frame.f_lineno in lines and linecache.getline(
+                frame.f_code.co_filename, frame.f_lineno
+            ).strip().startswith("with "):
+                raise KeyboardInterrupt
+            lines.append(frame.f_lineno)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            subject.publish(1)
+    finally:
+        sys.settrace(before)
+    assert subject._lock._is_owned(), "nothing was left behind, so that this test shows nothing"
+    subject.release_leaked()
+    finish(in_thread(lambda: subject.publish(2)))
+    assert subject.published == 2
+    # Nothing to release is no error.
+    subject.release_leaked()
 
 
 def test_many_threads(seed: int) -> None:

@@ -418,10 +418,7 @@ class Runtime:
         release_leaked_locks()
         device = self._device
         if device is not None:
-            # Condition.__enter__ is a Python function: there even CPython can raise when the lock has been acquired.
-            condition: Any = device._publication._advanced
-            while condition._is_owned():
-                condition.release()
+            device.release_leaked_locks()
 
     # The token.
 
