@@ -104,6 +104,7 @@ STATISTICS = (
     ("keys_inserted", "keys of write and commute sets inserted into the recency filter"),
     ("parity_errors", "memory words read with bad parity"),
     ("epoch_steps", "epochs ended, by rollover or reset"),
+    ("floor_raises", "commits that raised the floor because they had more than buffer_depth keys to insert"),
     ("errors", "errors found; of two in one clock cycle the error log has one"),
 )
 

@@ -11,8 +11,9 @@ __all__ = ["Reason", "Verdict"]
 class Reason(IntEnum):
     """Why a request was aborted. The values are the codes of the REASON field on the wire.
 
-    Where several apply, the request gets the first in this order: RESET, BAD_REQUEST, OVERFLOW, BUSY, ROLLOVER,
-    then CONFLICT or PARITY, whichever the first failing key (reads in their order, then the buffered writes) has.
+    Where several apply, the request gets the first in this order: RESET, BAD_REQUEST, BUS_ERROR, OVERFLOW, BUSY,
+    ROLLOVER, then CONFLICT or PARITY, whichever the first failing key (reads in their order, then the buffered writes)
+    has.
     """
 
     #: A key of the read set may have been committed after the snapshot.
@@ -23,12 +24,15 @@ class Reason(IntEnum):
     OVERFLOW = 3
     #: A memory word with bad parity stood between the request and a certain answer.
     PARITY = 4
-    #: The snapshot is newer than the last timestamp, or a register write was not a whole word.
+    #: The snapshot is newer than the last timestamp, a register write was not a whole word, or a queue entry was not
+    #: what it must be.
     BAD_REQUEST = 5
     #: The slot's page was written while its previous request was undecided; that access was dropped.
     BUSY = 6
     #: The device was reset while the request was filled or undecided.
     RESET = 7
+    #: The memory answered SLVERR or DECERR where the co-processor fetched the request. It may be submitted again.
+    BUS_ERROR = 8
 
 
 class Verdict(NamedTuple):

@@ -191,7 +191,7 @@
 
 /* Read-only. 64-bit values, low word first, as of the last LATCH_STATISTICS. */
 #define BLOOMGATE_CONTROL_STATISTICS                          0x200u
-#define BLOOMGATE_CONTROL_STATISTICS_BYTES                    0x078u
+#define BLOOMGATE_CONTROL_STATISTICS_BYTES                    0x088u
 
 /* Read-only. For each slot the four words VERDICT, TIMESTAMP_EPOCH, TIMESTAMP_COUNT and CONFLICT_KEY of
  * its page.
@@ -291,12 +291,18 @@ enum bloomgate_reason {
     BLOOMGATE_REASON_OVERFLOW = 3,
     /* A memory word with bad parity stood between the request and a certain answer. */
     BLOOMGATE_REASON_PARITY = 4,
-    /* The snapshot is newer than the last timestamp, or a register write was not a whole word. */
+    /* The snapshot is newer than the last timestamp, a register write was not a whole word, or a queue entry
+     * was not what it must be.
+     */
     BLOOMGATE_REASON_BAD_REQUEST = 5,
     /* The slot's page was written while its previous request was undecided; that access was dropped. */
     BLOOMGATE_REASON_BUSY = 6,
     /* The device was reset while the request was filled or undecided. */
     BLOOMGATE_REASON_RESET = 7,
+    /* The memory answered SLVERR or DECERR where the co-processor fetched the request. It may be submitted
+     * again.
+     */
+    BLOOMGATE_REASON_BUS_ERROR = 8,
 };
 
 /* CODE of an error log entry. */
@@ -353,18 +359,22 @@ enum bloomgate_statistic {
     BLOOMGATE_STATISTIC_ABORTS_BUSY = 8,
     /* requests aborted with RESET */
     BLOOMGATE_STATISTIC_ABORTS_RESET = 9,
+    /* requests aborted with BUS_ERROR */
+    BLOOMGATE_STATISTIC_ABORTS_BUS_ERROR = 10,
     /* keys of read sets queried in the recency filter */
-    BLOOMGATE_STATISTIC_KEYS_VALIDATED = 10,
+    BLOOMGATE_STATISTIC_KEYS_VALIDATED = 11,
     /* keys of write and commute sets inserted into the recency filter */
-    BLOOMGATE_STATISTIC_KEYS_INSERTED = 11,
+    BLOOMGATE_STATISTIC_KEYS_INSERTED = 12,
     /* memory words read with bad parity */
-    BLOOMGATE_STATISTIC_PARITY_ERRORS = 12,
+    BLOOMGATE_STATISTIC_PARITY_ERRORS = 13,
     /* epochs ended, by rollover or reset */
-    BLOOMGATE_STATISTIC_EPOCH_STEPS = 13,
+    BLOOMGATE_STATISTIC_EPOCH_STEPS = 14,
+    /* commits that raised the floor because they had more than buffer_depth keys to insert */
+    BLOOMGATE_STATISTIC_FLOOR_RAISES = 15,
     /* errors found; of two in one clock cycle the error log has one */
-    BLOOMGATE_STATISTIC_ERRORS = 14,
+    BLOOMGATE_STATISTIC_ERRORS = 16,
 };
-#define BLOOMGATE_STATISTICS                                  15u
+#define BLOOMGATE_STATISTICS                                  17u
 
 /* The first words of a slot page, and a slot's record in SLOT_RECORDS: read them in one burst. */
 struct bloomgate_verdict {
