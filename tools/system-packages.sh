@@ -47,6 +47,11 @@ wanted() {
 import os, sys, sysconfig
 sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("platinclude"), "pyconfig.h")))' 2>/dev/null ||
             list="$list pypy3-dev"
+        # programs for the board's processor, and what runs them here
+        has arm-linux-gnueabihf-gcc || list="$list gcc-arm-linux-gnueabihf libc6-dev-armhf-cross"
+        has qemu-arm || list="$list qemu-user"
+        # device-tree sources
+        { has dtc && has fdtoverlay; } || list="$list device-tree-compiler"
     fi
     echo "$list"
 }

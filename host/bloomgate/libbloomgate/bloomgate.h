@@ -1,0 +1,189 @@
+/*
+ * libbloomgate: programmed I/O with the co-processor, from C11 on Linux and without any other library.
+ *
+ * A program maps the pages that it may use (one UIO node each), opens a slot, and commits:
+ *
+ *     struct bloomgate_window control, page;
+ *     struct bloomgate_geometry geometry;
+ *     struct bloomgate_slot slot;
+ *     struct bloomgate_decision decision;
+ *
+ *     bloomgate_uio_open(&control, "", "bloomgate-control");
+ *     bloomgate_identify(&control, &geometry);
+ *     bloomgate_uio_open(&page, "", "bloomgate-slot3");
+ *     bloomgate_slot_open(&slot, &page, &geometry);
+ *     bloomgate_commit(&slot, &(struct bloomgate_request){.snapshot = 0, .writes = keys, .write_count = 2}, &decision);
+ *
+ * Functions return BLOOMGATE_OK or a negative `enum bloomgate_status`. No function allocates memory, and none waits
+ * without a limit. The structs belong to the caller; what is marked "private" only the library touches. One thread at
+ * a time may use a slot or a window; different ones are independent.
+ *
+ * A timestamp is epoch * 2^timestamp_bits + count. The register map is in bloomgate_registers.h.
+ */
+#ifndef BLOOMGATE_H
+#define BLOOMGATE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What a function returns. */
+enum bloomgate_status {
+    BLOOMGATE_OK = 0,
+    /* The system refused; errno says why. */
+    BLOOMGATE_E_SYSTEM = -1,
+    /* There is no UIO node of that name, or it is not at the address that the name stands for. */
+    BLOOMGATE_E_NO_NODE = -2,
+    /* Another process has the node open through this library. */
+    BLOOMGATE_E_IN_USE = -3,
+    /* The fabric is not configured, or nothing tells that it is: an access could stall the processor for ever. */
+    BLOOMGATE_E_FABRIC = -4,
+    /* An access outside the window, or not at a multiple of 4. */
+    BLOOMGATE_E_RANGE = -5,
+    /* IDENTIFICATION does not read "BLMG". */
+    BLOOMGATE_E_IDENTIFICATION = -6,
+    /* The gateware speaks another major version of the register interface. */
+    BLOOMGATE_E_VERSION = -7,
+    /* The gateware has a geometry that this library cannot use. */
+    BLOOMGATE_E_GEOMETRY = -8,
+    /* A key does not fit in key_bits. Nothing was submitted. */
+    BLOOMGATE_E_KEY = -9,
+    /* A snapshot is larger than any timestamp. Nothing was submitted. */
+    BLOOMGATE_E_SNAPSHOT = -10,
+    /* A request has more keys than the slot can buffer. Nothing was submitted. */
+    BLOOMGATE_E_TOO_LARGE = -11,
+    /* The device did not answer in time. A request that was submitted may still commit: bloomgate_settle. */
+    BLOOMGATE_E_TIMEOUT = -12,
+    /* An earlier request of the slot is not settled. */
+    BLOOMGATE_E_UNSETTLED = -13,
+};
+
+/* One line on a status, for people. */
+const char *bloomgate_message(int status);
+
+/* --- Windows: mapped registers ------------------------------------------------------------------------------- */
+
+/* A range of 32-bit registers in this process. */
+struct bloomgate_window {
+    volatile uint32_t *words;
+    size_t bytes;
+    /* Of the UIO node; -1 without one. */
+    int file;
+};
+
+/*
+ * Every access is one aligned 32-bit load or store, in the order of the addresses. Offsets are bytes from the start of
+ * the window. `bloomgate_poll` reads `count` words again and again, at most `polls` times, until the first one,
+ * masked, is `value`.
+ */
+int bloomgate_read(const struct bloomgate_window *window, uint32_t offset, uint32_t *to, size_t count);
+int bloomgate_write(const struct bloomgate_window *window, uint32_t offset, const uint32_t *from, size_t count);
+int bloomgate_poll(const struct bloomgate_window *window, uint32_t offset, uint32_t *to, size_t count, uint32_t mask,
+                   uint32_t value, unsigned int polls);
+
+/*
+ * Whether an access to the fabric is answered: BLOOMGATE_OK when Linux says that it is configured (fpga_manager, or
+ * xdevcfg on old Xilinx kernels). `root` is put before every path of the system: "" on a board.
+ */
+int bloomgate_fabric_ready(const char *root);
+
+/*
+ * Map the page of the UIO node with that name: "bloomgate-control", or "bloomgate-slot" and a number. Checks first
+ * that the fabric is configured and that the node is at the page's address. The page stays locked (flock) until
+ * bloomgate_close or the end of the process.
+ */
+int bloomgate_uio_open(struct bloomgate_window *window, const char *root, const char *name);
+void bloomgate_close(struct bloomgate_window *window);
+
+/*
+ * UIO masks the interrupt when it comes and when the driver starts: unmask, then wait. `bloomgate_uio_wait` stores the
+ * number of interrupts since the start of the driver, or returns BLOOMGATE_E_TIMEOUT.
+ */
+int bloomgate_uio_unmask(const struct bloomgate_window *control);
+int bloomgate_uio_wait(const struct bloomgate_window *control, int milliseconds, uint32_t *interrupts);
+
+/* --- The control page --------------------------------------------------------------------------------------- */
+
+/* What the gateware was built as. */
+struct bloomgate_geometry {
+    uint32_t major, minor, patch;
+    uint32_t tables, log2_rows, timestamp_bits, key_bits, slots, aperture_depth, hash_seed;
+};
+
+/* One entry of the error log; `code` is an enum bloomgate_error_code. */
+struct bloomgate_error {
+    uint32_t number, code, slot, detail;
+};
+
+int bloomgate_identify(const struct bloomgate_window *control, struct bloomgate_geometry *geometry);
+/* The newest timestamp assigned. */
+int bloomgate_last_timestamp(const struct bloomgate_window *control, const struct bloomgate_geometry *geometry,
+                             uint64_t *timestamp);
+/* `values` has room for BLOOMGATE_STATISTICS; all are as of one clock. */
+int bloomgate_statistics(const struct bloomgate_window *control, uint64_t *values);
+/* `entries` has room for BLOOMGATE_ERROR_LOG_ENTRIES; oldest first. */
+int bloomgate_error_log(const struct bloomgate_window *control, struct bloomgate_error *entries, size_t *count);
+/* Enable these causes (bits of INTERRUPT_ENABLE) and no others. */
+int bloomgate_interrupt_enable(const struct bloomgate_window *control, uint32_t causes);
+/* Store the pending causes and clear them, so that the line falls. */
+int bloomgate_interrupt_take(const struct bloomgate_window *control, uint32_t *causes);
+/* Ends the epoch; waits until the device decides requests again. */
+int bloomgate_reset(const struct bloomgate_window *control, uint32_t initial_epoch);
+
+/* --- Slots -------------------------------------------------------------------------------------------------- */
+
+/* A slot and its page; all private but `milliseconds`. */
+struct bloomgate_slot {
+    struct bloomgate_window window;
+    struct bloomgate_geometry geometry;
+    uint32_t request;
+    uint32_t submitted;
+    /* How long bloomgate_commit and bloomgate_settle wait; 1000 after bloomgate_slot_open. */
+    uint32_t milliseconds;
+};
+
+/* A request: three sets of keys, and the snapshot that the transaction has seen. */
+struct bloomgate_request {
+    uint64_t snapshot;
+    const uint32_t *reads;
+    size_t read_count;
+    const uint32_t *writes;
+    size_t write_count;
+    const uint32_t *commutes;
+    size_t commute_count;
+};
+
+/* The verdict on a request. */
+struct bloomgate_decision {
+    /* 1: COMMIT, 0: ABORT. */
+    uint32_t committed;
+    /* 1: the commit has a timestamp; 0 for one that wrote and commuted nothing. */
+    uint32_t timestamped;
+    uint64_t timestamp;
+    /* Of an abort: an enum bloomgate_reason. */
+    uint32_t reason;
+    /* The first failing key, after CONFLICT and PARITY. */
+    uint32_t key;
+};
+
+/* Take a slot over: waits for the verdict of an earlier owner's request, and drops what was filled but not submitted. */
+int bloomgate_slot_open(struct bloomgate_slot *slot, const struct bloomgate_window *window,
+                        const struct bloomgate_geometry *geometry);
+
+/*
+ * Submit a request and wait for its verdict. After BLOOMGATE_E_TIMEOUT the request may yet be decided: the slot
+ * refuses others until bloomgate_settle has the verdict. If that is a commit with a timestamp, nothing was written
+ * under it, and it must be published as an empty commit, or it holds back `published` for ever.
+ */
+int bloomgate_commit(struct bloomgate_slot *slot, const struct bloomgate_request *request,
+                     struct bloomgate_decision *decision);
+int bloomgate_settle(struct bloomgate_slot *slot, struct bloomgate_decision *decision);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,163 @@
+#define _POSIX_C_SOURCE 200809L /* clock_gettime */
+
+#include "bloomgate.h"
+
+#include "barrier.h"
+#include "bloomgate_registers.h"
+#include "clock.h"
+
+/* Far longer than every other slot's largest request together. */
+#define DEFAULT_MILLISECONDS 1000u
+/* Polls between two looks at the clock. */
+#define POLLS 64u
+
+#define SLOT_FIELD(word, name) (((word) & BLOOMGATE_SLOT_##name##_MASK) >> BLOOMGATE_SLOT_##name##_SHIFT)
+
+static uint32_t load(const struct bloomgate_slot *slot, uint32_t offset)
+{
+    return slot->window.words[offset / 4];
+}
+
+static void store(const struct bloomgate_slot *slot, uint32_t offset, uint32_t value)
+{
+    slot->window.words[offset / 4] = value;
+}
+
+static int await(const struct bloomgate_slot *slot, uint32_t offset, uint32_t mask, uint32_t value)
+{
+    uint64_t deadline = bloomgate_deadline(slot->milliseconds);
+    for (;;) {
+        for (unsigned int poll = 0; poll < POLLS; poll++) {
+            if ((load(slot, offset) & mask) == value) {
+                return BLOOMGATE_OK;
+            }
+        }
+        if (bloomgate_now() > deadline) {
+            return BLOOMGATE_E_TIMEOUT;
+        }
+    }
+}
+
+int bloomgate_slot_open(struct bloomgate_slot *slot, const struct bloomgate_window *window,
+                        const struct bloomgate_geometry *geometry)
+{
+    if (window->bytes < BLOOMGATE_PAGE_BYTES) {
+        return BLOOMGATE_E_RANGE;
+    }
+    *slot = (struct bloomgate_slot){
+        .window = *window, .geometry = *geometry, .milliseconds = DEFAULT_MILLISECONDS};
+    int status = await(slot, BLOOMGATE_SLOT_STATUS, BLOOMGATE_SLOT_STATUS_BUSY_MASK, 0);
+    if (status != BLOOMGATE_OK) {
+        return status;
+    }
+    store(slot, BLOOMGATE_SLOT_DISCARD, 0);
+    /* The next number differs from the one that the page shows now. */
+    slot->request = SLOT_FIELD(load(slot, BLOOMGATE_SLOT_VERDICT), VERDICT_REQUEST);
+    return BLOOMGATE_OK;
+}
+
+/* The largest value of so many bits, 1 to 32. */
+static uint32_t largest(uint32_t bits)
+{
+    return UINT32_MAX >> (32u - bits);
+}
+
+static int check_set(const uint32_t *keys, size_t count, uint32_t max_key, size_t *room)
+{
+    if (count > *room) {
+        return BLOOMGATE_E_TOO_LARGE;
+    }
+    *room -= count;
+    for (size_t i = 0; i < count; i++) {
+        if (keys[i] > max_key) {
+            return BLOOMGATE_E_KEY;
+        }
+    }
+    return BLOOMGATE_OK;
+}
+
+static int check(const struct bloomgate_slot *slot, const struct bloomgate_request *request)
+{
+    uint32_t max_key = largest(slot->geometry.key_bits);
+    size_t room = slot->geometry.aperture_depth;
+    if (request->snapshot >> slot->geometry.timestamp_bits > UINT32_MAX) {
+        return BLOOMGATE_E_SNAPSHOT;
+    }
+    int status = check_set(request->reads, request->read_count, max_key, &room);
+    if (status == BLOOMGATE_OK) {
+        status = check_set(request->writes, request->write_count, max_key, &room);
+    }
+    if (status == BLOOMGATE_OK) {
+        status = check_set(request->commutes, request->commute_count, max_key, &room);
+    }
+    return status;
+}
+
+/* Any word of an aperture appends, so a set that is longer than the aperture begins at its start again. */
+static void fill(const struct bloomgate_slot *slot, uint32_t aperture, uint32_t bytes, const uint32_t *keys,
+                 size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        store(slot, aperture + (uint32_t)(4 * i % bytes), keys[i]);
+    }
+}
+
+/* The verdict block, which is complete. */
+static void collect(struct bloomgate_slot *slot, struct bloomgate_decision *decision)
+{
+    bloomgate_load_barrier();
+    uint32_t verdict = load(slot, BLOOMGATE_SLOT_VERDICT);
+    uint32_t epoch = load(slot, BLOOMGATE_SLOT_TIMESTAMP_EPOCH);
+    uint32_t count = load(slot, BLOOMGATE_SLOT_TIMESTAMP_COUNT);
+    uint32_t key = load(slot, BLOOMGATE_SLOT_CONFLICT_KEY);
+    /* What the caller reads next must not have been read before the verdict. */
+    bloomgate_load_barrier();
+    *decision = (struct bloomgate_decision){
+        .committed = SLOT_FIELD(verdict, VERDICT_COMMITTED), .timestamped = 0, .timestamp = 0, .reason = 0, .key = 0};
+    if (!decision->committed) {
+        decision->reason = SLOT_FIELD(verdict, VERDICT_REASON);
+        if (decision->reason == BLOOMGATE_REASON_CONFLICT || decision->reason == BLOOMGATE_REASON_PARITY) {
+            decision->key = key;
+        }
+    } else if (SLOT_FIELD(verdict, VERDICT_TIMESTAMPED)) {
+        decision->timestamped = 1;
+        decision->timestamp = ((uint64_t)epoch << slot->geometry.timestamp_bits) + count;
+    }
+    slot->submitted = 0;
+}
+
+int bloomgate_settle(struct bloomgate_slot *slot, struct bloomgate_decision *decision)
+{
+    uint32_t mask = BLOOMGATE_SLOT_VERDICT_DONE_MASK | BLOOMGATE_SLOT_VERDICT_REQUEST_MASK;
+    uint32_t value = BLOOMGATE_SLOT_VERDICT_DONE_MASK | slot->request << BLOOMGATE_SLOT_VERDICT_REQUEST_SHIFT;
+    int status = await(slot, BLOOMGATE_SLOT_VERDICT, mask, value);
+    if (status == BLOOMGATE_OK) {
+        collect(slot, decision);
+    }
+    return status;
+}
+
+int bloomgate_commit(struct bloomgate_slot *slot, const struct bloomgate_request *request,
+                     struct bloomgate_decision *decision)
+{
+    if (slot->submitted) {
+        return BLOOMGATE_E_UNSETTLED;
+    }
+    int status = check(slot, request);
+    if (status != BLOOMGATE_OK) {
+        return status;
+    }
+    fill(slot, BLOOMGATE_SLOT_READ_APERTURE, BLOOMGATE_SLOT_READ_APERTURE_BYTES, request->reads, request->read_count);
+    fill(slot, BLOOMGATE_SLOT_WRITE_APERTURE, BLOOMGATE_SLOT_WRITE_APERTURE_BYTES, request->writes,
+         request->write_count);
+    fill(slot, BLOOMGATE_SLOT_COMMUTE_APERTURE, BLOOMGATE_SLOT_COMMUTE_APERTURE_BYTES, request->commutes,
+         request->commute_count);
+    slot->request = (slot->request + 1) & (BLOOMGATE_SLOT_SUBMIT_REQUEST_MASK >> BLOOMGATE_SLOT_SUBMIT_REQUEST_SHIFT);
+    /* A redo log in shared memory is complete before the request can be decided. */
+    bloomgate_store_barrier();
+    store(slot, BLOOMGATE_SLOT_SNAPSHOT_EPOCH, (uint32_t)(request->snapshot >> slot->geometry.timestamp_bits));
+    store(slot, BLOOMGATE_SLOT_SNAPSHOT_COUNT, (uint32_t)request->snapshot & largest(slot->geometry.timestamp_bits));
+    slot->submitted = 1;
+    store(slot, BLOOMGATE_SLOT_SUBMIT, slot->request << BLOOMGATE_SLOT_SUBMIT_REQUEST_SHIFT);
+    return bloomgate_settle(slot, decision);
+}

@@ -1,0 +1,155 @@
+/*
+ * Does with libbloomgate what standard input says, a line each, and answers with a line each.
+ *
+ *     exercise ROOT SLOT
+ *
+ * A line is a letter and numbers; the answer begins with the status that the library returned:
+ *     c SNAPSHOT READS WRITES COMMUTES KEY...   commit (sizes of the sets, then their keys)
+ *     t                                        last timestamp
+ *     s                                        statistics
+ *     e                                        error log: number, code, slot, detail of each entry
+ *     r EPOCH                                  reset
+ *     i CAUSES, u, w MILLISECONDS, p           enable, unmask, wait for, and take interrupts
+ *     x OFFSET, b OFFSET                       read a word, or one byte, of the slot's page
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bloomgate.h"
+#include "bloomgate_registers.h"
+
+#define MAX_KEYS 8192
+
+static struct bloomgate_window control, page;
+static struct bloomgate_geometry geometry;
+static struct bloomgate_slot slot;
+
+static uint64_t number(void)
+{
+    char *word = strtok(NULL, " \n");
+    return word == NULL ? 0 : strtoull(word, NULL, 10);
+}
+
+static void commit(void)
+{
+    static uint32_t keys[MAX_KEYS];
+    struct bloomgate_request request = {.snapshot = number()};
+    request.read_count = (size_t)number();
+    request.write_count = (size_t)number();
+    request.commute_count = (size_t)number();
+    size_t total = request.read_count + request.write_count + request.commute_count;
+    for (size_t i = 0; i < total && i < MAX_KEYS; i++) {
+        keys[i] = (uint32_t)number();
+    }
+    request.reads = keys;
+    request.writes = request.reads + request.read_count;
+    request.commutes = request.writes + request.write_count;
+    struct bloomgate_decision decision;
+    int status = bloomgate_commit(&slot, &request, &decision);
+    printf("%d", status);
+    if (status == BLOOMGATE_OK) {
+        printf(" %" PRIu32 " %" PRIu32 " %" PRIu64 " %" PRIu32 " %" PRIu32, decision.committed, decision.timestamped,
+               decision.timestamp, decision.reason, decision.key);
+    }
+}
+
+static void statistics(void)
+{
+    uint64_t values[BLOOMGATE_STATISTICS] = {0};
+    printf("%d", bloomgate_statistics(&control, values));
+    for (size_t i = 0; i < BLOOMGATE_STATISTICS; i++) {
+        printf(" %" PRIu64, values[i]);
+    }
+}
+
+static void error_log(void)
+{
+    struct bloomgate_error entries[BLOOMGATE_ERROR_LOG_ENTRIES];
+    size_t count = 0;
+    printf("%d", bloomgate_error_log(&control, entries, &count));
+    for (size_t i = 0; i < count; i++) {
+        printf(" %" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu32, entries[i].number, entries[i].code, entries[i].slot,
+               entries[i].detail);
+    }
+}
+
+static void obey(char letter)
+{
+    uint64_t timestamp = 0;
+    uint32_t word = 0;
+    int status;
+    switch (letter) {
+    case 'c':
+        commit();
+        return;
+    case 't':
+        status = bloomgate_last_timestamp(&control, &geometry, &timestamp);
+        printf("%d %" PRIu64, status, timestamp);
+        return;
+    case 's':
+        statistics();
+        return;
+    case 'e':
+        error_log();
+        return;
+    case 'r':
+        printf("%d", bloomgate_reset(&control, (uint32_t)number()));
+        return;
+    case 'i':
+        printf("%d", bloomgate_interrupt_enable(&control, (uint32_t)number()));
+        return;
+    case 'u':
+        printf("%d", bloomgate_uio_unmask(&control));
+        return;
+    case 'w':
+        status = bloomgate_uio_wait(&control, (int)number(), &word);
+        printf("%d %" PRIu32, status, word);
+        return;
+    case 'p':
+        status = bloomgate_interrupt_take(&control, &word);
+        printf("%d %" PRIu32, status, word);
+        return;
+    case 'x':
+        status = bloomgate_read(&page, (uint32_t)number(), &word, 1);
+        printf("%d %" PRIu32, status, word);
+        return;
+    case 'b':
+        printf("%d", *((volatile uint8_t *)page.words + number()));
+        return;
+    default:
+        printf("what is %c?", letter);
+    }
+}
+
+int main(int count, char **words)
+{
+    static char line[16 * MAX_KEYS];
+    char name[32];
+    if (count != 3) {
+        return 2;
+    }
+    snprintf(name, sizeof name, "bloomgate-slot%s", words[2]);
+    int status = bloomgate_uio_open(&control, words[1], "bloomgate-control");
+    if (status == BLOOMGATE_OK) {
+        status = bloomgate_identify(&control, &geometry);
+    }
+    if (status == BLOOMGATE_OK) {
+        status = bloomgate_uio_open(&page, words[1], name);
+    }
+    if (status == BLOOMGATE_OK) {
+        status = bloomgate_slot_open(&slot, &page, &geometry);
+    }
+    if (status != BLOOMGATE_OK) {
+        fprintf(stderr, "exercise: %s\n", bloomgate_message(status));
+        return 1;
+    }
+    while (fgets(line, sizeof line, stdin) != NULL) {
+        obey(*strtok(line, " \n"));
+        putchar('\n');
+    }
+    bloomgate_close(&page);
+    bloomgate_close(&control);
+    return 0;
+}
