@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import importlib
 import importlib.machinery
@@ -87,7 +88,7 @@ class SoftDevice(Device):
         size = 5 * parameters.K * parameters.D
         #: None when closed; C functions refuse that with a TypeError.
         self._state = module.ffi.gc(state, module.lib.bg_free, size)
-        self._commit = module.lib.bg_commit
+        self._commit = _committer(module, self._state)
         self._packers = _Packers(parameters.aperture_depth)
         self._max_count = parameters.max_count
         super().__init__(parameters, 0)
@@ -109,7 +110,7 @@ class SoftDevice(Device):
             w = len(writes)
             c = len(commutes)
             request = self._packers[r + w + c](snapshot, r, w, c, *reads, *writes, *commutes)
-            answer = self._commit(self._state, request)
+            answer = self._commit(request)
         except (StructError, TypeError, ValueError, OverflowError, KeyError):
             # Which one a bad integer raises depends on the interpreter: PyPy has ValueError for a negative snapshot.
             self._require_request(snapshot, reads, writes, commutes)
@@ -121,6 +122,7 @@ class SoftDevice(Device):
                 commutes=[index(key) for key in commutes],
             )
         if answer & self._max_count:
+            self._publication.assigned(answer)
             return _new_verdict(Verdict, (True, answer, None, None))
         answer >>= self.parameters.timestamp_bits
         if not answer:
@@ -172,12 +174,16 @@ class SoftDevice(Device):
 
     def close(self) -> None:
         super().close()
-        self._state = None
+        self._forget_state()
 
     def _after_fork(self) -> None:
         super()._after_fork()
         # Another thread of the other process may have held its lock.
+        self._forget_state()
+
+    def _forget_state(self) -> None:
         self._state = None
+        self._commit = _refuse
 
     def _open_state(self) -> Any:
         # One read of the attribute, which close() may set to None at any time.
@@ -185,6 +191,27 @@ class SoftDevice(Device):
         if state is None:
             self._require_open()
         return state
+
+
+def _refuse(request: bytes) -> int:
+    raise TypeError("the device is closed")
+
+
+def _committer(module: Any, state: Any) -> Callable[[bytes], int]:
+    """The function that decides a request."""
+    if sys.implementation.name == "cpython":
+        # With ctypes, because cffi cannot return a Python object.
+        make: Any = ctypes.PyDLL(module.__file__).bg_committer
+        make.argtypes, make.restype = (ctypes.py_object,), ctypes.py_object
+        bound: Callable[[bytes], int] = make((int(module.ffi.cast("uintptr_t", state)), state))
+        return bound
+    commit = module.lib.bg_commit
+
+    def decide(request: bytes) -> int:
+        answer: int = commit(state, request)
+        return answer
+
+    return decide
 
 
 # Loading the compiled module.

@@ -276,6 +276,23 @@ static uint64_t bg_commit(bg_device *device, const char *request) {
     return result;
 }
 
+#if defined(Py_PYTHON_H) && !defined(PYPY_VERSION)
+/* bg_commit as a Python function of the request, for one device. cffi releases the GIL around every call, which wakes
+ * the threads that wait for it in the middle of somebody's commit; a decision is shorter than such a switch. `owner` is
+ * a tuple of the device's address and the object that keeps it alive. */
+static PyObject *commit_with_gil(PyObject *owner, PyObject *request) {
+    bg_device *device = PyLong_AsVoidPtr(PyTuple_GetItem(owner, 0));
+    const char *bytes = PyBytes_AsString(request);
+    return bytes == NULL ? NULL : PyLong_FromUnsignedLongLong(bg_commit(device, bytes));
+}
+
+static PyMethodDef commit_method = {"commit", commit_with_gil, METH_O, NULL};
+
+__attribute__((visibility("default"))) PyObject *bg_committer(PyObject *owner) {
+    return PyCFunction_NewEx(&commit_method, owner, NULL);
+}
+#endif
+
 /* Decides `count` requests that lie one behind the other; returns how many committed. For benchmarks. */
 static uint64_t bg_commit_many(bg_device *device, const char *requests, uint64_t count) {
     uint64_t commits = 0;
