@@ -19,12 +19,14 @@ class Publication:
     """Advances ``published`` over the contiguous prefix of timestamps that have been written back.
 
     A timestamp (epoch, 0) is an empty commit that the device makes when an epoch begins; it counts as written back
-    as soon as everything before it is. All methods can be called from any thread; none but :meth:`wait` blocks.
+    as soon as everything before it is. All methods can be called from any thread; none but :meth:`wait` blocks, not
+    even on a lock: a thread that waits for a lock gets it before it gets the GIL, and then all others wait for both.
     """
 
     def __init__(self, parameters: Parameters, origin: int, last_timestamp: Callable[[], int]) -> None:
         """``origin``: the device's newest timestamp at the start. ``last_timestamp``: reads its newest one now."""
         self._parameters = parameters
+        self._max_count = parameters.max_count
         self._published = origin
         self._last_timestamp = last_timestamp
         #: A timestamp that is known to have been assigned, so that not every `publish` has to ask the device.
@@ -32,10 +34,14 @@ class Publication:
         self._written_back: set[int] = set()
         #: Last timestamp of an epoch ended by a reset -> first timestamp of the epoch after it.
         self._epoch_ends: dict[int, int] = {}
-        # Reentrant only because such a lock knows its owner, see release_leaked(). Not "with self._advanced": its
-        # __enter__ is Python, and an asynchronous exception at its end leaves the lock held.
+        #: Held by who moves ``published``. Reentrant only because such a lock knows its owner, see release_leaked().
+        self._moving = threading.RLock()
+        # Not "with self._advanced": its __enter__ is Python, and an asynchronous exception at its end leaves the lock
+        # held.
         self._lock = threading.RLock()
         self._advanced = threading.Condition(self._lock)
+        #: Threads in :meth:`wait`; changed under ``_lock``.
+        self._waiting = 0
         #: Called with an unpublished timestamp that made no progress; true means: it is written back now.
         self.helper: Optional[Callable[[int], bool]] = None
 
@@ -52,16 +58,16 @@ class Publication:
         if timestamp is None or timestamp <= self._published:
             return
         self._require_assigned(timestamp)
-        with self._lock:
-            if timestamp > self._published:
-                self._written_back.add(timestamp)
-                self._advance()
+        self._written_back.add(timestamp)
+        if timestamp <= self._published:
+            # A helper was faster, and nobody will take it out.
+            self._written_back.discard(timestamp)
+        self._advance()
 
     def epoch_stepped(self, last: int, origin: int) -> None:
         """A reset ended an epoch whose newest timestamp is ``last``; the next epoch begins at ``origin``."""
-        with self._lock:
-            self._epoch_ends[last] = origin
-            self._advance()
+        self._epoch_ends[last] = origin
+        self._advance()
 
     def wait(self, timestamp: Optional[int], timeout: Optional[float] = None) -> None:
         """Block until ``published >= timestamp``, finishing the work of committers that make no progress.
@@ -73,20 +79,27 @@ class Publication:
         self._require_assigned(timestamp)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
+            # In case who should have done it was interrupted.
+            self._advance()
             with self._lock:
-                seen = self._published
-                if seen >= timestamp:
-                    return
-                patience = HELP_AFTER if self.helper is not None else None
-                if deadline is not None:
-                    left = deadline - time.monotonic()
-                    if left <= 0:
-                        raise TimeoutError(
-                            f"timestamp {timestamp} was not published within {timeout} s;"
-                            f" the oldest commit not written back is {seen + 1}"
-                        )
-                    patience = left if patience is None else min(left, patience)
-                self._advanced.wait(patience)
+                # First registered, then looked; who moves does it the other way round.
+                self._waiting += 1
+                try:
+                    seen = self._published
+                    if seen >= timestamp:
+                        return
+                    patience = HELP_AFTER if self.helper is not None else None
+                    if deadline is not None:
+                        left = deadline - time.monotonic()
+                        if left <= 0:
+                            raise TimeoutError(
+                                f"timestamp {timestamp} was not published within {timeout} s;"
+                                f" the oldest commit not written back is {seen + 1}"
+                            )
+                        patience = left if patience is None else min(left, patience)
+                    self._advanced.wait(patience)
+                finally:
+                    self._waiting -= 1
                 stuck = self._published if self._published == seen else None
             helper = self.helper
             # Outside the lock: writing back may take long, and ends in publish().
@@ -100,8 +113,9 @@ class Publication:
 
     def release_leaked(self) -> None:
         """Release what an asynchronous exception has left locked by the calling thread, which is in no method here."""
-        while self._lock._is_owned():  # type: ignore[attr-defined]
-            self._lock.release()
+        for lock in (self._moving, self._lock):
+            while lock._is_owned():  # type: ignore[attr-defined]
+                lock.release()
 
     def _require_assigned(self, timestamp: int) -> None:
         if timestamp > self._assigned:
@@ -110,23 +124,37 @@ class Publication:
             raise PublicationError(f"timestamp {timestamp} was never assigned; the last one is {self._assigned}")
 
     def _advance(self) -> None:
-        """Move over everything contiguous. Called with the lock held."""
-        before = self._published
-        while True:
-            here = self._published
-            if here in self._epoch_ends:
-                self._published = self._epoch_ends.pop(here)
-            elif here + 1 in self._written_back:
-                self._written_back.remove(here + 1)
-                self._published = here + 1
-            elif (
-                here & self._parameters.max_count == self._parameters.max_count
-                and here != self._parameters.max_timestamp
-            ):
-                # Assigning the last count ends the epoch, so (epoch + 1, 0) is the next integer. Not so in the
-                # last epoch of all.
-                self._published = here + 1
-            else:
-                break
-        if self._published != before:
-            self._advanced.notify_all()
+        """Move over everything contiguous, or leave it to who is doing that: they look again when they have ended."""
+        # A signal handler that publishes leaves it to the thread that it has interrupted.
+        while not self._moving._is_owned() and self._moving.acquire(False):  # type: ignore[attr-defined]
+            moved = False
+            try:
+                here = self._published
+                following = self._following(here)
+                while following is not None:
+                    self._published = following
+                    # In this order: see publish().
+                    self._written_back.discard(following)
+                    self._epoch_ends.pop(here, None)
+                    here = following
+                    following = self._following(here)
+                    moved = True
+            finally:
+                self._moving.release()
+            if moved and self._waiting:
+                with self._lock:
+                    self._advanced.notify_all()
+            if self._following(self._published) is None:
+                return
+
+    def _following(self, here: int) -> Optional[int]:
+        """What ``published`` can become after ``here``."""
+        if here in self._epoch_ends:
+            return self._epoch_ends.get(here)
+        if here + 1 in self._written_back:
+            return here + 1
+        if here & self._max_count == self._max_count and here != self._parameters.max_timestamp:
+            # Assigning the last count ends the epoch, so (epoch + 1, 0) is the next integer. Not so in the last epoch
+            # of all.
+            return here + 1
+        return None

@@ -210,19 +210,15 @@ def test_a_helper_that_fails_shows_it() -> None:
 
 
 def test_a_lock_that_an_exception_left_behind_is_released() -> None:
-    """One that comes between the end of the block and the release, as a trace function can raise there."""
+    """One that comes just before the release, as a trace function can raise there."""
     subject = publication(2)
-    lines: list[int] = []
 
     def trace(frame, event, argument):
-        if frame.f_code is not Publication.publish.__code__:
+        if frame.f_code is not Publication._advance.__code__:
             return None
-        if event == "line":
-            if frame.f_lineno in lines and linecache.getline(
-                frame.f_code.co_filename, frame.f_lineno
-            ).strip().startswith("with "):
-                raise KeyboardInterrupt
-            lines.append(frame.f_lineno)
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        if event == "line" and line == "self._moving.release()":
+            raise KeyboardInterrupt
         return trace
 
     before = sys.gettrace()
@@ -232,7 +228,7 @@ def test_a_lock_that_an_exception_left_behind_is_released() -> None:
             subject.publish(1)
     finally:
         sys.settrace(before)
-    assert subject._lock._is_owned(), "nothing was left behind, so that this test shows nothing"
+    assert subject._moving._is_owned(), "nothing was left behind, so that this test shows nothing"
     subject.release_leaked()
     finish(in_thread(lambda: subject.publish(2)))
     assert subject.published == 2
