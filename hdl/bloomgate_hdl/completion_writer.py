@@ -65,8 +65,8 @@ class CompletionWriter(wiring.Component):
     Only whole aligned cache lines with all strobes are written: the ACP corrupts L1 lines with partial strobes in
     bursts of this form (UG585 3.5.1). A completion that would straddle lines is refused.
 
-    Latency in clocks: completion to AWVALID and first WVALID 1, so to the last beat 4; B to `written` 1. Throughput: one
-    completion in 5 clocks. BREADY is always high.
+    Latency in clocks: completion to AWVALID and first WVALID 1, so to the last beat 4; B to `written` 1. Throughput:
+    one completion in 5 clocks. BREADY is always high.
 
     Timing: bus outputs come from flip-flops, B goes to flip-flops, and no path leads from a bus input to
     `completion.ready`.

@@ -22,6 +22,8 @@ from bloomgate.parameters import Parameters
 from bloomgate_hdl.top import Bloomgate
 
 __all__ = [
+    "AXI_PREFIX",
+    "MEMORY_PREFIX",
     "TOP_NAME",
     "Exported",
     "add_parameter_options",
@@ -33,8 +35,10 @@ __all__ = [
 ]
 
 TOP_NAME = "bloomgate"
-#: Prefix of the AXI ports: s_axi_gp0_awaddr and so on, from which tools infer the interface.
+#: Prefixes of the AXI ports: s_axi_gp0_awaddr and so on, from which tools infer the interfaces.
 AXI_PREFIX = "s_axi_gp0_"
+MEMORY_PREFIX = "m_axi_memory_"
+_PREFIXES = {"axi": AXI_PREFIX, "memory": MEMORY_PREFIX}
 
 
 def yosys_command() -> str:
@@ -46,22 +50,29 @@ def yosys_command() -> str:
     return found
 
 
+def _flat_name(path):
+    """Name of the port for a member of the core."""
+    return _PREFIXES[path[0]] + path[1] if path[0] in _PREFIXES else path[0]
+
+
 class Exported(wiring.Component):
-    """The co-processor with flat port names: clk, rst, s_axi_gp0_*, interrupt, probe (see ``probe_layout``)."""
+    """The co-processor with flat port names: clk, rst, s_axi_gp0_*, m_axi_memory_*, interrupt, probe.
+
+    See ``probe_layout`` for the last one.
+    """
 
     def __init__(self, parameters: Parameters):
         self._core = Bloomgate(parameters)
         members = {}
         for path, member, _ in self._core.signature.flatten(self._core):
-            name = AXI_PREFIX + path[1] if path[0] == "axi" else path[0]
-            members[name] = member.flow(member.shape)
+            members[_flat_name(path)] = member.flow(member.shape)
         super().__init__(members)
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.core = self._core
         for path, member, inner in self._core.signature.flatten(self._core):
-            outer = getattr(self, AXI_PREFIX + path[1] if path[0] == "axi" else path[0])
+            outer = getattr(self, _flat_name(path))
             m.d.comb += inner.eq(outer) if member.flow == In else outer.eq(inner)
         return m
 

@@ -13,6 +13,8 @@ from bloomgate_hdl.commit_arbiter import CommitArbiter
 from bloomgate_hdl.control_page import ControlPage
 from bloomgate_hdl.error_log import ErrorLog
 from bloomgate_hdl.key_log import KeyLog
+from bloomgate_hdl.memory_master import MemoryMaster
+from bloomgate_hdl.memory_port import ACP, MemoryPort
 from bloomgate_hdl.page_decoder import PageDecoder
 from bloomgate_hdl.slot_pages import SlotPages
 from bloomgate_hdl.statistics import Statistics
@@ -43,19 +45,23 @@ def probe_layout(parameters: Parameters) -> data.StructLayout:
 
 
 class Bloomgate(wiring.Component):
-    """The device behind an AXI3 slave port, without PS7 and without pins.
+    """The device between an AXI3 slave port and a port to memory, without PS7 and without pins.
 
-    ``base`` is the byte address of the control page. Clock: ``sync``, everything synchronous to it.
+    ``base`` is the byte address of the control page, ``memory_port`` what ``memory`` is connected to.
+    Clock: ``sync``, everything synchronous to it.
     Reset state: epoch 0, scrubbing for D / 2 clock cycles, during which requests are taken but not decided.
     """
 
-    def __init__(self, parameters: Parameters, base: int = BASE_ADDRESS):
+    def __init__(self, parameters: Parameters, base: int = BASE_ADDRESS, memory_port: MemoryPort = ACP):
         self._parameters = parameters
         self._base = base
+        self._memory_port = memory_port
         super().__init__(
             {
                 #: To M_AXI_GP0.
                 "axi": In(Axi3Signature(32, GP_DATA_BITS, GP_ID_BITS)),
+                #: To S_AXI_ACP or S_AXI_HP0.
+                "memory": Out(memory_port.signature),
                 #: Level high; to IRQ_F2P.
                 "interrupt": Out(1),
                 #: For measurements only.
@@ -75,9 +81,13 @@ class Bloomgate(wiring.Component):
         m.submodules.pipeline = pipeline = ValidationPipeline(p)
         m.submodules.statistics = statistics = Statistics(p)
         m.submodules.error_log = error_log = ErrorLog(p)
+        m.submodules.memory_master = memory_master = MemoryMaster(
+            slot_bits=p.slot_bits, ids=p.request_buffers + 1, port=self._memory_port
+        )
 
         # Bus.
         connect(m, flipped(self.axi), axi_slave.bus)
+        connect(m, memory_master.bus, flipped(self.memory))
         connect(m, axi_slave.registers, decoder.bus)
         connect(m, decoder.control, control.bus)
         connect(m, decoder.slots, slot_pages.bus)

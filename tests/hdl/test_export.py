@@ -12,7 +12,8 @@ import pytest
 from amaranth.lib import wiring
 from bloomgate.parameters import Parameters
 from bloomgate_hdl.axi3 import Axi3Signature
-from bloomgate_hdl.export import AXI_PREFIX, TOP_NAME, convert_rtlil
+from bloomgate_hdl.export import AXI_PREFIX, MEMORY_PREFIX, TOP_NAME, convert_rtlil
+from bloomgate_hdl.memory_port import ACP
 from bloomgate_hdl.top import probe_layout
 
 PARAMETERS = Parameters(K=1, D=16, timestamp_bits=8, key_bits=8, slots=1, aperture_depth=4)
@@ -28,6 +29,8 @@ def expected_ports():
         # The signature is written from the initiator's side, and this is the target.
         direction = "input" if member.flow == wiring.Out else "output"
         ports["s_axi_gp0_" + name] = (direction, member.shape)
+    for name, member in ACP.signature.members.items():
+        ports["m_axi_memory_" + name] = ("output" if member.flow == wiring.Out else "input", member.shape)
     return ports
 
 
@@ -49,7 +52,7 @@ def exported(tmp_path_factory):
 
 
 def test_port_names(exported):
-    assert (TOP_NAME, AXI_PREFIX) == ("bloomgate", "s_axi_gp0_")
+    assert (TOP_NAME, AXI_PREFIX, MEMORY_PREFIX) == ("bloomgate", "s_axi_gp0_", "m_axi_memory_")
     (body,) = re.findall(r"^module bloomgate\(.*?^endmodule", exported[0], re.MULTILINE | re.DOTALL)
     ports = {}
     for direction, high, name in re.findall(r"^  (input|output) (?:\[(\d+):0\] )?(\w+)", body, re.MULTILINE):

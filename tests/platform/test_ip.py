@@ -9,6 +9,7 @@ from bloomgate.parameters import Parameters
 from bloomgate.registers import BASE_ADDRESS, region_bytes
 from bloomgate_hdl.axi3 import Axi3Signature
 from bloomgate_hdl.export import yosys_command
+from bloomgate_hdl.memory_port import ACP
 from bloomgate_hdl.platform.ip import Port, module_ports, write_ip
 
 PARAMETERS = Parameters(slots=2, D=64, aperture_depth=32)
@@ -45,10 +46,12 @@ def port_map(interface):
     }
 
 
-def test_ports_are_those_of_the_axi3_port(package):
+def test_ports_are_those_of_the_axi3_ports(package):
     ports = {port.name: port for port in package[1]}
     for name, member in Axi3Signature(32, 32, 12).members.items():
         assert ports.pop(f"s_axi_gp0_{name}") == Port(f"s_axi_gp0_{name}", member.flow.name == "Out", member.shape)
+    for name, member in ACP.signature.members.items():
+        assert ports.pop(f"m_axi_memory_{name}") == Port(f"m_axi_memory_{name}", member.flow.name == "In", member.shape)
     for name, is_input in {"clk": True, "rst": True, "interrupt": False}.items():
         assert ports.pop(name) == Port(name, is_input, 1)
     assert all(name == "probe" for name in ports)
@@ -69,12 +72,14 @@ def test_model_ports_are_the_module_s(package, component):
 
 def test_every_bus_port_is_mapped_once(package, component):
     found = interfaces(component)
-    assert set(found) == {"s_axi_gp0", "clk", "rst", "interrupt"}
+    assert set(found) == {"s_axi_gp0", "m_axi_memory", "clk", "rst", "interrupt"}
     mapped = [physical for interface in found.values() for physical in port_map(interface).values()]
     assert sorted(mapped) == sorted(port.name for port in package[1] if port.name != "probe")
-    assert all(logical.lower() == physical[10:] for logical, physical in port_map(found["s_axi_gp0"]).items())
-    assert parameters(found["s_axi_gp0"])["PROTOCOL"] == "AXI3"
-    assert parameters(found["clk"])["ASSOCIATED_BUSIF"] == "s_axi_gp0"
+    for name, mode in {"s_axi_gp0": "slave", "m_axi_memory": "master"}.items():
+        assert found[name].find(f"s:{mode}", SPIRIT) is not None
+        assert all(f"{name}_{logical.lower()}" == physical for logical, physical in port_map(found[name]).items())
+        assert parameters(found[name])["PROTOCOL"] == "AXI3"
+    assert parameters(found["clk"])["ASSOCIATED_BUSIF"] == "s_axi_gp0:m_axi_memory"
     assert parameters(found["rst"])["POLARITY"] == "ACTIVE_HIGH"
     assert parameters(found["interrupt"])["SENSITIVITY"] == "LEVEL_HIGH"
 

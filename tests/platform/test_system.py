@@ -7,6 +7,7 @@ import pytest
 from amaranth.back import rtlil
 from bloomgate.parameters import Parameters
 from bloomgate_hdl.export import yosys_command
+from bloomgate_hdl.memory_port import ACP, HP
 from bloomgate_hdl.platform.boards import BOARDS, board_named
 from bloomgate_hdl.platform.system import CLOCK_NET, System
 
@@ -17,11 +18,11 @@ SMALL = Parameters(slots=2, D=64, aperture_depth=32)
 PS_PADS = ("DDR", "MIO", "PSCLK", "PSPORB", "PSSRSTB")
 
 
-def netlist(name, directory):
+def netlist(name, directory, memory_port=ACP):
     """Top module and the primitive's ports, after flattening, before technology mapping."""
     board = board_named(name)
     pads = board.take_pads()
-    system = System(board, SMALL, pads)
+    system = System(board, SMALL, pads, memory_port)
     (directory / "top.il").write_text(
         rtlil.convert(system, name="top", ports=list(pads.values()), platform=board, emit_src=False)
     )
@@ -112,11 +113,37 @@ def test_only_interrupt_0_is_wired(parallella):
     assert interrupts[1:] == ["0"] * 19
 
 
-@pytest.mark.parametrize("port", ["SAXIACP", "SAXIHP0", "SAXIHP1", "SAXIHP2", "SAXIHP3", "SAXIGP0", "SAXIGP1"])
+def silent(top, port):
+    return all(ps7_of(top)[port + signal] == ["0"] for signal in ("ARVALID", "AWVALID", "WVALID", "RREADY", "BREADY"))
+
+
+@pytest.mark.parametrize("port", ["SAXIHP0", "SAXIHP1", "SAXIHP2", "SAXIHP3", "SAXIGP0", "SAXIGP1"])
 def test_unused_memory_ports_are_silent(parallella, port):
-    top, _ = parallella
-    for signal in ("ARVALID", "AWVALID", "WVALID", "RREADY", "BREADY"):
-        assert ps7_of(top)[port + signal] == ["0"]
+    assert silent(parallella[0], port)
+
+
+def meets_memory(top, port, attributes):
+    """The core is the initiator of that port, with those attributes in binary."""
+    connections = ps7_of(top)
+    for signal in ("RREADY", "BREADY"):
+        assert isinstance(connections[port + signal][0], int), f"{port}{signal} is a constant"
+    # Bursts of whole beats with all strobes, neither exclusive nor locked.
+    expected = {"SIZE": "11", "BURST": "01", "LOCK": "00", **attributes}
+    for direction in ("AW", "AR"):
+        for name, bits in expected.items():
+            assert "".join(reversed(connections[port + direction + name])) == bits, direction + name
+    assert connections[port + "WSTRB"] == ["1"] * 8
+    assert connections[port + "WID"] == connections[port + "AWID"]
+
+
+def test_the_core_reaches_memory_through_the_acp(parallella):
+    meets_memory(parallella[0], "SAXIACP", {"CACHE": "1111", "PROT": "000", "USER": "00001"})
+
+
+def test_the_core_can_reach_memory_past_the_caches(tmp_path):
+    top, _ = netlist("parallella-7010", tmp_path, HP)
+    meets_memory(top, "SAXIHP0", {"CACHE": "0011", "PROT": "000"})
+    assert silent(top, "SAXIACP")
 
 
 def test_idle_levels(parallella):

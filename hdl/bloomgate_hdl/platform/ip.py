@@ -2,7 +2,8 @@
 
 ``python -m bloomgate_hdl.platform.ip --output DIRECTORY`` writes ``bloomgate.v``, ``bloomgate.core`` and
 ``component.xml``. FuseSoC takes the folder with ``--cores-root``, Vivado as an IP repository. The core has no PS7 and
-no pins; its AXI3 port goes to M_AXI_GP0, by way of an interconnect if there are others. Vivado has not been tried.
+no pins; its AXI3 slave port goes to M_AXI_GP0, by way of an interconnect if there are others, and its master port to
+S_AXI_ACP. Vivado has not been tried.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ from pathlib import Path
 from bloomgate.parameters import Parameters
 from bloomgate.registers import BASE_ADDRESS, region_bytes
 
-from bloomgate_hdl.export import AXI_PREFIX, TOP_NAME, add_parameter_options, convert_verilog, parameters_from
+from bloomgate_hdl.export import (
+    AXI_PREFIX,
+    MEMORY_PREFIX,
+    TOP_NAME,
+    add_parameter_options,
+    convert_verilog,
+    parameters_from,
+)
 
 __all__ = ["Port", "core_file", "ip_xact", "main", "module_ports", "write_ip"]
 
@@ -28,6 +36,7 @@ VENDOR, LIBRARY = "bloomgate", "stm"
 
 _SPIRIT = "http://www.spiritconsortium.org/XMLSchema/SPIRIT/1685-2009"
 _INTERFACE = AXI_PREFIX.rstrip("_")
+_MEMORY_INTERFACE = MEMORY_PREFIX.rstrip("_")
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,13 @@ def _type(parent: ET.Element, name: str, library: str, kind: str) -> None:
 
 
 def _interface(
-    parent: ET.Element, name: str, library: str, kind: str, ports: Mapping[str, str], parameters: Mapping[str, str]
+    parent: ET.Element,
+    name: str,
+    library: str,
+    kind: str,
+    ports: Mapping[str, str],
+    parameters: Mapping[str, str],
+    master: bool = False,
 ) -> ET.Element:
     """A bus interface; ``ports`` is from the names of the bus definition to those of the module."""
     interface = _add(parent, "busInterface")
@@ -102,7 +117,7 @@ def _interface(
     _type(interface, "busType", library, kind)
     abstraction = f"{kind}_rtl"
     _type(interface, "abstractionType", library, abstraction)
-    mode = _add(interface, "master" if kind == "interrupt" else "slave")
+    mode = _add(interface, "master" if master else "slave")
     maps = _add(interface, "portMaps")
     for logical, physical in ports.items():
         entry = _add(maps, "portMap")
@@ -117,6 +132,11 @@ def _interface(
     return mode
 
 
+def _axi_ports(ports: tuple[Port, ...], prefix: str) -> dict[str, str]:
+    """The names that the bus definition has for the ports with that prefix, and theirs."""
+    return {port.name.removeprefix(prefix).upper(): port.name for port in ports if port.name.startswith(prefix)}
+
+
 def ip_xact(ports: tuple[Port, ...], parameters: Parameters, release: str) -> str:
     """An IP-XACT component (IEEE 1685-2009, as Vivado reads it) with Xilinx' bus definitions."""
     ET.register_namespace("spirit", _SPIRIT)
@@ -125,15 +145,17 @@ def ip_xact(ports: tuple[Port, ...], parameters: Parameters, release: str) -> st
         _add(component, key, value)
 
     interfaces = _add(component, "busInterfaces")
-    axi = {port.name.removeprefix(AXI_PREFIX).upper(): port.name for port in ports if port.name.startswith(AXI_PREFIX)}
-    slave = _interface(interfaces, _INTERFACE, "interface", "aximm", axi, {"PROTOCOL": "AXI3"})
+    slave = _interface(
+        interfaces, _INTERFACE, "interface", "aximm", _axi_ports(ports, AXI_PREFIX), {"PROTOCOL": "AXI3"}
+    )
     _add(slave, "memoryMapRef").set(f"{{{_SPIRIT}}}memoryMapRef", _INTERFACE)
-    clock = {"ASSOCIATED_BUSIF": _INTERFACE, "ASSOCIATED_RESET": "rst", "FREQ_HZ": "100000000"}
+    memory = _axi_ports(ports, MEMORY_PREFIX)
+    _interface(interfaces, _MEMORY_INTERFACE, "interface", "aximm", memory, {"PROTOCOL": "AXI3"}, master=True)
+    clock = {"ASSOCIATED_BUSIF": f"{_INTERFACE}:{_MEMORY_INTERFACE}", "ASSOCIATED_RESET": "rst", "FREQ_HZ": "100000000"}
     _interface(interfaces, "clk", "signal", "clock", {"CLK": "clk"}, clock)
     _interface(interfaces, "rst", "signal", "reset", {"RST": "rst"}, {"POLARITY": "ACTIVE_HIGH"})
-    _interface(
-        interfaces, "interrupt", "signal", "interrupt", {"INTERRUPT": "interrupt"}, {"SENSITIVITY": "LEVEL_HIGH"}
-    )
+    level = {"SENSITIVITY": "LEVEL_HIGH"}
+    _interface(interfaces, "interrupt", "signal", "interrupt", {"INTERRUPT": "interrupt"}, level, master=True)
 
     memory_map = _add(_add(component, "memoryMaps"), "memoryMap")
     _add(memory_map, "name", _INTERFACE)

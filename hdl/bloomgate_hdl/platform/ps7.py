@@ -7,6 +7,7 @@ from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from bloomgate_hdl import memory_port
 from bloomgate_hdl.axi3 import Axi3Signature
 
 __all__ = ["ACP", "GP", "HP", "PS7", "EmioI2cSignature"]
@@ -14,9 +15,9 @@ __all__ = ["ACP", "GP", "HP", "PS7", "EmioI2cSignature"]
 #: M_AXI_GP0 and M_AXI_GP1: the processors are the initiator.
 GP = Axi3Signature(32, 32, 12)
 #: S_AXI_ACP: the fabric is the initiator; AxUSER[0] asks for coherence.
-ACP = Axi3Signature(32, 64, 3, user_width=5)
+ACP = memory_port.ACP.signature
 #: S_AXI_HP0..3: the fabric is the initiator.
-HP = Axi3Signature(32, 64, 6)
+HP = memory_port.HP.signature
 
 #: Bits of AxSIZE at the primitive; it transfers at most 8 bytes a beat, so the third bit of AXI is not there.
 _SIZE_BITS = 2
