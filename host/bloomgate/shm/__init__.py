@@ -1,0 +1,1 @@
+"""Shared memory: the segment through which several processes use one device, see docs/shm.md."""

@@ -1,0 +1,312 @@
+"""The layout of a segment: the shared memory through which processes use one device. Python and C take it from here.
+
+A segment is a file, mapped whole by every client and by the server if there is one. Its parts, each at the start of a
+page:
+
+==============  ====================================================================================================
+header          what the segment is, and where its parts are
+slot controls   for each slot: doorbells, heads, the words that are slept on, who owns it
+publication     ``published`` and which commits have been written back
+redo            for each slot and ring entry: what a commit installs
+windows         for each slot: submission ring, completion ring, key logs (:mod:`bloomgate.queue_layout`)
+device          without a server: the state of the device, its mutex and its intent record
+==============  ====================================================================================================
+
+Fields are little endian, naturally aligned, and never move without a new LAYOUT_VERSION. What different processes write
+is in different cache lines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bloomgate.parameters import Parameters
+from bloomgate.queue_layout import (
+    COMPLETION,
+    ENTRY_BYTES,
+    FORMAT,
+    MAX_READ_KEYS,
+    WINDOW_ALIGNMENT,
+    log_area_offset,
+)
+from bloomgate.registers import WORD_BYTES
+
+__all__ = [
+    "HEADER",
+    "LAYOUT_VERSION",
+    "MAGIC",
+    "MODE_SERVER",
+    "MODE_SERVERLESS",
+    "PUBLICATION",
+    "REDO",
+    "REDO_ENTRIES",
+    "REDO_RECORD_BYTES",
+    "SERVER_LOCK",
+    "SLOT_CONTROL",
+    "Member",
+    "Part",
+    "SegmentLayout",
+    "c_definitions",
+]
+
+#: The first eight bytes of a segment.
+MAGIC = int.from_bytes(b"bloomseg", "little")
+#: Grows with every change of what is described here, or of the state that C keeps in the device part.
+LAYOUT_VERSION = 1
+PAGE_BYTES = 4096
+LINE_BYTES = 64
+
+MODE_SERVERLESS = 0
+MODE_SERVER = 1
+
+#: The byte of the file that the server locks. The owner of slot n locks byte n.
+SERVER_LOCK = 32
+
+#: Bytes of one redo record, and entries of 16 bytes behind its header of 16.
+REDO_RECORD_BYTES = 1024
+REDO_ENTRIES = REDO_RECORD_BYTES // 16 - 1
+
+_TYPES = {"u32": ("uint32_t", 4), "u64": ("uint64_t", 8)}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One word of a part, or ``count`` of them."""
+
+    name: str
+    #: Byte offset in the part.
+    offset: int
+    #: "u32" or "u64".
+    type: str
+    doc: str
+    count: int = 1
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return _TYPES[self.type][1] * self.count
+
+
+class Part:
+    """A part of the segment with fixed fields; C sees it as ``struct bg_NAME``, its words atomic."""
+
+    def __init__(self, name: str, size: int, *members: Member) -> None:
+        self.name = name
+        #: Bytes.
+        self.size = size
+        self.members = members
+        self._by_name = {member.name: member for member in members}
+        end = 0
+        for member in members:
+            if member.offset < end or member.offset % _TYPES[member.type][1]:
+                raise ValueError(f"{name}.{member.name} overlaps what is before it, or is not aligned")
+            end = member.offset + member.size
+        if end > size:
+            raise ValueError(f"{name} is longer than {size} bytes")
+
+    def __getitem__(self, name: str) -> Member:
+        return self._by_name[name]
+
+
+HEADER = Part(
+    "header",
+    PAGE_BYTES,
+    Member("magic", 0, "u64", "MAGIC"),
+    Member("layout_version", 8, "u32", "LAYOUT_VERSION"),
+    Member("pointer_bytes", 12, "u32", "of the processes that can share it: 4 or 8"),
+    Member("mode", 16, "u32", "MODE_SERVERLESS or MODE_SERVER"),
+    Member("geometry", 32, "u32", "the fields of Parameters, in their order", len(dataclasses.fields(Parameters))),
+    Member("total_bytes", 128, "u64", "size of the segment"),
+    Member("slot_controls", 136, "u64", "byte offset of the first slot control"),
+    Member("publication", 144, "u64", "byte offset of the publication part"),
+    Member("written_back", 152, "u64", "byte offset of its ring of timestamps"),
+    Member("written_back_entries", 160, "u64", "entries of that ring, a power of two"),
+    Member("redo", 168, "u64", "byte offset of the first redo record"),
+    Member("windows", 176, "u64", "byte offset of the first window"),
+    Member("window_bytes", 184, "u64", "size of a window"),
+    Member("device", 192, "u64", "byte offset of the device part"),
+    Member("device_bytes", 200, "u64", "size of the device part"),
+    Member("origin", 208, "u64", "newest timestamp of the device when the segment was made"),
+    # A line that clients write: they wake the server.
+    Member("doorbell_sequence", 256, "u32", "futex: grows when a doorbell finds the server asleep"),
+    Member("server_asleep", 260, "u32", "1 while the server sleeps on it, or is about to"),
+    # A line that the server writes.
+    Member("server_pid", 320, "u32", "process of the server; 0 when there is none"),
+    Member("server_serving", 324, "u32", "1 from the moment that the server serves until it shuts down"),
+    Member("server_starts", 328, "u32", "how many servers this segment has had"),
+)
+
+SLOT_CONTROL = Part(
+    "slot_control",
+    4 * LINE_BYTES,
+    # Written by the slot's owner: the doorbells, as in the slot page of the gateware.
+    Member("submission_tail", 0, "u32", "doorbell: GENERATION[31:16] | INDEX[15:0] of the next submission"),
+    Member("completion_head", 4, "u32", "doorbell: GENERATION[31:16] | INDEX[15:0] of the first completion in use"),
+    Member("command", 8, "u32", "to the server: number and kind of a command, see shm/commands.py"),
+    Member("argument", 16, "u64", "of the command", 3),
+    # Written by whoever decides.
+    Member("submission_head", 64, "u32", "index of the next submission to be decided"),
+    Member("status", 68, "u32", "GENERATION[31:16] | ENABLED[0]: whose doorbells are obeyed"),
+    Member("done", 72, "u32", "the last command that was carried out"),
+    Member("bad_doorbells", 76, "u32", "doorbells refused: of an earlier owner, or impossible"),
+    Member("result", 80, "u64", "of the command", 2),
+    # How the owner sleeps.
+    Member("asleep", 128, "u32", "1 while the owner sleeps on `wake`, or is about to"),
+    Member("wake", 132, "u32", "futex: grows when a completion or a result finds the owner asleep"),
+    # Written by owners.
+    Member("generation", 192, "u32", "of the newest owner, 1 to 65535"),
+    Member("owner_pid", 196, "u32", "its process; the lock on the file says whether it lives"),
+    Member("released", 200, "u32", "submissions below this index are published; their redo records are free"),
+)
+
+PUBLICATION = Part(
+    "publication",
+    PAGE_BYTES,
+    Member("published", 0, "u64", "the newest timestamp such that every commit up to it has been written back"),
+    Member("asleep", 64, "u32", "waiters that sleep on `advanced`, or are about to"),
+    Member("advanced", 68, "u32", "futex: grows when `published` does while somebody sleeps"),
+    Member("epoch_ends", 128, "u64", "pairs: last timestamp of an epoch that a reset ended, first of the next", 128),
+)
+
+REDO = Part(
+    "redo",
+    REDO_RECORD_BYTES,
+    Member("sequence", 0, "u32", "GENERATION | index + 1 of the submission that it belongs to, else it is void"),
+    Member("kind", 4, "u32", "what the entries are"),
+    Member("count", 8, "u32", "entries"),
+    Member("entries", 16, "u64", "{location u32, operation u32, operand u64} each", 2 * REDO_ENTRIES),
+)
+
+_PARTS = (HEADER, SLOT_CONTROL, PUBLICATION, REDO)
+
+
+def _round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
+@dataclass(frozen=True)
+class SegmentLayout:
+    """Where everything is in the segment of a device with that geometry. All numbers are bytes."""
+
+    parameters: Parameters
+    #: Size of the device part; 0 with a server.
+    device_bytes: int
+
+    @property
+    def slot_controls(self) -> int:
+        return HEADER.size
+
+    @property
+    def publication(self) -> int:
+        return _round_up(self.slot_controls + self.parameters.slots * SLOT_CONTROL.size, PAGE_BYTES)
+
+    @property
+    def written_back(self) -> int:
+        return self.publication + PUBLICATION.size
+
+    @property
+    def written_back_entries(self) -> int:
+        """As many as can be unpublished at a time, all slots together, twice over and rounded to a power of two."""
+        return 1 << (2 * self.parameters.slots * self.parameters.queue_entries - 1).bit_length()
+
+    @property
+    def redo(self) -> int:
+        return _round_up(self.written_back + 8 * self.written_back_entries, PAGE_BYTES)
+
+    @property
+    def windows(self) -> int:
+        records = self.parameters.slots * self.parameters.queue_entries
+        return _round_up(self.redo + records * REDO_RECORD_BYTES, PAGE_BYTES)
+
+    @property
+    def request_log_bytes(self) -> int:
+        """Of the log that each ring entry has for itself: all keys of a request of Device.commit."""
+        return self.parameters.aperture_depth * WORD_BYTES
+
+    @property
+    def window_bytes(self) -> int:
+        """Rings, a log for each entry, and room for the longest read set. Memory is used only where it is written."""
+        logs = self.parameters.queue_entries * self.request_log_bytes
+        return _round_up(log_area_offset(self.parameters) + logs + MAX_READ_KEYS * WORD_BYTES, WINDOW_ALIGNMENT)
+
+    @property
+    def device(self) -> int:
+        return self.windows + self.parameters.slots * self.window_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        return _round_up(self.device + self.device_bytes, PAGE_BYTES)
+
+    def slot_control(self, slot: int) -> int:
+        return self.slot_controls + slot * SLOT_CONTROL.size
+
+    def window(self, slot: int) -> int:
+        return self.windows + slot * self.window_bytes
+
+    def redo_record(self, slot: int, index: int) -> int:
+        """Of a ring index."""
+        entries = self.parameters.queue_entries
+        return self.redo + (slot * entries + index % entries) * REDO_RECORD_BYTES
+
+    def header_values(self, mode: int, pointer_bytes: int) -> dict[str, int]:
+        """What HEADER has in a new segment, without the geometry."""
+        return {
+            "magic": MAGIC,
+            "layout_version": LAYOUT_VERSION,
+            "pointer_bytes": pointer_bytes,
+            "mode": mode,
+            **{
+                name: getattr(self, name)
+                for name in (
+                    "total_bytes",
+                    "slot_controls",
+                    "publication",
+                    "written_back",
+                    "written_back_entries",
+                    "redo",
+                    "windows",
+                    "window_bytes",
+                    "device",
+                    "device_bytes",
+                )
+            },
+        }
+
+
+def _c_struct(part: Part) -> Iterator[str]:
+    yield f"struct bg_{part.name} {{"
+    end = 0
+    for member in part.members:
+        if member.offset > end:
+            yield f"    unsigned char gap_{end}[{member.offset - end}];"
+        array = f"[{member.count}]" if member.count > 1 else ""
+        yield f"    _Atomic {_TYPES[member.type][0]} {member.name}{array}; /* {member.doc} */"
+        end = member.offset + member.size
+    if part.size > end:
+        yield f"    unsigned char gap_{end}[{part.size - end}];"
+    yield "};"
+    yield f'_Static_assert(sizeof(struct bg_{part.name}) == {part.size}, "{part.name} is as described");'
+
+
+def c_definitions() -> str:
+    """C11: a struct for each part and a macro for each constant."""
+    values = {
+        "MAGIC": f"UINT64_C({MAGIC:#x})",
+        "LAYOUT_VERSION": LAYOUT_VERSION,
+        "MODE_SERVERLESS": MODE_SERVERLESS,
+        "MODE_SERVER": MODE_SERVER,
+        "REDO_ENTRIES": REDO_ENTRIES,
+        "GEOMETRY_WORDS": HEADER["geometry"].count,
+        "ENTRY_BYTES": ENTRY_BYTES,
+        "ENTRY_FORMAT": FORMAT,
+        "COMPLETION_BEATS": len(COMPLETION),
+        "MAX_READ_KEYS": MAX_READ_KEYS,
+        **{f"GEOMETRY_{field.name.upper()}": n for n, field in enumerate(dataclasses.fields(Parameters))},
+    }
+    lines = ["#include <stdatomic.h>", "#include <stdint.h>"]
+    lines += [f"#define BG_{name} {value}" for name, value in values.items()]
+    for part in _PARTS:
+        lines += _c_struct(part)
+    return "\n".join(lines) + "\n"
