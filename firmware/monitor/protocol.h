@@ -1,0 +1,13 @@
+/* The monitor's side of the serial: device: what it answers to a request. */
+#ifndef PROTOCOL_H
+#define PROTOCOL_H
+
+#include "frame.h"
+
+/* End the session, so that nothing that was begun in it is executed twice. */
+void protocol_forget(void);
+
+/* Execute a request, unless it is the newest one sent again, and send the reply. */
+void protocol_request(const struct frame *request);
+
+#endif
