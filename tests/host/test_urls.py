@@ -10,7 +10,7 @@ from bloomgate import DeviceURLError, Parameters, open_device
 from bloomgate.urls import ENVIRONMENT, schemes
 
 NAMES = "K, D, timestamp_bits, key_bits, slots, aperture_depth, hash_seed, initial_epoch"
-SCHEMES = "model:, soft:, sim:"
+SCHEMES = "model:, soft:, sim:, uio:"
 
 
 def test_every_parameter() -> None:

@@ -1,0 +1,349 @@
+"""``uio:``, the gateware in the FPGA of a board that runs Linux: every page through its own UIO node.
+
+URLs::
+
+    uio:                    the whole device: page 0 and every slot
+    uio:slot=3              slot 3 alone, for a user who may not touch another page
+    uio:root=/tmp/fake      put before every path of the system, for tests (also uio:slot=3,root=/tmp/fake)
+
+The nodes are found by name in ``/sys/class/uio`` (``bloomgate-control``, ``bloomgate-slot3``); the device-tree overlay
+of ``firmware/devicetree`` makes them and the udev rule gives each to the group of its name. A page belongs to one
+process at a time (flock). Registers are accessed by :mod:`bloomgate.libbloomgate`, 32 bits at a time, and not before
+Linux says that the fabric is configured: an access that nothing answers would stall the processor for ever.
+
+A process with one slot does not see page 0, so it knows less:
+
+* Version and geometry come from ``/run/bloomgate/device.json``, which ``bloomgate load`` writes, or from the URL.
+* ``last_timestamp()`` is the newest timestamp that this process knows of. ``published`` is that of this process:
+  commits of others hold it back, which costs aborts and never correctness. Processes that share data need a
+  publication that they share too.
+* ``reset``, ``raise_floor`` and ``inject_parity_error`` raise :class:`~bloomgate.errors.DeviceUnavailable`, and
+  ``stats`` counts this slot's verdicts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from operator import index
+from pathlib import Path
+from typing import Any, NoReturn, Optional
+
+from bloomgate.device import Device, DeviceInfo
+from bloomgate.driver import POLLS_PER_ACCESS, ProgrammedIODevice, RegisterBus
+from bloomgate.errors import (
+    DeviceClosed,
+    DeviceTimeout,
+    DeviceUnavailable,
+    DeviceURLError,
+    ParameterError,
+    VersionMismatch,
+)
+from bloomgate.libbloomgate import library
+from bloomgate.parameters import EPOCH_BITS, Parameters
+from bloomgate.registers import PAGE_BYTES, SLOT_PAGE, VERSION
+from bloomgate.verdict import Reason, Verdict
+
+__all__ = ["CONTROL_NODE", "IDENTITY_FILE", "UioBus", "UioDevice", "UioSlotDevice", "identity", "open_uio", "slot_node"]
+
+#: Name of page 0's node.
+CONTROL_NODE = "bloomgate-control"
+#: What the owner of page 0 tells those who may not read it.
+IDENTITY_FILE = Path("run", "bloomgate", "device.json")
+
+_DESCRIPTION = "the gateware in the FPGA, through Linux UIO nodes"
+
+
+def slot_node(slot: int) -> str:
+    """Name of a slot's node."""
+    return f"bloomgate-slot{slot}"
+
+
+def open_uio(path: str, *, expected: Optional[Parameters], initial_epoch: int, url: str) -> Device:
+    """The device that a ``uio:`` URL names. ``path``: what is between the scheme and the question mark."""
+    options: dict[str, str] = {}
+    for part in path.split(",") if path else []:
+        name, _, value = part.partition("=")
+        if name not in ("slot", "root") or name in options or not value:
+            raise DeviceURLError(f"a uio: URL can have slot=NUMBER and root=FOLDER, not {part!r}, in {url!r}")
+        options[name] = value
+    root = options.get("root", "")
+    if "slot" not in options:
+        return UioDevice(root=root, expected=expected, initial_epoch=initial_epoch)
+    if not (options["slot"].isascii() and options["slot"].isdigit()):
+        raise DeviceURLError(f"slot must be a number, not {options['slot']!r}, in {url!r}")
+    if initial_epoch:
+        raise DeviceURLError(f"initial_epoch is for the owner of page 0, not of one slot, in {url!r}")
+    return UioSlotDevice(int(options["slot"]), root=root, parameters=expected)
+
+
+class UioBus(RegisterBus):
+    """The pages of the device, each mapped when it is first used. 32-bit accesses only."""
+
+    def __init__(self, *, root: str = "") -> None:
+        """``root``: put before every path of the system. Raises DeviceUnavailable without page 0."""
+        self._ffi, self._lib = library()
+        self._root = root
+        self._windows: dict[int, Any] = {}
+        self._closed = False
+        self._window(0)
+
+    def read(self, offset: int, words: int) -> list[int]:
+        target = self._ffi.new("uint32_t[]", words)
+        window = self._window(offset // PAGE_BYTES)
+        self._check(self._lib.bloomgate_read(window, offset % PAGE_BYTES, target, words))
+        return list(self._ffi.unpack(target, words))
+
+    def write(self, offset: int, values: Sequence[int]) -> None:
+        source = self._ffi.new("uint32_t[]", values)
+        window = self._window(offset // PAGE_BYTES)
+        self._check(self._lib.bloomgate_write(window, offset % PAGE_BYTES, source, len(values)))
+
+    def poll(self, offset: int, words: int, mask: int, value: int) -> list[int]:
+        target = self._ffi.new("uint32_t[]", words)
+        window = self._window(offset // PAGE_BYTES)
+        self._check(self._lib.bloomgate_poll(window, offset % PAGE_BYTES, target, words, mask, value, POLLS_PER_ACCESS))
+        return list(self._ffi.unpack(target, words))
+
+    def wait_interrupt(self, seconds: float) -> bool:
+        """Unmask the interrupt, and wait for it; False when it does not come."""
+        window = self._window(0)
+        self._check(self._lib.bloomgate_uio_unmask(window))
+        status = self._lib.bloomgate_uio_wait(window, int(seconds * 1000), self._ffi.new("uint32_t *"))
+        if status == self._lib.BLOOMGATE_E_TIMEOUT:
+            return False
+        self._check(status)
+        return True
+
+    def close(self) -> None:
+        self._closed = True
+        for window in self._windows.values():
+            self._lib.bloomgate_close(window)
+        self._windows.clear()
+
+    def _window(self, page: int) -> Any:
+        window = self._windows.get(page)
+        if window is None:
+            if self._closed:
+                raise DeviceClosed("the device is closed; open it again with bloomgate.open_device()")
+            window = _open_node(CONTROL_NODE if page == 0 else slot_node(page - 1), self._root)
+            self._windows[page] = window
+        return window
+
+    def _check(self, status: int) -> None:
+        if status != self._lib.BLOOMGATE_OK:
+            raise DeviceUnavailable(_text(status))
+
+
+class UioDevice(ProgrammedIODevice):
+    """The whole device: the driver for programmed I/O over UIO."""
+
+    def __init__(self, *, root: str = "", expected: Optional[Parameters] = None, initial_epoch: int = 0) -> None:
+        """``expected``: the geometry that it must have.
+
+        Raises what ProgrammedIODevice raises, and DeviceUnavailable.
+        """
+        self._require_epoch(initial_epoch)
+        #: The bus, for what the driver does not do.
+        self.bus = UioBus(root=root)
+        super().__init__(
+            self.bus, backend="uio", description=_DESCRIPTION, expected=expected, initial_epoch=initial_epoch
+        )
+
+
+class UioSlotDevice(Device):
+    """One slot. Its threads take turns. The module's text says what a device without page 0 cannot do."""
+
+    def __init__(self, slot: int, *, root: str = "", parameters: Optional[Parameters] = None) -> None:
+        """``parameters``: the geometry, where nobody has left it in ``/run/bloomgate/device.json``.
+
+        Raises DeviceUnavailable, or VersionMismatch for gateware that this host does not speak with.
+        """
+        version, found, epoch = _read_identity(root, parameters)
+        if slot >= found.slots:
+            raise DeviceUnavailable(f"there is no slot {slot}: the device has {found.slots}")
+        self._ffi, self._lib = library()
+        self._version = version
+        self._number = slot
+        self._lock = threading.Lock()
+        self._window = _open_node(slot_node(slot), root)
+        self._slot = self._ffi.new("struct bloomgate_slot *")
+        geometry = self._ffi.new(
+            "struct bloomgate_geometry *",
+            {
+                "timestamp_bits": found.timestamp_bits,
+                "key_bits": found.key_bits,
+                "slots": found.slots,
+                "aperture_depth": found.aperture_depth,
+            },
+        )
+        status = self._lib.bloomgate_slot_open(self._slot, self._window, geometry)
+        if status != self._lib.BLOOMGATE_OK:
+            self._lib.bloomgate_close(self._window)
+            raise DeviceTimeout(f"slot {slot} did not decide its last request; reset or reload the device")
+        self._newest = max(found.timestamp(epoch, 0), self._left_behind(found))
+        self._counts = {"commits": 0, **{f"aborts_{reason.name.lower()}": 0 for reason in Reason}}
+        super().__init__(found, self._newest)
+
+    def commit(
+        self,
+        *,
+        snapshot: int,
+        reads: Sequence[int] = (),
+        writes: Sequence[int] = (),
+        commutes: Sequence[int] = (),
+    ) -> Verdict:
+        """See :meth:`~bloomgate.device.Device.commit`. After any exception the transaction has not happened.
+
+        Raises :class:`~bloomgate.errors.DeviceTimeout` when the device does not decide within its bound.
+        """
+        self._require_request(snapshot, reads, writes, commutes)
+        sets = [self._ffi.new("uint32_t[]", [index(key) for key in keys]) for keys in (reads, writes, commutes)]
+        request = self._ffi.new(
+            "struct bloomgate_request *",
+            {
+                "snapshot": index(snapshot),
+                **dict(zip(("reads", "writes", "commutes"), sets)),
+                **dict(zip(("read_count", "write_count", "commute_count"), map(len, sets))),
+            },
+        )
+        decision = self._ffi.new("struct bloomgate_decision *")
+        with self._lock:
+            self._require_open()
+            self._settle()
+            try:
+                status = self._lib.bloomgate_commit(self._slot, request, decision)
+                if status != self._lib.BLOOMGATE_OK:
+                    raise DeviceTimeout(f"slot {self._number} did not decide its request; reset or reload the device")
+                return self._verdict(decision)
+            except BaseException:
+                # The caller sees no verdict and writes nothing back: the commit, if it is one, is empty.
+                if decision.timestamped:
+                    self._newest = max(self._newest, decision.timestamp)
+                    self.publish(decision.timestamp)
+                raise
+
+    def last_timestamp(self) -> int:
+        """The newest timestamp that this process knows of."""
+        return self._newest
+
+    def info(self) -> DeviceInfo:
+        self._require_open()
+        return DeviceInfo(
+            backend="uio",
+            version=self._version,
+            parameters=self.parameters,
+            max_request_keys=self.parameters.aperture_depth,
+            description=f"slot {self._number} of {_DESCRIPTION}",
+        )
+
+    def stats(self) -> Mapping[str, int]:
+        self._require_open()
+        return dict(self._counts)
+
+    def reset(self, initial_epoch: int = 0) -> None:
+        self._refuse("reset")
+
+    def raise_floor(self) -> None:
+        self._refuse("raise_floor")
+
+    def inject_parity_error(self, table: int, row: int) -> None:
+        self._refuse("inject_parity_error")
+
+    def close(self) -> None:
+        with self._lock:
+            super().close()
+            self._lib.bloomgate_close(self._window)
+
+    def _refuse(self, what: str) -> NoReturn:
+        self._require_open()
+        raise DeviceUnavailable(f"{what}() is for the owner of page 0; this device is slot {self._number} alone")
+
+    def _settle(self) -> None:
+        """Publish what a request that timed out has become, so that nothing waits for it."""
+        if self._slot.submitted:
+            decision = self._ffi.new("struct bloomgate_decision *")
+            if self._lib.bloomgate_settle(self._slot, decision) != self._lib.BLOOMGATE_OK:
+                raise DeviceTimeout(f"slot {self._number} has not decided its last request; reset or reload the device")
+            self.publish(self._verdict(decision).timestamp)
+
+    def _verdict(self, decision: Any) -> Verdict:
+        if decision.committed:
+            self._counts["commits"] += 1
+            if not decision.timestamped:
+                return Verdict(True, None, None, None)
+            self._newest = max(self._newest, decision.timestamp)
+            return Verdict(True, decision.timestamp, None, None)
+        reason = Reason(decision.reason)
+        self._counts[f"aborts_{reason.name.lower()}"] += 1
+        return Verdict(False, None, reason, decision.key if reason in (Reason.CONFLICT, Reason.PARITY) else None)
+
+    def _left_behind(self, parameters: Parameters) -> int:
+        """The timestamp of the commit that the slot's page still shows, else 0."""
+        register = SLOT_PAGE.register("VERDICT")
+        words = self._ffi.new("uint32_t[3]")
+        self._lib.bloomgate_read(self._window, register.offset, words, 3)
+        done = register["DONE"].mask | register["TIMESTAMPED"].mask
+        return parameters.timestamp(words[1], words[2]) if words[0] & done == done else 0
+
+
+# What is common to both.
+
+
+def _text(status: int) -> str:
+    """The library's words on a status, or the system's."""
+    ffi, lib = library()
+    if status == lib.BLOOMGATE_E_SYSTEM:
+        return os.strerror(ffi.errno)
+    text: str = ffi.string(lib.bloomgate_message(status)).decode("ascii")
+    return text
+
+
+def _open_node(name: str, root: str) -> Any:
+    """The window of a node. Raises DeviceUnavailable."""
+    ffi, lib = library()
+    window = ffi.new("struct bloomgate_window *")
+    status = lib.bloomgate_uio_open(window, os.fsencode(root), name.encode("ascii"))
+    if status != lib.BLOOMGATE_OK:
+        said = _text(status)
+        if status == lib.BLOOMGATE_E_SYSTEM:
+            said += f"; its users are the members of the group {name}"
+        raise DeviceUnavailable(f"the UIO node {name}: {said}")
+    return window
+
+
+def identity(device: Device) -> str:
+    """What ``/run/bloomgate/device.json`` says of a device that has just been loaded: JSON."""
+    info = device.info()
+    epoch, _ = info.parameters.epoch_and_count(device.last_timestamp())
+    document = {"version": info.version, "parameters": dataclasses.asdict(info.parameters), "epoch": epoch}
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _read_identity(root: str, parameters: Optional[Parameters]) -> tuple[tuple[int, int, int], Parameters, int]:
+    """Version, geometry and epoch. ``parameters``: the geometry that it must have, or has if nobody says it."""
+    path = Path(root or "/", IDENTITY_FILE)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        major, minor, patch = (int(number) for number in document["version"])
+        found = Parameters(**document["parameters"])
+        epoch = int(document["epoch"])
+        if not 0 <= epoch < 1 << EPOCH_BITS:
+            raise ValueError("epoch")
+    except FileNotFoundError:
+        if parameters is None:
+            raise DeviceUnavailable(
+                f"{path} is not there, so nothing says what the device is: load it with `bloomgate load`, or give its"
+                " parameters in the URL"
+            ) from None
+        return VERSION, parameters, 0
+    except (OSError, ValueError, TypeError, KeyError, ParameterError) as error:
+        raise DeviceUnavailable(f"{path} cannot be used ({error}); write it anew with `bloomgate load`") from error
+    if major != VERSION[0]:
+        raise VersionMismatch(f"the gateware speaks version {major}.{minor}.{patch}, and this host {VERSION}")
+    if parameters is not None and parameters != found:
+        raise VersionMismatch(f"the gateware was built as {found}, not {parameters}")
+    return (major, minor, patch), found, epoch

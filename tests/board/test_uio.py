@@ -1,0 +1,312 @@
+"""uio:, the unmodified driver through the shim: against the model, as another user, and where something is missing."""
+
+import json
+import os
+import subprocess
+import sys
+
+import bloomgate
+import pytest
+from bloomgate.backends.uio import CONTROL_NODE, IDENTITY_FILE, identity, slot_node
+from bloomgate.libbloomgate import library
+from bloomgate.registers import slot_page_offset
+
+from tests.board.conftest import GEOMETRY
+from tests.board.emulation import NATIVE, make_tree, node
+
+#: The user who owns one slot, and the groups; any numbers that nobody has here.
+USER, CONTROL_GROUP, FIRST_SLOT_GROUP = 61234, 61300, 61301
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory):
+    NATIVE.require()
+    return NATIVE.shim(tmp_path_factory.mktemp("shim") / "shim.so")
+
+
+@pytest.fixture
+def python(board, shim):
+    """Runs Python with the shim; ``url`` and ``root`` are in the program's arguments."""
+    library()  # compiled here, not under the shim
+
+    def run(program, *arguments, slot=None):
+        url = f"uio:root={board.root}" if slot is None else f"uio:slot={slot},root={board.root}"
+        command = NATIVE.command(shim, sys.executable, *program, *map(str, arguments))
+        return board.run(*[word.replace("URL", url) for word in command])
+
+    return run
+
+
+def leave_identity(board):
+    """As `bloomgate load` does."""
+    path = board.root / IDENTITY_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with bloomgate.open_device(
+        f"model:?K={GEOMETRY.K}&D={GEOMETRY.D}&timestamp_bits={GEOMETRY.timestamp_bits}"
+        f"&key_bits={GEOMETRY.key_bits}&slots={GEOMETRY.slots}&aperture_depth={GEOMETRY.aperture_depth}"
+    ) as device:
+        path.write_text(identity(device))
+
+
+def test_selftest(board, python):
+    """The driver against the model: every verdict, every counter, resets, parity errors, rollovers."""
+    result = python(["-m", "bloomgate", "selftest", "--rounds", "150", "--device", "URL"])
+    assert result.returncode == 0, result
+    assert "exactly as by the model" in result.stdout
+    assert board.server.refused == 0
+
+
+def test_info(python):
+    result = python(
+        ["-m", "bloomgate", "info", "--json", "--device", "URL?K=2&D=64&timestamp_bits=6&key_bits=10&slots=5"]
+    )
+    assert result.returncode == 0, result
+    document = json.loads(result.stdout)
+    assert document["backend"] == "uio"
+    assert document["parameters"]["slots"] == GEOMETRY.slots
+    wrong = python(["-m", "bloomgate", "info", "--device", "URL?K=4"])
+    assert wrong.returncode == 2
+    assert "the gateware was built as Parameters(K=2" in wrong.stderr
+
+
+INTERRUPT = """
+import sys, bloomgate
+from bloomgate.registers import CONTROL_PAGE
+with bloomgate.open_device(sys.argv[1]) as device:
+    enable = CONTROL_PAGE.register("INTERRUPT_ENABLE")
+    device.bus.write(enable.offset, [enable["VERDICT"].mask])
+    print(device.bus.wait_interrupt(0))
+    device.commit(snapshot=0, writes=[1])
+    print(device.bus.wait_interrupt(60), device.bus.wait_interrupt(60))
+    device.bus.write(CONTROL_PAGE.register("INTERRUPT_PENDING").offset, [enable["VERDICT"].mask])
+    device.bus.wait_interrupt(0)
+    print(device.bus.wait_interrupt(0.1))
+"""
+
+
+def test_interrupt(python):
+    result = python(["-c", INTERRUPT, "URL"])
+    assert result.stdout.split() == ["False", "True", "True", "False"], result
+
+
+THREADS = """
+import sys, threading, bloomgate
+from bloomgate import TVar, atomic, use_device
+with bloomgate.open_device(sys.argv[1]) as device:
+    use_device(device)
+    counter = TVar(0)
+    @atomic
+    def add():
+        counter.value += 1
+    threads = [threading.Thread(target=lambda: [add() for _ in range(25)]) for _ in range(3)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    print(counter.value)
+"""
+
+
+def test_transactions(python):
+    """The STM on it: no increment is lost."""
+    result = python(["-c", THREADS, "URL"])
+    assert result.stdout == "75\n", result
+
+
+SLOT = """
+import sys, bloomgate
+with bloomgate.open_device(sys.argv[1]) as device:
+    print(device.info().description)
+    first = device.commit(snapshot=device.published, reads=[1], writes=[1, 2])
+    print(first.committed, first.timestamp, device.last_timestamp(), device.published)
+    stale = device.commit(snapshot=0, reads=[3, 2])
+    print(stale.reason.name, stale.conflict_key)
+    device.publish(first.timestamp)
+    print(device.published, device.commit(snapshot=device.published, reads=[2]))
+    for refused in (device.reset, device.raise_floor, lambda: device.inject_parity_error(0, 0)):
+        try:
+            refused()
+        except bloomgate.DeviceUnavailable as error:
+            print(error)
+    try:
+        device.commit(snapshot=0, reads=[1] * 513)
+    except bloomgate.RequestTooLarge:
+        print("too large", device.stats()["commits"], device.stats()["aborts_conflict"])
+with bloomgate.open_device(sys.argv[1]) as device:
+    print(device.published)
+"""
+
+
+def test_one_slot(board, python):
+    leave_identity(board)
+    result = python(["-c", SLOT, "URL"], slot=3)
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == [
+        "slot 3 of the gateware in the FPGA, through Linux UIO nodes",
+        "True 1 1 0",
+        "CONFLICT 2",
+        "1 Verdict(committed=True, timestamp=None, reason=None, conflict_key=None)",
+        *(
+            f"{name}() is for the owner of page 0; this device is slot 3 alone"
+            for name in ("reset", "raise_floor", "inject_parity_error")
+        ),
+        "too large 2 1",
+        "0",  # the last verdict on the slot's page was on a request that only read
+    ]
+    assert board.server.lowest >= slot_page_offset(3), "another page was touched"
+
+
+def test_one_slot_takes_up_where_the_last_owner_left(board, python):
+    leave_identity(board)
+    commit = (
+        "import sys, bloomgate; device = bloomgate.open_device(sys.argv[1]);"
+        "print(device.published, device.commit(snapshot=device.published, writes=[7]).timestamp)"
+    )
+    assert [python(["-c", commit, "URL"], slot=1).stdout for _ in range(2)] == ["0 1\n", "1 2\n"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "is not there, so nothing says what the device is"),
+        ("{", "cannot be used"),
+        ('{"version": [0, 1, 0], "parameters": {"K": 99}, "epoch": 0}', "K must be between 1 and 8, not 99"),
+        ('{"version": [9, 1, 0], "parameters": {}, "epoch": 0}', r"speaks version 9\.1\.0"),
+        ('{"version": [0, 1, 0], "parameters": {"slots": 2}, "epoch": 0}', "there is no slot 3: the device has 2"),
+    ],
+)
+def test_one_slot_of_what(tmp_path, text, message):
+    root = make_tree(tmp_path / "root", 5)
+    if text is not None:
+        path = root / IDENTITY_FILE
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    with pytest.raises(bloomgate.BloomgateError, match=message):
+        bloomgate.open_device(f"uio:slot=3,root={root}")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("slot=x", "slot must be a number, not 'x'"),
+        ("slot", "can have slot=NUMBER and root=FOLDER, not 'slot'"),
+        ("slot=1,slot=2", "not 'slot=2'"),
+        ("page=1", "not 'page=1'"),
+        ("slot=1?initial_epoch=2", "initial_epoch is for the owner of page 0"),
+    ],
+)
+def test_a_wrong_url(path, message):
+    with pytest.raises(bloomgate.DeviceURLError, match=message):
+        bloomgate.open_device(f"uio:{path}")
+
+
+# Nothing is mapped unless everything is right, so that these need no shim.
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return make_tree(tmp_path / "root", GEOMETRY.slots)
+
+
+def refused(root):
+    with pytest.raises(bloomgate.DeviceUnavailable) as caught:
+        bloomgate.open_device(f"uio:root={root}")
+    return str(caught.value)
+
+
+def test_without_nodes(tmp_path):
+    assert refused(tmp_path).startswith("the UIO node bloomgate-control: there is no UIO node for that page")
+
+
+@pytest.mark.parametrize("state", ["unknown", "write error", "power off"])
+def test_a_fabric_that_is_not_configured_is_not_touched(tmp_path, state):
+    root = make_tree(tmp_path / "root", GEOMETRY.slots, state=state)
+    assert "the fabric is not known to be configured" in refused(root)
+
+
+def test_a_fabric_of_which_nothing_is_known_is_not_touched(tree):
+    (tree / "sys/class/fpga_manager/fpga0/state").unlink()
+    assert "the fabric is not known to be configured" in refused(tree)
+
+
+@pytest.mark.parametrize(("done", "goes_on"), [("1", True), ("0", False)])
+def test_the_state_on_an_old_xilinx_kernel(tree, done, goes_on):
+    (tree / "sys/class/fpga_manager/fpga0/state").unlink()
+    old = tree / "sys/class/xdevcfg/xdevcfg/device"
+    old.mkdir(parents=True)
+    (old / "prog_done").write_text(f"{done}\n")
+    node(tree, CONTROL_NODE).unlink()  # what comes after the check
+    assert ("No such file" in refused(tree)) == goes_on
+
+
+def test_a_node_at_another_address(tree):
+    folder = tree / "sys/class/uio" / node(tree, CONTROL_NODE).name
+    (folder / "maps/map0/addr").write_text("0x43c01000\n")
+    assert "there is no UIO node for that page at its address" in refused(tree)
+
+
+def test_a_page_belongs_to_one_process(tree):
+    with subprocess.Popen(
+        ["flock", "--exclusive", str(node(tree, CONTROL_NODE)), "cat"], stdin=subprocess.PIPE
+    ) as other:
+        assert wait_locked(node(tree, CONTROL_NODE))
+        assert refused(tree) == "the UIO node bloomgate-control: another process uses that page"
+        other.communicate(timeout=60)
+
+
+def wait_locked(path):
+    """Until the other process has the lock; it holds it for as long as its input is open."""
+    for _ in range(2000):
+        if subprocess.run(["flock", "--nonblock", str(path), "true"], check=False, timeout=60).returncode == 1:
+            return True
+    return False
+
+
+OWNER = """
+import os, sys
+import bloomgate
+from bloomgate.backends.uio import UioBus, UioSlotDevice, slot_node
+from bloomgate.libbloomgate import library
+library()  # another user may not be able to read the source tree
+root, user, group = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+os.setgroups([group])
+os.setgid(user)
+os.setuid(user)
+with UioSlotDevice(3, root=root) as device:
+    print(device.commit(snapshot=0, writes=[1]).timestamp)
+for slot in range(5):
+    if slot != 3:
+        try:
+            UioSlotDevice(slot, root=root)
+        except bloomgate.DeviceUnavailable as error:
+            print(error)
+try:
+    UioBus(root=root)
+except bloomgate.DeviceUnavailable as error:
+    print(error)
+for entry in sorted(os.scandir(root + "/dev"), key=lambda entry: entry.name):
+    try:
+        os.close(os.open(entry.path, os.O_RDWR))
+        print("opened", entry.name)
+    except PermissionError:
+        pass
+"""
+
+
+def test_the_owner_of_a_slot_can_open_no_other_page(board, python):
+    """An ordinary user in the group of slot 3: real files, real permissions, another user id."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user: run the tests as root")
+    leave_identity(board)
+    os.chmod(board.root.parent, 0o755)
+    os.chmod(board.server.path, 0o666)
+    os.chown(node(board.root, CONTROL_NODE), 0, CONTROL_GROUP)
+    for slot in range(GEOMETRY.slots):
+        os.chown(node(board.root, slot_node(slot)), 0, FIRST_SLOT_GROUP + slot)
+    result = python(["-c", OWNER], board.root, USER, FIRST_SLOT_GROUP + 3)
+    assert result.stderr == ""
+    mine = node(board.root, slot_node(3)).name
+    others = [slot_node(slot) for slot in range(GEOMETRY.slots) if slot != 3] + [CONTROL_NODE]
+    assert result.stdout.splitlines() == [
+        "1",
+        *(f"the UIO node {name}: Permission denied; its users are the members of the group {name}" for name in others),
+        f"opened {mine}",
+    ]
