@@ -28,6 +28,7 @@ from bloomgate.stm import context
 from bloomgate.stm.attempt import Attempt
 from bloomgate.stm.context import IDLE, here, snapshots
 from bloomgate.stm.errors import CommitFailed, Reentered, Restart, TransactionError, TransactionTimeout
+from bloomgate.stm.gate import Gate
 from bloomgate.stm.limits import Allowance
 from bloomgate.stm.operations import evaluate
 from bloomgate.stm.token import Token
@@ -73,8 +74,8 @@ class Runtime:
         self._begin_state()
 
     def _begin_state(self) -> None:
-        # Reentrant only so that it knows its owner: what a thread still owns after an exception has to be released.
-        self._submission = threading.RLock()
+        self._gate = Gate()
+        self._submission = self._gate.lock
         self._submitted: Optional[Attempt] = None
         self._unpublished: dict[int, Attempt] = {}
         self._token = Token()
@@ -202,10 +203,12 @@ class Runtime:
         commutes = list(map(_key_of, attempt.commutes)) if attempt.commutes else []
         try:
             while True:
-                with self._submission:
+                self._gate.enter()
+                try:
                     if self._submitted is not None:
                         self._settle()
                     holder = self._holder
+                    guarded = holder is not None and holder is not attempt and self._guards(holder, attempt)
                     if holder is None:
                         self._submitted = attempt
                         try:
@@ -219,10 +222,12 @@ class Runtime:
                         if timestamp is not None:
                             self._unpublished[timestamp] = attempt
                         self._submitted = None
-                        break
-                    if holder is attempt or not self._guards(holder, attempt):
+                    elif not guarded:
                         timestamp = self._submit_exclusive(attempt, reads, writes, commutes).timestamp
-                        break
+                finally:
+                    self._gate.leave()
+                if not guarded:
+                    break
                 if not self._token.wait_for_release(holder, allowance):
                     raise TransactionTimeout("an irrevocable transaction was in the way for too long")
             if timestamp is None:
@@ -336,10 +341,20 @@ class Runtime:
         if attempt.commutes:
             self._evaluate(attempt, timestamp, timeout)
         device.publish(timestamp)
+        self._finish_earlier(timestamp)
         device.wait_published(timestamp, timeout)
         self._unpublished.pop(timestamp, None)
         if self.waiting.sleepers:
             self._wake(attempt, timestamp)
+
+    def _finish_earlier(self, timestamp: int) -> None:
+        """Help those at once who have been decided before and not come to their publication: perhaps they wait for the
+        GIL, and cannot have it while this thread waits for them."""
+        device = self.device
+        following = device.published + 1
+        while following < timestamp and following in self._unpublished and self._help(following):
+            device.publish(following)
+            following = device.published + 1
 
     def _evaluate(self, attempt: Attempt, timestamp: int, timeout: Optional[float] = None) -> None:
         """Apply the logged operations to what all commits before this one produced."""
