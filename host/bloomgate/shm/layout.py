@@ -7,9 +7,10 @@ page:
 header          what the segment is, and where its parts are
 slot controls   for each slot: doorbells, heads, the words that are slept on, who owns it
 publication     ``published`` and which commits have been written back
-redo            for each slot and ring entry: what a commit installs
+redo            for each slot and ring entry: what a commit installs (docs/shm.md)
 windows         for each slot: submission ring, completion ring, key logs (:mod:`bloomgate.queue_layout`)
 device          without a server: the state of the device, its mutex and its intent record
+arena           shared arrays: which there are, then their locations
 ==============  ====================================================================================================
 
 Fields are little endian, naturally aligned, and never move without a new LAYOUT_VERSION. What different processes write
@@ -34,17 +35,27 @@ from bloomgate.queue_layout import (
 from bloomgate.registers import WORD_BYTES
 
 __all__ = [
+    "ARENA",
+    "ARRAYS",
+    "ARRAY_WORDS",
     "HEADER",
     "LAYOUT_VERSION",
     "MAGIC",
     "MODE_SERVER",
     "MODE_SERVERLESS",
+    "LOCATION_BYTES",
     "PUBLICATION",
     "REDO",
+    "REDO_ARRAY",
     "REDO_ENTRIES",
+    "REDO_ENTRY_BYTES",
+    "REDO_MANUAL",
     "REDO_RECORD_BYTES",
     "SERVER_LOCK",
     "SLOT_CONTROL",
+    "TAG_BITS",
+    "VERSIONS",
+    "VERSION_WORDS",
     "Member",
     "Part",
     "SegmentLayout",
@@ -64,11 +75,42 @@ MODE_SERVER = 1
 #: The byte of the file that the server locks. The owner of slot n locks byte n.
 SERVER_LOCK = 32
 
-#: Bytes of one redo record, and entries of 16 bytes behind its header of 16.
-REDO_RECORD_BYTES = 1024
-REDO_ENTRIES = REDO_RECORD_BYTES // 16 - 1
+#: Bytes of one redo record.
+REDO_RECORD_BYTES = 16384
+REDO_HEADER_BYTES = 32
+#: {location u32, operation u32, operand u64}.
+REDO_ENTRY_BYTES = 16
+#: Entries of a redo record.
+REDO_ENTRIES = (REDO_RECORD_BYTES - REDO_HEADER_BYTES) // REDO_ENTRY_BYTES
+#: Who writes a commit back: its client alone, or anybody from the entries of its redo record.
+REDO_MANUAL = 0
+REDO_ARRAY = 1
+
+#: Publications that can happen between two loads of a reader before it has to look again.
+STAMPS = 1024
+#: Commits of REDO_MANUAL that can be unpublished at a time.
+WRITTEN_BACK = 16384
+#: Resets that can be unpublished at a time.
+EPOCH_ENDS = 64
+
+#: Bits of a version's tag in each of its words; the others are a piece of the value.
+TAG_BITS = 48
+#: Words of a version: 64 bits of value in pieces.
+VERSION_WORDS = 64 // (64 - TAG_BITS)
+#: Versions of a location.
+VERSIONS = 4
+LOCATION_BYTES = 8 * VERSION_WORDS * VERSIONS
+#: Arrays that a segment can have, and the words that describe one: first location, locations, type, name.
+ARRAYS = 1023
+ARRAY_WORDS = 8
+#: Bytes of the arena. Memory is used only for the arrays that there are.
+ARENA_BYTES = 128 << 20
 
 _TYPES = {"u32": ("uint32_t", 4), "u64": ("uint64_t", 8)}
+
+
+def _round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
 
 
 @dataclass(frozen=True)
@@ -121,8 +163,8 @@ HEADER = Part(
     Member("total_bytes", 128, "u64", "size of the segment"),
     Member("slot_controls", 136, "u64", "byte offset of the first slot control"),
     Member("publication", 144, "u64", "byte offset of the publication part"),
-    Member("written_back", 152, "u64", "byte offset of its ring of timestamps"),
-    Member("written_back_entries", 160, "u64", "entries of that ring, a power of two"),
+    Member("arena", 152, "u64", "byte offset of the arena part"),
+    Member("locations", 160, "u64", "locations in the arena"),
     Member("redo", 168, "u64", "byte offset of the first redo record"),
     Member("windows", 176, "u64", "byte offset of the first window"),
     Member("window_bytes", 184, "u64", "size of a window"),
@@ -163,27 +205,51 @@ SLOT_CONTROL = Part(
 
 PUBLICATION = Part(
     "publication",
-    PAGE_BYTES,
-    Member("published", 0, "u64", "the newest timestamp such that every commit up to it has been written back"),
-    Member("asleep", 64, "u32", "waiters that sleep on `advanced`, or are about to"),
-    Member("advanced", 68, "u32", "futex: grows when `published` does while somebody sleeps"),
-    Member("epoch_ends", 128, "u64", "pairs: last timestamp of an epoch that a reset ended, first of the next", 128),
+    _round_up(1216 + 8 * (STAMPS + 3 * WRITTEN_BACK), PAGE_BYTES),
+    Member("position", 0, "u64", "publications so far; the low word is a futex"),
+    Member("asleep", 64, "u32", "1 when somebody may sleep on `position`"),
+    Member("epoch_end_count", 128, "u64", "resets recorded so far"),
+    Member("newest_end", 136, "u64", "one more than the newest `last` below, or 0"),
+    Member(
+        "epoch_ends", 192, "u64", "pairs: last timestamp of an epoch that a reset ended, first after it", 2 * EPOCH_ENDS
+    ),
+    Member("stamps", 1216, "u64", "the timestamp that was published at a position, modulo STAMPS", STAMPS),
+    Member(
+        "written_back", 1216 + 8 * STAMPS, "u64", "REDO_MANUAL commits to publish, modulo WRITTEN_BACK", WRITTEN_BACK
+    ),
+    Member(
+        "claims",
+        1216 + 8 * (STAMPS + WRITTEN_BACK),
+        "u64",
+        "pairs, modulo WRITTEN_BACK: timestamp, slot of a REDO_MANUAL commit whose ring entry is free again",
+        2 * WRITTEN_BACK,
+    ),
 )
 
 REDO = Part(
     "redo",
     REDO_RECORD_BYTES,
-    Member("sequence", 0, "u32", "GENERATION | index + 1 of the submission that it belongs to, else it is void"),
-    Member("kind", 4, "u32", "what the entries are"),
-    Member("count", 8, "u32", "entries"),
-    Member("entries", 16, "u64", "{location u32, operation u32, operand u64} each", 2 * REDO_ENTRIES),
+    Member("serial", 0, "u64", "odd while the record is being written, and never the same again"),
+    Member("sequence", 8, "u32", "SEQUENCE of the completion that it belongs to"),
+    Member("kind", 12, "u32", "REDO_MANUAL or REDO_ARRAY"),
+    Member("count", 16, "u32", "entries"),
+    Member(
+        "entries",
+        REDO_HEADER_BYTES,
+        "u64",
+        "pairs: location [31:0] and operation [63:32], then the operand; those of a location together",
+        2 * REDO_ENTRIES,
+    ),
 )
 
-_PARTS = (HEADER, SLOT_CONTROL, PUBLICATION, REDO)
+ARENA = Part(
+    "arena",
+    _round_up(64 + 8 * ARRAY_WORDS * ARRAYS, PAGE_BYTES),
+    Member("arrays", 0, "u64", "arrays that there are"),
+    Member("directory", 64, "u64", "ARRAY_WORDS for each", ARRAY_WORDS * ARRAYS),
+)
 
-
-def _round_up(value: int, unit: int) -> int:
-    return -(-value // unit) * unit
+_PARTS = (HEADER, SLOT_CONTROL, PUBLICATION, REDO, ARENA)
 
 
 @dataclass(frozen=True)
@@ -203,17 +269,8 @@ class SegmentLayout:
         return _round_up(self.slot_controls + self.parameters.slots * SLOT_CONTROL.size, PAGE_BYTES)
 
     @property
-    def written_back(self) -> int:
-        return self.publication + PUBLICATION.size
-
-    @property
-    def written_back_entries(self) -> int:
-        """As many as can be unpublished at a time, all slots together, twice over and rounded to a power of two."""
-        return 1 << (2 * self.parameters.slots * self.parameters.queue_entries - 1).bit_length()
-
-    @property
     def redo(self) -> int:
-        return _round_up(self.written_back + 8 * self.written_back_entries, PAGE_BYTES)
+        return self.publication + PUBLICATION.size
 
     @property
     def windows(self) -> int:
@@ -236,8 +293,17 @@ class SegmentLayout:
         return self.windows + self.parameters.slots * self.window_bytes
 
     @property
-    def total_bytes(self) -> int:
+    def arena(self) -> int:
         return _round_up(self.device + self.device_bytes, PAGE_BYTES)
+
+    @property
+    def locations(self) -> int:
+        """Locations that the arena has room for."""
+        return (ARENA_BYTES - ARENA.size) // LOCATION_BYTES
+
+    @property
+    def total_bytes(self) -> int:
+        return self.arena + ARENA_BYTES
 
     def slot_control(self, slot: int) -> int:
         return self.slot_controls + slot * SLOT_CONTROL.size
@@ -263,8 +329,8 @@ class SegmentLayout:
                     "total_bytes",
                     "slot_controls",
                     "publication",
-                    "written_back",
-                    "written_back_entries",
+                    "arena",
+                    "locations",
                     "redo",
                     "windows",
                     "window_bytes",
@@ -298,6 +364,14 @@ def c_definitions() -> str:
         "MODE_SERVERLESS": MODE_SERVERLESS,
         "MODE_SERVER": MODE_SERVER,
         "REDO_ENTRIES": REDO_ENTRIES,
+        "REDO_MANUAL": REDO_MANUAL,
+        "REDO_ARRAY": REDO_ARRAY,
+        "STAMPS": STAMPS,
+        "WRITTEN_BACK": WRITTEN_BACK,
+        "EPOCH_ENDS": EPOCH_ENDS,
+        "TAG_BITS": TAG_BITS,
+        "VERSION_WORDS": VERSION_WORDS,
+        "VERSIONS": VERSIONS,
         "GEOMETRY_WORDS": HEADER["geometry"].count,
         "ENTRY_BYTES": ENTRY_BYTES,
         "ENTRY_FORMAT": FORMAT,
