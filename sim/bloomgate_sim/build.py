@@ -32,7 +32,7 @@ __all__ = ["cache_folder", "library"]
 _HERE = Path(__file__).resolve().parent
 _MASTER = ("axi_master.cpp", "axi_master.h")
 #: The modules of the host package that the gateware is made from.
-_DESCRIPTION = ("errors", "h3", "parameters", "registers", "verdict")
+_DESCRIPTION = ("errors", "h3", "parameters", "queue_layout", "registers", "verdict")
 #: -O2 and not more: a clock takes as long with -O3, and the compiler twice.
 #: NDEBUG: CXXRTL asserts that no memory is read beyond its end, which gateware may do if it ignores the word.
 _FLAGS = ("-std=c++17", "-O2", "-DNDEBUG", "-fPIC", "-shared", "-fvisibility=hidden", "-w")

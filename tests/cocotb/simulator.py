@@ -32,6 +32,9 @@ COVERAGE_FOLDER = BUILD / "coverage"
 SIMULATOR = os.environ.get("SIM", "icarus")
 CLOCK_PERIOD_NS = 10
 
+#: The modules of the host package that the gateware is made from.
+_DESCRIPTION = ("h3", "parameters", "queue_layout", "registers", "verdict")
+
 #: Small ones, so that a slow simulator meets aliases, rollovers and full slots soon.
 GEOMETRIES = {
     # Short hash tables and narrow keys; region of 8 pages, 5 of which exist.
@@ -48,8 +51,8 @@ def _digest(parameters: Parameters) -> str:
     digest = hashlib.sha256(repr((parameters, SIMULATOR, sys.version)).encode())
     gateware = Path(bloomgate_hdl.__file__).parent
     host = Path(bloomgate.__file__).parent
-    sources = sorted(gateware.glob("*.py")) + [host / f"{name}.py" for name in ("h3", "parameters", "registers")]
-    for source in [*sources, host / "verdict.py", Path(__file__)]:
+    sources = sorted(gateware.glob("*.py")) + [host / f"{name}.py" for name in _DESCRIPTION]
+    for source in [*sources, Path(__file__)]:
         digest.update(source.read_bytes())
     return digest.hexdigest()
 

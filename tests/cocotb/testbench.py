@@ -33,6 +33,8 @@ from cocotb.triggers import ClockCycles, RisingEdge
 from functional_coverage import Coverage
 from simulator import CLOCK_PERIOD_NS, GEOMETRIES
 
+from tests.memory_model import INPUTS
+
 __all__ = ["FULL", "GEOMETRY", "Client", "Request", "Testbench", "bench"]
 
 # cocotbext-axi 0.1.28 still uses names that cocotb 2 has deprecated.
@@ -162,6 +164,8 @@ class Testbench:
             getattr(self.dut, f"s_axi_gp0_{name}ready").value = 0
         for name in ("wid",):
             getattr(self.dut, f"s_axi_gp0_{name}").value = 0
+        for name in INPUTS:
+            getattr(self.dut, f"m_axi_memory_{name}").value = 0
         await ClockCycles(self.dut.clk, 3)
         self.dut.rst.value = 0
         self.monitor.start()
