@@ -44,7 +44,7 @@ from bloomgate.registers import (
 )
 from bloomgate.verdict import Reason, Verdict
 
-__all__ = ["ErrorEntry", "ProgrammedIODevice", "RegisterBus"]
+__all__ = ["ErrorEntry", "ProgrammedIODevice", "RegisterBus", "identify"]
 
 #: Polls in one bus access: few enough that other threads get the bus in between.
 POLLS_PER_ACCESS = 16
@@ -175,7 +175,7 @@ class ProgrammedIODevice(Device):
         self._closed = False
         try:
             self._require_epoch(initial_epoch)
-            self._version, parameters = _identify(bus, expected)
+            self._version, parameters = identify(bus, expected)
             self.parameters = parameters  # for last_timestamp(), which the base class needs
             self._slots = tuple(_Slot(number) for number in range(parameters.slots))
             #: Signalled when a slot becomes free.
@@ -537,8 +537,12 @@ def _offset(name: str) -> int:
     return CONTROL_PAGE.register(name).offset
 
 
-def _identify(bus: RegisterBus, expected: Optional[Parameters]) -> tuple[tuple[int, int, int], Parameters]:
-    """The version and geometry of what is on the bus."""
+def identify(bus: RegisterBus, expected: Optional[Parameters] = None) -> tuple[tuple[int, int, int], Parameters]:
+    """The version and geometry of what is on the bus, from the first words of page 0 and nothing else.
+
+    ``expected``: the geometry that it must have. Raises :class:`~bloomgate.errors.VersionMismatch` if this is not a
+    bloomgate device, or one that this host does not speak with.
+    """
     identification, version_word, geometry, capacity, seed = bus.read(_offset("IDENTIFICATION"), 5)
     if identification != IDENTIFICATION:
         raise VersionMismatch(
