@@ -4,6 +4,7 @@ Needs nothing but the standard library, so that PyPy runs it too: ``pypy3 tests/
 test_core.py runs every function on every backend. Threads meet at barriers and events, all of them with a limit.
 """
 
+import asyncio
 import pathlib
 import pickle
 import sys
@@ -859,11 +860,46 @@ def case_generator_steps_are_transactions():
     assert inside == [True]
 
 
-def case_coroutines_are_refused():
-    async def coroutine():
-        pass
+def case_coroutine_functions_are_transactions():
+    from bloomgate import aio
 
-    raises(TypeError, atomic, coroutine)
+    x, y = TVar(0), TVar(0)
+
+    @atomic
+    async def inner(n):
+        y.value -= n
+        if n > 10:
+            raise KeyError(n)
+
+    @atomic
+    async def outer(n):
+        """A transaction."""
+        x.value += n
+        await inner(n)
+        return x.value
+
+    async def main():
+        assert outer.__doc__ == "A transaction."
+        assert await outer(3) == 3
+        try:
+            await outer(20)
+        except KeyError:
+            pass
+        assert (x.value, y.value) == (3, -3)
+        for _ in range(20):
+            await asyncio.gather(*(outer(1) for _ in range(5)))
+        assert (x.value, y.value) == (103, -103)
+
+    asyncio.run(main())
+    x.value = y.value = 0
+    aio.run(main())
+
+
+def case_asynchronous_generators_are_refused():
+    async def steps():
+        yield 1
+
+    raises(TypeError, atomic, steps)
     raises(TypeError, atomic, 3)
 
 

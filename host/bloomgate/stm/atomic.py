@@ -25,7 +25,7 @@ from bloomgate.stm.limits import NO_LIMITS, Allowance, Cancellation, Limits
 from bloomgate.stm.runtime import runtime
 from bloomgate.verdict import Reason
 
-__all__ = ["atomic", "check", "in_transaction", "operation", "or_else", "retry", "run", "run_within"]
+__all__ = ["atomic", "check", "in_transaction", "nested", "operation", "or_else", "retry", "run", "run_within"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -52,7 +52,8 @@ def atomic(
 
     The function may be run several times, so that it should touch nothing but transactional variables. An exception
     that leaves it undoes everything that the call did, and goes on to the caller. Of a generator function each step is
-    a transaction; because a step cannot be repeated, it runs irrevocably.
+    a transaction; because a step cannot be repeated, it runs irrevocably. A coroutine function is one transaction as a
+    whole, see :func:`bloomgate.aio.transact`: it may await other atomic ones, and nothing else that suspends it.
 
     ``timeout``: seconds after which waiting (``retry``, or for an irrevocable transaction) raises
     :class:`~bloomgate.stm.TransactionTimeout`. ``cancel``: makes waiting raise :class:`~bloomgate.stm.Cancelled`.
@@ -66,12 +67,16 @@ def atomic(
 def _atomic(function: F, limits: Limits) -> F:
     if not callable(function):
         raise TypeError(f"atomic must decorate a function, not {function!r}")
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+    if inspect.isasyncgenfunction(function):
         raise TypeError(
-            f"atomic must decorate a function that runs to its end without await, not {function!r};"
-            " call an atomic function from the coroutine"
+            f"atomic must decorate a function or coroutine function, not the asynchronous generator {function!r}:"
+            " its steps would be suspended in the middle of a transaction"
         )
     wrapper: Any
+    if inspect.iscoroutinefunction(function):
+        from bloomgate.stm.coroutines import atomic_coroutine
+
+        return atomic_coroutine(function, limits)  # type: ignore[return-value]
     if inspect.isgeneratorfunction(function):
 
         @functools.wraps(function)
@@ -85,7 +90,10 @@ def _atomic(function: F, limits: Limits) -> F:
             tx = here.tx
             if tx is None:
                 return run(function, args, kwargs, limits)
-            return _nested(tx, function, args, kwargs)
+            return nested(tx, function, args, kwargs)
+
+        # For those who run it elsewhere than where it is called, such as event loops.
+        wrapper.__transaction__ = (function, limits)
 
     return wrapper  # type: ignore[no-any-return]
 
@@ -105,10 +113,11 @@ def operation(method: F) -> F:
     return wrapper  # type: ignore[return-value]
 
 
-def _nested(tx: Attempt, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+def nested(tx: Attempt, function: Callable[..., T], args: Any = (), kwargs: Any = None) -> T:
+    """Call ``function`` as a part of ``tx`` that an exception undoes."""
     mark = tx.enter()
     try:
-        result = function(*args, **kwargs)
+        result = function(*args, **({} if kwargs is None else kwargs))
     except BaseException:
         tx.undo(mark)
         raise

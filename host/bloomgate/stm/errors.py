@@ -18,6 +18,7 @@ __all__ = [
     "Reentered",
     "Restart",
     "RetrySignal",
+    "Serialise",
     "TransactionError",
     "TransactionTimeout",
 ]
@@ -75,3 +76,7 @@ class Parked(BaseException):
         self.attempt = attempt
         #: time.monotonic(), seconds.
         self.deadline = deadline
+
+
+class Serialise(BaseException):
+    """The call cannot go on as a transaction on a worker; run it on the thread of its event loop."""

@@ -13,6 +13,7 @@ from typing import Any
 from bloomgate.stm.context import here
 from bloomgate.stm.errors import ForbiddenIO, TransactionError
 from bloomgate.stm.irrevocable import DeferredOutput
+from bloomgate.stm.turn import Turn
 
 __all__ = ["forbid_io", "watch"]
 
@@ -51,7 +52,7 @@ def watch() -> None:
 
 def _audit(event: str, arguments: Any) -> None:
     if event in _FORKS:
-        if here.tx is not None:
+        if here.tx is not None and not (isinstance(here.tx, Turn) and here.tx.untouched):
             raise TransactionError("a process cannot fork in the middle of a transaction: fork before or after it")
     elif (
         _checking

@@ -112,11 +112,14 @@ class Runtime:
                 self._inherited = max(self._inherited, before.published)
                 before.set_helper(None)
             self._device = None
+            waiting = self.waiting
             self._begin_state()
             if before is not None and owned:
                 before.close()
             if device is not None:
                 self._open(device)
+            # They have to wait where commits on this device look.
+            waiting.wake_all()
 
     def _open(self, wanted: Union[Device, str, None]) -> Device:
         with self._opening:

@@ -19,31 +19,43 @@ __all__ = ["Parking", "Waiting"]
 
 
 class Parking:
-    """One who waits."""
+    """One who waits until a commit has written something that an attempt, which has ended, had read."""
 
     def __init__(self, waiting: Waiting, attempt: Attempt, woken: Callable[[], object]) -> None:
+        """``woken`` is called in any thread: possibly before :meth:`enter` returns, and possibly more than once."""
         self._waiting = waiting
-        self._locations = list(attempt.reads)
+        self._attempt = attempt
         self._woken = woken
+        self._left = False
         #: Of the commit that woke it.
         self.timestamp: Optional[int] = None
 
+    def enter(self) -> None:
+        """Begin to wait, unless :meth:`leave` was called before."""
+        try:
+            with self._waiting._lock:
+                if self._left:
+                    return
+                for location in self._attempt.reads:
+                    self._waiting.sleepers.setdefault(location, set()).add(self)
+            timestamp = self._attempt.changed_since()
+            if timestamp is not None:
+                self.wake(timestamp)
+        except BaseException:
+            self.leave()
+            raise
+
     def wake(self, timestamp: int) -> None:
-        """Call ``woken``. A commit that was interrupted may do so again."""
+        """Something has changed. A commit that was interrupted may say so again."""
         self.timestamp = timestamp
         self._woken()
-
-    def enter(self) -> None:
-        """Begin to wait."""
-        with self._waiting._lock:
-            for location in self._locations:
-                self._waiting.sleepers.setdefault(location, set()).add(self)
 
     def leave(self) -> None:
         """Wait no more. Idempotent."""
         sleepers = self._waiting.sleepers
         with self._waiting._lock:
-            for location in self._locations:
+            self._left = True
+            for location in self._attempt.reads:
                 others = sleepers.get(location)
                 if others is not None:
                     others.discard(self)
@@ -59,30 +71,15 @@ class Waiting:
         #: Empty when nobody waits: committers look at no more than that.
         self.sleepers: dict[Location, set[Parking]] = {}
 
-    def park(self, attempt: Attempt, woken: Callable[[], object]) -> Parking:
-        """Have ``woken`` called, in any thread, when a commit has written something that ``attempt`` read.
-
-        That may happen before this returns, and more than once, until the caller leaves.
-        """
-        parking = Parking(self, attempt, woken)
-        try:
-            parking.enter()
-            timestamp = attempt.changed_since()
-            if timestamp is not None:
-                parking.wake(timestamp)
-        except BaseException:
-            parking.leave()
-            raise
-        return parking
-
     def sleep(self, attempt: Attempt, allowance: Optional[Allowance]) -> Optional[int]:
         """Wait until a commit has written something that ``attempt`` read; returns its timestamp.
 
         None when the allowance is used up. Raises :class:`~bloomgate.stm.Cancelled`.
         """
         woken = threading.Event()
-        parking = self.park(attempt, woken.set)
+        parking = Parking(self, attempt, woken.set)
         try:
+            parking.enter()
             if allowance is None:
                 woken.wait()
             else:
@@ -100,3 +97,11 @@ class Waiting:
             sleepers = {sleeper for location in locations for sleeper in self.sleepers.get(location, ())}
         for sleeper in sleepers:
             sleeper.wake(timestamp)
+
+    def wake_all(self) -> None:
+        """Have everybody look again: the device is another one now."""
+        with self._lock:
+            sleepers = set().union(*self.sleepers.values())
+        for sleeper in sleepers:
+            # Everything is published as far as 0.
+            sleeper.wake(0)

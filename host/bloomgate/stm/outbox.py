@@ -1,0 +1,94 @@
+"""What transactions ask of an event loop: it happens when they have committed, in the order of their commits."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable
+
+from bloomgate.stm.atomic import run
+from bloomgate.stm.commute import commute
+from bloomgate.stm.context import here
+from bloomgate.stm.hooks import on_commit
+from bloomgate.stm.runtime import runtime
+from bloomgate.stm.turn import Turn
+from bloomgate.stm.tvar import TVar
+
+__all__ = ["Outbox", "Outlet", "transacting"]
+
+
+def transacting() -> bool:
+    """Whether the caller is in a transaction other than a turn, which may run in parallel with the loop."""
+    tx = here.tx
+    return tx is not None and not isinstance(tx, Turn)
+
+
+class _Request:
+    """A call that the loop shall make once."""
+
+    __slots__ = ("call", "made")
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.call = call
+        self.made = False
+
+
+class Outbox:
+    """Requests of committed transactions. Appending commutes, so that transactions do not conflict by it."""
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        """``wake()``: there are requests; called in any thread, possibly more often than necessary."""
+        self._wake = wake
+        self._requests: TVar[tuple[_Request, ...]] = TVar((), "outbox of an event loop")
+
+    def put(self, call: Callable[[], object]) -> None:
+        """Have the loop make a call when the transaction of the caller commits."""
+        commute(self._requests, "append", _Request(call))
+        on_commit(self._wake)
+
+    def deliver(self) -> None:
+        """Make the calls of what is visible by now. On the loop's thread, at any time."""
+        for request in runtime.peek(self._requests):
+            self._make(request)
+
+    def empty(self) -> None:
+        """The same, and forget them. Outside of transactions."""
+        for request in run(self._take):
+            self._make(request)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there may be something to deliver."""
+        return bool(self._requests._head.value)
+
+    def _take(self) -> tuple[_Request, ...]:
+        requests, self._requests.value = self._requests.value, ()
+        return requests
+
+    @staticmethod
+    def _make(request: _Request) -> None:
+        if not request.made:
+            request.made = True
+            request.call()
+
+
+class Outlet:
+    """Stands for an object of an event loop, such as a transport, in callbacks that run as transactions.
+
+    Its methods are called on the loop's thread when the transaction commits, in the order in which it called them, and
+    return None; those whose names are in ``queries`` are called at once, and their results are not transactional.
+    """
+
+    def __init__(self, target: Any, later: Callable[..., object], queries: frozenset[str]) -> None:
+        """``later(function, *args)``: has the loop make a call, at commit within a transaction."""
+        self._target = target
+        self._later = later
+        self._queries = queries
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._target, name)
+        if name in self._queries or not callable(value):
+            return value
+        return lambda *args, **kwargs: self._later(functools.partial(value, *args, **kwargs))
+
+    def __repr__(self) -> str:
+        return f"<outlet of {self._target!r}>"
