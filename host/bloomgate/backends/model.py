@@ -18,12 +18,21 @@ A request is decided in one atomic step:
 2. Every bad word that was met is rewritten with ``last`` and good parity.
 3. The verdict is the first that applies:
 
-   * BAD_REQUEST if the snapshot is newer than the last timestamp;
+   * BAD_REQUEST if the snapshot is newer than the last timestamp, or a key is wider than key_bits;
    * ROLLOVER if the snapshot's epoch is older than the current one, or the device is exhausted;
    * the reason of the first failing key, with that key;
    * COMMIT.
 4. A COMMIT with at least one write or commute issues the count ``last + 1``, and writes it with good parity to the
    words of all these keys. If that was the largest count, the epoch ends.
+
+A request from a queue pair (:mod:`bloomgate.backends.model_queue`) differs in what it can be too large for:
+
+* Its reads are validated in chunks of buffer_depth keys: steps 1 and 2 are done for each chunk in turn. They end after
+  the first chunk behind which a COMMIT is out of the question; the keys of later chunks are not queried.
+* A key wider than key_bits is queried by its low key_bits bits. In the read set it is known when its chunk has been
+  validated; in the writes or commutes, with the first chunk.
+* A COMMIT of more than buffer_depth writes and commutes together writes no words. It issues the count ``last + 1``, and
+  ``floor`` becomes that count.
 
 The end of an epoch: the next one begins with ``last`` and ``floor`` 0 and a filter of good zeros. After the last epoch
 nothing changes, but the device is exhausted.
@@ -89,12 +98,19 @@ class ModelDevice(Device):
         commutes: Sequence[int] = (),
     ) -> Verdict:
         self._require_request(snapshot, reads, writes, commutes)
+        epoch, count = self.parameters.epoch_and_count(index(snapshot))
         with self._lock:
             return self._decide(
-                index(snapshot),
-                [index(key) for key in reads],
-                [index(key) for key in (*writes, *commutes)],
+                epoch, count, [index(key) for key in reads], [index(key) for key in (*writes, *commutes)]
             )
+
+    def commit_queued(
+        self, epoch: int, count: int, reads: Sequence[int], writes: Sequence[int], commutes: Sequence[int]
+    ) -> Verdict:
+        """Decide a request that was fetched from memory. Keys are 32 bits and may be wider than key_bits."""
+        depth = self.parameters.buffer_depth
+        with self._lock:
+            return self._decide(epoch, count, reads, [*writes, *commutes], chunk=depth, capacity=depth)
 
     def last_timestamp(self) -> int:
         self._require_open()
@@ -140,29 +156,44 @@ class ModelDevice(Device):
 
     # The decision.
 
-    def _decide(self, snapshot: int, reads: Sequence[int], insertions: Sequence[int]) -> Verdict:
-        epoch, count = self.parameters.epoch_and_count(snapshot)
-
+    def _decide(
+        self,
+        epoch: int,
+        count: int,
+        reads: Sequence[int],
+        insertions: Sequence[int],
+        *,
+        chunk: Optional[int] = None,
+        capacity: Optional[int] = None,
+    ) -> Verdict:
+        bad_request = (epoch, count) > (self._epoch, self._last) or self._too_wide(insertions)
+        rollover = epoch < self._epoch or self._exhausted
         failure: Optional[tuple[Reason, int]] = None
-        met: list[tuple[int, int]] = []
-        for key in reads:
-            reason, bad = self._query(key, count)
-            met += bad
-            if failure is None and reason is not None:
-                failure = (reason, key)
-        for table, row in met:
-            self._words[table][row] = self._last
-        self._bad.difference_update(met)
+        words_met = 0
+        step = len(reads) if chunk is None else chunk
+        for begin in range(0, len(reads), step or 1):
+            keys = reads[begin : begin + step]
+            met: list[tuple[int, int]] = []
+            for key in keys:
+                reason, bad = self._query(key, count)
+                met += bad
+                if failure is None and reason is not None:
+                    failure = (reason, key)
+            for table, row in met:
+                self._words[table][row] = self._last
+            self._bad.difference_update(met)
+            self._statistics["keys_validated"] += len(keys)
+            words_met += len(met)
+            bad_request = bad_request or self._too_wide(keys)
+            if bad_request or rollover or failure is not None:
+                break
 
-        self._statistics["keys_validated"] += len(reads)
-        self._statistics["parity_errors"] += len(met)
-        bad_request = (epoch, count) > (self._epoch, self._last)
-        if bad_request or met:
+        self._statistics["parity_errors"] += words_met
+        if bad_request or words_met:
             self._statistics["errors"] += 1
-
         if bad_request:
             return self._abort(Reason.BAD_REQUEST)
-        if epoch < self._epoch or self._exhausted:
+        if rollover:
             return self._abort(Reason.ROLLOVER)
         if failure is not None:
             return self._abort(*failure)
@@ -172,12 +203,19 @@ class ModelDevice(Device):
             return Verdict(True, None, None, None)
         self._last += 1
         timestamp = self.parameters.timestamp(self._epoch, self._last)
-        for key in insertions:
-            self._insert(key)
-        self._statistics["keys_inserted"] += len(insertions)
+        if capacity is not None and len(insertions) > capacity:
+            self._floor = self._last
+            self._statistics["floor_raises"] += 1
+        else:
+            for key in insertions:
+                self._insert(key)
+            self._statistics["keys_inserted"] += len(insertions)
         if self._last == self._max_count:
             self._end_epoch()
         return Verdict(True, timestamp, None, None)
+
+    def _too_wide(self, keys: Sequence[int]) -> bool:
+        return any(key > self.parameters.max_key for key in keys)
 
     def _query(self, key: int, snapshot: int) -> tuple[Optional[Reason], list[tuple[int, int]]]:
         """Why ``key`` fails for a snapshot with that count, if it does; and the bad words that were met."""

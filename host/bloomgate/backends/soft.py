@@ -80,6 +80,7 @@ class SoftDevice(Device):
             parameters.timestamp_bits,
             parameters.key_bits,
             parameters.aperture_depth,
+            parameters.buffer_depth,
             [word for matrix in matrices(parameters) for word in matrix],
         )
         if state == module.ffi.NULL:

@@ -1,11 +1,15 @@
 /* soft:, the decisions of the gateware in C11. Bit-exact with model.py, which says what they are and why.
  *
  * soft_source.py puts in front of this file what Python defines: the BG_* codes, limits and positions, and
- * bg_abort_statistic. H3 matrices arrive at run time. Every function that takes a device is safe to call from any
+ * bg_abort_statistic. H3 matrices arrive at run time. Every bg_ function that takes a device is safe to call from any
  * thread, as long as the device is not freed meanwhile; the Python side sees to that.
+ *
+ * The state of a device has no pointers, so that it can lie in memory which processes map at different addresses
+ * (shm/shared.c). There its holder can be killed at any instruction. What makes that harmless is the intent record.
  */
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -25,8 +29,18 @@ typedef struct bg_device {
     uint32_t max_count;
     uint32_t max_key;
     uint32_t aperture_depth;
+    uint32_t buffer_depth;
     uint64_t max_timestamp;
     uint32_t hash_words;
+    /* what is being done, see begin_commit() and end_epoch() */
+    struct {
+        uint32_t kind;
+        uint32_t slot;
+        uint32_t index;
+        uint32_t epoch; /* of the timestamp, or that is about to begin */
+        uint32_t count; /* of the timestamp, or the last of the epoch that ends */
+        uint32_t old_epoch;
+    } intent;
     /* state */
     uint32_t epoch;
     uint32_t last;
@@ -36,13 +50,42 @@ typedef struct bg_device {
     bool exhausted;
     uint32_t bad_words; /* words with bad parity: nearly always 0, and then nobody looks at `bad` */
     uint64_t statistics[BG_STATISTICS];
-    uint32_t *words; /* [table][row] */
-    uint8_t *bad;    /* [table][row] */
     /* H3 by bytes: the XOR of one entry for each byte of a key holds its row in each table, 16 bits a table. */
     uint64_t hash[HASH_WORDS][KEY_BYTES][256];
+    uint32_t words[]; /* [table][row], and behind them a byte for each: whether its parity is bad */
 } bg_device;
 
-/* What precedes the keys of a request: reads, then writes, then commutes, as native 32-bit words. */
+/* Kinds of intent. */
+enum { INTENT_NONE, INTENT_COMMIT, INTENT_EPOCH };
+
+/* A set of keys, native 32-bit words at any address. */
+typedef struct {
+    const char *keys;
+    uint32_t count;
+} key_set;
+
+typedef struct {
+    uint32_t epoch; /* of the snapshot */
+    uint32_t count;
+    key_set reads;
+    key_set writes;
+    key_set commutes;
+    uint32_t chunk;    /* keys that are validated without a look at the outcome */
+    uint32_t capacity; /* keys that are inserted one by one; more raise the floor */
+    bool wide;         /* a key of the writes or commutes is wider than key_bits */
+    uint32_t slot;     /* where it came from, for the intent record */
+    uint32_t index;
+} bg_request;
+
+typedef struct {
+    uint32_t code; /* a Reason, or BG_COMMIT or BG_READ_ONLY */
+    uint32_t epoch;
+    uint32_t count; /* of the commit timestamp */
+    uint32_t key;   /* the first failing one */
+    uint32_t position;
+} bg_verdict;
+
+/* What precedes the keys of a request of bg_commit: reads, then writes, then commutes. */
 typedef struct {
     uint64_t snapshot;
     uint32_t reads;
@@ -77,6 +120,11 @@ static inline size_t place(const bg_device *device, const rows_of_key *rows, uin
     return (size_t)table * device->rows + row;
 }
 
+/* Whether the parity of each word is bad, [table][row]. */
+static inline uint8_t *bad_of(bg_device *device) {
+    return (uint8_t *)(device->words + (size_t)device->tables * device->rows);
+}
+
 /* Whether all words of a key are newer than `snapshot`, in a filter without bad words. */
 static inline bool newer(const bg_device *device, uint32_t key, uint32_t snapshot) {
     rows_of_key rows = hash(device, key);
@@ -87,13 +135,13 @@ static inline bool newer(const bg_device *device, uint32_t key, uint32_t snapsho
 }
 
 /* The same where words can be bad; adds their number to `*met`. */
-static bool newer_with_parity(const bg_device *device, uint32_t key, uint32_t snapshot, uint32_t *met) {
+static bool newer_with_parity(bg_device *device, uint32_t key, uint32_t snapshot, uint32_t *met) {
     rows_of_key rows = hash(device, key);
     bool all = true;
     for (uint32_t table = 0; table < device->tables; table++) {
         size_t where = place(device, &rows, table);
         uint32_t word = device->words[where];
-        if (device->bad[where]) {
+        if (bad_of(device)[where]) {
             word = device->last;
             ++*met;
         }
@@ -105,9 +153,18 @@ static bool newer_with_parity(const bg_device *device, uint32_t key, uint32_t sn
 
 static void write_word(bg_device *device, size_t where, uint32_t count) {
     device->words[where] = count;
-    if (device->bad[where]) {
-        device->bad[where] = 0;
+    if (bad_of(device)[where]) {
+        bad_of(device)[where] = 0;
         device->bad_words--;
+    }
+}
+
+static void make_bad(bg_device *device, uint32_t table, uint32_t row) {
+    size_t where = (size_t)table * device->rows + row;
+    device->words[where] = 0;
+    if (!bad_of(device)[where]) {
+        bad_of(device)[where] = 1;
+        device->bad_words++;
     }
 }
 
@@ -121,123 +178,205 @@ static void repair(bg_device *device, uint32_t key) {
     rows_of_key rows = hash(device, key);
     for (uint32_t table = 0; table < device->tables; table++) {
         size_t where = place(device, &rows, table);
-        if (device->bad[where])
+        if (bad_of(device)[where])
             write_word(device, where, device->last);
     }
 }
 
-static void end_epoch(bg_device *device, uint32_t initial_epoch) {
+/* Stores before the call are done before stores after it, in the eyes of whoever finds the state of a dead process: a
+ * process is killed between two instructions, so only the compiler could reorder them. */
+static inline void in_this_order(void) {
+    atomic_signal_fence(memory_order_seq_cst);
+}
+
+/* The step of the epoch that the intent record describes. Doing it twice is doing it once. */
+static void step_epoch(bg_device *device) {
     size_t size = (size_t)device->tables * device->rows;
-    if (device->epoch == UINT32_MAX) {
-        device->exhausted = true;
-        return;
-    }
-    device->previous_epoch = device->epoch;
-    device->previous_last = device->last;
-    device->epoch++;
-    if (device->epoch < initial_epoch)
-        device->epoch = initial_epoch;
+    device->previous_epoch = device->intent.old_epoch;
+    device->previous_last = device->intent.count;
+    device->epoch = device->intent.epoch;
     device->last = 0;
     device->floor = 0;
     memset(device->words, 0, size * sizeof *device->words);
-    memset(device->bad, 0, size * sizeof *device->bad);
+    memset(bad_of(device), 0, size);
     device->bad_words = 0;
+    in_this_order();
+    device->intent.kind = INTENT_NONE;
+}
+
+static void end_epoch(bg_device *device, uint32_t initial_epoch) {
+    if (device->epoch == UINT32_MAX) {
+        device->exhausted = true;
+        device->intent.kind = INTENT_NONE;
+        return;
+    }
     device->statistics[BG_STATISTIC_EPOCH_STEPS]++;
+    device->intent.kind = INTENT_NONE;
+    in_this_order();
+    device->intent.old_epoch = device->epoch;
+    device->intent.count = device->last;
+    device->intent.epoch = device->epoch + 1 < initial_epoch ? initial_epoch : device->epoch + 1;
+    in_this_order();
+    device->intent.kind = INTENT_EPOCH;
+    BG_POINT(EPOCH_INTENDED);
+    in_this_order();
+    step_epoch(device);
 }
 
 static uint64_t last_timestamp(const bg_device *device) {
     return ((uint64_t)device->epoch << device->timestamp_bits) + device->last;
 }
 
-/* An answer is a commit timestamp, or a multiple of 2**timestamp_bits, which no commit timestamp is: then the code is
- * a Reason, BG_READ_ONLY or BG_ILLEGAL, and `index` is the position of the first failing key. */
-static uint64_t answer(const bg_device *device, uint32_t code, uint32_t index) {
-    return ((uint64_t)code | (uint64_t)index << BG_CODE_BITS) << device->timestamp_bits;
+/* Notes which request is about to get the next timestamp; finish_commit() follows when its answer is delivered. */
+static void begin_commit(bg_device *device, const bg_request *request) {
+    device->intent.slot = request->slot;
+    device->intent.index = request->index;
+    device->intent.epoch = device->epoch;
+    device->intent.count = device->last + 1;
+    in_this_order();
+    device->intent.kind = INTENT_COMMIT;
+    in_this_order();
 }
 
-static uint64_t abort_with(bg_device *device, uint32_t reason, uint32_t index) {
-    device->statistics[bg_abort_statistic[reason]]++;
-    return answer(device, reason, index);
-}
-
-static uint64_t decide(bg_device *device, const request_header *header, const char *keys) {
-    uint32_t epoch = (uint32_t)(header->snapshot >> device->timestamp_bits);
-    uint32_t snapshot = (uint32_t)header->snapshot & device->max_count;
-    uint32_t insertions = header->writes + header->commutes;
-    uint32_t failing = header->reads; /* position of the first failing key */
-    uint32_t reason = BG_REASON_CONFLICT;
-    uint32_t met = 0;
-
-    if (device->bad_words == 0) {
-        if (device->floor > snapshot)
-            failing = 0;
-        else
-            for (failing = 0; failing < header->reads; failing++)
-                if (newer(device, key_at(keys, failing), snapshot))
-                    break;
-    } else {
-        for (uint32_t i = 0; i < header->reads; i++) {
-            uint32_t before = met;
-            bool fails = newer_with_parity(device, key_at(keys, i), snapshot, &met);
-            if ((fails || device->floor > snapshot) && failing == header->reads) {
-                failing = i;
-                if (device->floor <= snapshot && met > before)
-                    reason = BG_REASON_PARITY;
-            }
-        }
-        if (met)
-            for (uint32_t i = 0; i < header->reads; i++)
-                repair(device, key_at(keys, i));
-    }
-
-    bool bad_request = header->snapshot > last_timestamp(device);
-    device->statistics[BG_STATISTIC_KEYS_VALIDATED] += header->reads;
-    device->statistics[BG_STATISTIC_PARITY_ERRORS] += met;
-    device->statistics[BG_STATISTIC_ERRORS] += bad_request || met;
-
-    if (bad_request)
-        return abort_with(device, BG_REASON_BAD_REQUEST, 0);
-    if (epoch < device->epoch || device->exhausted)
-        return abort_with(device, BG_REASON_ROLLOVER, 0);
-    if (failing < header->reads)
-        return abort_with(device, reason, failing);
-
-    device->statistics[BG_STATISTIC_COMMITS]++;
-    if (insertions == 0)
-        return answer(device, BG_READ_ONLY, 0);
-    device->last++;
-    uint64_t timestamp = last_timestamp(device);
-    for (uint32_t i = 0; i < insertions; i++)
-        insert(device, key_at(keys, header->reads + i));
-    device->statistics[BG_STATISTIC_KEYS_INSERTED] += insertions;
-    if (device->last == device->max_count)
+/* Ends what begin_commit() began, and the epoch if that was its last count. */
+static void finish_commit(bg_device *device) {
+    in_this_order();
+    if (device->last == device->max_count && device->intent.kind == INTENT_COMMIT)
         end_epoch(device, 0);
-    return timestamp;
+    else
+        device->intent.kind = INTENT_NONE;
+}
+
+static void abort_with(bg_device *device, bg_verdict *verdict, uint32_t reason) {
+    device->statistics[bg_abort_statistic[reason]]++;
+    verdict->code = reason;
+}
+
+/* One chunk of the read set: keys `from` to `end` - 1. Sets code, key and position at the first key that fails, if
+ * none has failed yet; adds the bad words met. */
+static void validate(bg_device *device, const bg_request *request, uint32_t from, uint32_t end, bg_verdict *verdict,
+                     uint32_t *met) {
+    const char *keys = request->reads.keys;
+    uint32_t snapshot = request->count;
+    uint32_t before = *met;
+    if (device->bad_words == 0) {
+        uint32_t failing = from;
+        if (device->floor <= snapshot)
+            while (failing < end && !newer(device, key_at(keys, failing), snapshot))
+                failing++;
+        if (failing < end)
+            *verdict = (bg_verdict){.code = BG_REASON_CONFLICT, .key = key_at(keys, failing), .position = failing};
+        return;
+    }
+    for (uint32_t i = from; i < end; i++) {
+        uint32_t met_before = *met;
+        bool fails = newer_with_parity(device, key_at(keys, i), snapshot, met);
+        if ((fails || device->floor > snapshot) && verdict->code == BG_COMMIT) {
+            bool parity = device->floor <= snapshot && *met > met_before;
+            uint32_t code = parity ? BG_REASON_PARITY : BG_REASON_CONFLICT;
+            *verdict = (bg_verdict){.code = code, .key = key_at(keys, i), .position = i};
+        }
+    }
+    if (*met > before)
+        for (uint32_t i = from; i < end; i++)
+            repair(device, key_at(keys, i));
+}
+
+/* Whether a set has a key wider than key_bits. */
+static bool too_wide(const bg_device *device, const char *keys, uint32_t from, uint32_t end) {
+    uint32_t all = 0;
+    if (device->max_key != UINT32_MAX)
+        for (uint32_t i = from; i < end; i++)
+            all |= key_at(keys, i);
+    return all > device->max_key; /* because max_key + 1 is a power of two */
+}
+
+static void insert_all(bg_device *device, const key_set *set) {
+    for (uint32_t i = 0; i < set->count; i++)
+        insert(device, key_at(set->keys, i));
+}
+
+/* Decides; the caller delivers the verdict and then calls finish_commit(). */
+static bg_verdict decide(bg_device *device, const bg_request *request) {
+    uint64_t snapshot = (uint64_t)request->epoch << 32 | request->count;
+    uint32_t insertions = request->writes.count + request->commutes.count;
+    bool ahead = snapshot > ((uint64_t)device->epoch << 32 | device->last);
+    bool rollover = request->epoch < device->epoch || device->exhausted;
+    bool wide = request->wide;
+    bg_verdict verdict = {.code = BG_COMMIT};
+    uint32_t met = 0;
+    uint32_t validated = 0;
+
+    while (validated < request->reads.count) {
+        uint32_t left = request->reads.count - validated;
+        uint32_t end = validated + (left < request->chunk ? left : request->chunk);
+        validate(device, request, validated, end, &verdict, &met);
+        wide |= too_wide(device, request->reads.keys, validated, end);
+        validated = end;
+        if (verdict.code != BG_COMMIT || wide || ahead || rollover)
+            break;
+    }
+    device->statistics[BG_STATISTIC_KEYS_VALIDATED] += validated;
+    device->statistics[BG_STATISTIC_PARITY_ERRORS] += met;
+    device->statistics[BG_STATISTIC_ERRORS] += ahead || wide || met;
+
+    if (ahead || wide)
+        abort_with(device, &verdict, BG_REASON_BAD_REQUEST);
+    else if (rollover)
+        abort_with(device, &verdict, BG_REASON_ROLLOVER);
+    else if (verdict.code != BG_COMMIT)
+        abort_with(device, &verdict, verdict.code);
+    else {
+        device->statistics[BG_STATISTIC_COMMITS]++;
+        if (insertions == 0) {
+            verdict.code = BG_READ_ONLY;
+            return verdict;
+        }
+        begin_commit(device, request);
+        BG_POINT(INTENDED);
+        device->last++;
+        verdict.epoch = device->epoch;
+        verdict.count = device->last;
+        BG_POINT(ASSIGNED);
+        if (insertions > request->capacity) {
+            device->floor = device->last;
+            device->statistics[BG_STATISTIC_FLOOR_RAISES]++;
+        } else {
+            insert_all(device, &request->writes);
+            BG_POINT(HALF_INSERTED);
+            insert_all(device, &request->commutes);
+            device->statistics[BG_STATISTIC_KEYS_INSERTED] += insertions;
+        }
+    }
+    return verdict;
 }
 
 /* Whether the request could be put on the wire. Python tells the caller what is wrong with it. */
 static bool legal(const bg_device *device, const request_header *header, const char *keys) {
     uint64_t size = (uint64_t)header->reads + header->writes + header->commutes;
-    uint32_t all = 0;
-    if (header->snapshot > device->max_timestamp || size > device->aperture_depth)
-        return false;
-    if (device->max_key != UINT32_MAX)
-        for (uint64_t i = 0; i < size; i++)
-            all |= key_at(keys, i);
-    return all <= device->max_key; /* because max_key + 1 is a power of two */
+    return header->snapshot <= device->max_timestamp && size <= device->aperture_depth &&
+           !too_wide(device, keys, 0, (uint32_t)size);
 }
 
-static bg_device *bg_new(uint32_t tables, uint32_t row_bits, uint32_t timestamp_bits, uint32_t key_bits,
-                         uint32_t aperture_depth, const uint32_t *matrices) {
-    bg_device *device = calloc(1, sizeof *device);
-    if (device == NULL)
-        return NULL;
+static size_t words_bytes(uint32_t tables, uint32_t row_bits) {
+    return ((size_t)tables << row_bits) * (sizeof(uint32_t) + 1);
+}
+
+static uint64_t bg_device_bytes(uint32_t tables, uint32_t row_bits) {
+    return sizeof(bg_device) + words_bytes(tables, row_bits);
+}
+
+/* A new device in zeroed memory. `shared`: between processes, of which any may be killed. Returns success. */
+static int bg_device_init(bg_device *device, uint32_t tables, uint32_t row_bits, uint32_t timestamp_bits,
+                          uint32_t key_bits, uint32_t aperture_depth, uint32_t buffer_depth, const uint32_t *matrices,
+                          int shared) {
     device->tables = tables;
     device->rows = (uint32_t)1 << row_bits;
     device->timestamp_bits = timestamp_bits;
     device->max_count = UINT32_MAX >> (32 - timestamp_bits);
     device->max_key = UINT32_MAX >> (32 - key_bits);
     device->aperture_depth = aperture_depth;
+    device->buffer_depth = buffer_depth;
     device->max_timestamp = UINT64_MAX >> (32 - timestamp_bits);
     device->hash_words = (tables + TABLES_PER_WORD - 1) / TABLES_PER_WORD;
     for (uint32_t table = 0; table < tables; table++)
@@ -247,11 +386,23 @@ static bg_device *bg_new(uint32_t tables, uint32_t row_bits, uint32_t timestamp_
                 if (value >> bit % 8 & 1)
                     device->hash[table / TABLES_PER_WORD][bit / 8][value] ^= word << (table % TABLES_PER_WORD * 16);
         }
-    device->words = calloc((size_t)tables << row_bits, sizeof *device->words);
-    device->bad = calloc((size_t)tables << row_bits, sizeof *device->bad);
-    if (device->words == NULL || device->bad == NULL || pthread_mutex_init(&device->lock, NULL) != 0) {
-        free(device->words);
-        free(device->bad);
+    pthread_mutexattr_t attributes;
+    if (pthread_mutexattr_init(&attributes) != 0)
+        return 0;
+    int failed = 0;
+    if (shared)
+        failed = pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED) != 0 ||
+                 pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST) != 0;
+    failed = failed || pthread_mutex_init(&device->lock, &attributes) != 0;
+    pthread_mutexattr_destroy(&attributes);
+    return !failed;
+}
+
+static bg_device *bg_new(uint32_t tables, uint32_t row_bits, uint32_t timestamp_bits, uint32_t key_bits,
+                         uint32_t aperture_depth, uint32_t buffer_depth, const uint32_t *matrices) {
+    bg_device *device = calloc(1, bg_device_bytes(tables, row_bits));
+    if (device != NULL && !bg_device_init(device, tables, row_bits, timestamp_bits, key_bits, aperture_depth,
+                                          buffer_depth, matrices, 0)) {
         free(device);
         return NULL;
     }
@@ -260,20 +411,38 @@ static bg_device *bg_new(uint32_t tables, uint32_t row_bits, uint32_t timestamp_
 
 static void bg_free(bg_device *device) {
     pthread_mutex_destroy(&device->lock);
-    free(device->words);
-    free(device->bad);
     free(device);
+}
+
+/* An answer is a commit timestamp, or a multiple of 2**timestamp_bits, which no commit timestamp is: then the code is
+ * a Reason, BG_READ_ONLY or BG_ILLEGAL, and `position` is that of the first failing key. */
+static uint64_t answer(const bg_device *device, uint32_t code, uint32_t position) {
+    return ((uint64_t)code | (uint64_t)position << BG_CODE_BITS) << device->timestamp_bits;
 }
 
 static uint64_t bg_commit(bg_device *device, const char *request) {
     request_header header;
     memcpy(&header, request, HEADER_BYTES);
-    if (!legal(device, &header, request + HEADER_BYTES))
+    const char *keys = request + HEADER_BYTES;
+    if (!legal(device, &header, keys))
         return answer(device, BG_ILLEGAL, 0);
+    const char *writes = keys + (size_t)header.reads * sizeof(uint32_t);
+    bg_request sets = {
+        .epoch = (uint32_t)(header.snapshot >> device->timestamp_bits),
+        .count = (uint32_t)header.snapshot & device->max_count,
+        .reads = {keys, header.reads},
+        .writes = {writes, header.writes},
+        .commutes = {writes + (size_t)header.writes * sizeof(uint32_t), header.commutes},
+        .chunk = UINT32_MAX,
+        .capacity = UINT32_MAX,
+    };
     pthread_mutex_lock(&device->lock);
-    uint64_t result = decide(device, &header, request + HEADER_BYTES);
+    bg_verdict verdict = decide(device, &sets);
+    finish_commit(device);
     pthread_mutex_unlock(&device->lock);
-    return result;
+    if (verdict.code == BG_COMMIT)
+        return ((uint64_t)verdict.epoch << device->timestamp_bits) + verdict.count;
+    return answer(device, verdict.code, verdict.position);
 }
 
 #if defined(Py_PYTHON_H) && !defined(PYPY_VERSION)
@@ -329,13 +498,8 @@ static void bg_raise_floor(bg_device *device) {
 }
 
 static void bg_inject_parity_error(bg_device *device, uint32_t table, uint32_t row) {
-    size_t where = (size_t)table * device->rows + row;
     pthread_mutex_lock(&device->lock);
-    device->words[where] = 0;
-    if (!device->bad[where]) {
-        device->bad[where] = 1;
-        device->bad_words++;
-    }
+    make_bad(device, table, row);
     pthread_mutex_unlock(&device->lock);
 }
 

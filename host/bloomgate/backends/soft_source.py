@@ -31,20 +31,23 @@ MAX_TABLES = 8
 CODE_BITS = 8
 #: That code for a commit without a timestamp. Other codes are values of Reason.
 READ_ONLY = 0
+#: A code within C, for a commit with one.
+COMMIT = (1 << CODE_BITS) - 2
 #: That code for a request that cannot be put on the wire.
 ILLEGAL = (1 << CODE_BITS) - 1
 
 #: Names of the statistics, in the order of the C array: there is no clock.
 NAMES = tuple(name for name, _ in STATISTICS if name not in ("clocks", "busy_clocks"))
 
-COMPILE_ARGUMENTS = ("-std=c11", "-O3", "-pthread", "-Wall", "-Wextra")
+#: _GNU_SOURCE: robust mutexes and futexes are not in C11.
+COMPILE_ARGUMENTS = ("-std=c11", "-D_GNU_SOURCE", "-O3", "-pthread", "-Wall", "-Wextra")
 LINK_ARGUMENTS = ("-pthread",)
 
 #: What Python can call.
 DECLARATIONS = """
 typedef struct bg_device bg_device;
 bg_device *bg_new(uint32_t tables, uint32_t row_bits, uint32_t timestamp_bits, uint32_t key_bits,
-                  uint32_t aperture_depth, const uint32_t *matrices);
+                  uint32_t aperture_depth, uint32_t buffer_depth, const uint32_t *matrices);
 void bg_free(bg_device *device);
 uint64_t bg_commit(bg_device *device, const char *request);
 uint64_t bg_commit_many(bg_device *device, const char *requests, uint64_t count);
@@ -63,12 +66,15 @@ def _definitions() -> str:
         "MAX_TABLES": MAX_TABLES,
         "CODE_BITS": CODE_BITS,
         "READ_ONLY": READ_ONLY,
+        "COMMIT": COMMIT,
         "ILLEGAL": ILLEGAL,
         "STATISTICS": len(NAMES),
         **{f"REASON_{reason.name}": int(reason) for reason in Reason},
         **{f"STATISTIC_{name.upper()}": index for index, name in enumerate(NAMES)},
     }
     lines = [f"#define BG_{name} {value}" for name, value in values.items()]
+    # Tests compile with a macro that stops or kills the process at named points; else they are nothing.
+    lines += ["#ifndef BG_POINT", "#define BG_POINT(name) ((void)0)", "#endif"]
     entries = ", ".join(f"[BG_REASON_{reason.name}] = BG_STATISTIC_ABORTS_{reason.name}" for reason in Reason)
     lines.append(f"static const unsigned char bg_abort_statistic[] = {{{entries}}};")
     return "\n".join(lines) + "\n"

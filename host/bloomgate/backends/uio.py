@@ -36,6 +36,7 @@ from bloomgate.device import Device, DeviceInfo
 from bloomgate.driver import POLLS_PER_ACCESS, ProgrammedIODevice, RegisterBus
 from bloomgate.errors import (
     DeviceClosed,
+    DeviceInUse,
     DeviceTimeout,
     DeviceUnavailable,
     DeviceURLError,
@@ -303,7 +304,7 @@ def _text(status: int) -> str:
 
 
 def _open_node(name: str, root: str) -> Any:
-    """The window of a node. Raises DeviceUnavailable."""
+    """The window of a node. Raises DeviceUnavailable, DeviceInUse."""
     ffi, lib = library()
     window = ffi.new("struct bloomgate_window *")
     status = lib.bloomgate_uio_open(window, os.fsencode(root), name.encode("ascii"))
@@ -311,15 +312,14 @@ def _open_node(name: str, root: str) -> Any:
         said = _text(status)
         if status == lib.BLOOMGATE_E_SYSTEM:
             said += f"; its users are the members of the group {name}"
-        raise DeviceUnavailable(f"the UIO node {name}: {said}")
+        kind = DeviceInUse if status == lib.BLOOMGATE_E_IN_USE else DeviceUnavailable
+        raise kind(f"the UIO node {name}: {said}")
     return window
 
 
-def identity(device: Device) -> str:
-    """What ``/run/bloomgate/device.json`` says of a device that has just been loaded: JSON."""
-    info = device.info()
-    epoch, _ = info.parameters.epoch_and_count(device.last_timestamp())
-    document = {"version": info.version, "parameters": dataclasses.asdict(info.parameters), "epoch": epoch}
+def identity(version: tuple[int, int, int], parameters: Parameters, epoch: int) -> str:
+    """What ``/run/bloomgate/device.json`` says of a device: JSON."""
+    document = {"version": version, "parameters": dataclasses.asdict(parameters), "epoch": epoch}
     return json.dumps(document, indent=2) + "\n"
 
 
