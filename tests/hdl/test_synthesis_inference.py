@@ -10,10 +10,15 @@ from bloomgate_hdl.export import yosys_command
 from bloomgate_hdl.key_log import KeyLog
 from bloomgate_hdl.parity import protected_bits
 from bloomgate_hdl.recency_filter import RecencyFilter
+from bloomgate_hdl.slot_filter import SlotFilter
 
 PARAMETERS = Parameters()
 RAMB36_BITS = 36 * 1024
-DESIGNS = {"recency_filter": RecencyFilter, "key_log": KeyLog}
+DESIGNS = {
+    "recency_filter": lambda: RecencyFilter(PARAMETERS),
+    "key_log": lambda: KeyLog(PARAMETERS),
+    "slot_filter": lambda: SlotFilter(PARAMETERS.slots),
+}
 
 
 def flip_flops(cells):
@@ -31,7 +36,7 @@ def synthesised(tmp_path_factory):
     folder = tmp_path_factory.mktemp("synthesis")
     script = []
     for name, component in DESIGNS.items():
-        (folder / f"{name}.il").write_text(rtlil.convert(component(PARAMETERS), name=name, emit_src=False))
+        (folder / f"{name}.il").write_text(rtlil.convert(component(), name=name, emit_src=False))
         script += [
             "design -reset",
             f"read_rtlil {name}.il",
@@ -90,3 +95,16 @@ def test_key_log_is_block_ram(synthesised):
     count = words * LANES * protected_bits(PARAMETERS.key_bits) // RAMB36_BITS
     assert count == 8
     check_memory(synthesised, "key_log", count)
+
+
+def test_slot_filter_is_true_dual_port_block_ram_with_byte_enables(synthesised):
+    banks, rows = 4, 1024
+    count = banks * rows * PARAMETERS.slots * protected_bits(8) // RAMB36_BITS
+    assert count == 16
+    for ram in check_memory(synthesised, "slot_filter", count):
+        assert ram["parameters"]["RAM_MODE"] == "TDP"
+        assert {number(ram, f"WRITE_WIDTH_{port}") for port in "AB"} == {36}
+        for port in "AB":
+            # Entries of the slots that share the block RAM are written one at a time.
+            enables = ram["connections"][f"WE{'BWE' if port == 'B' else 'A'}"][:4]
+            assert len(set(enables)) == 4
