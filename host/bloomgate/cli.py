@@ -17,6 +17,7 @@ from typing import Any, Optional
 
 from bloomgate import __version__
 from bloomgate.bitstream import BitstreamError, read_bitstream
+from bloomgate.cli_board import add_commands as add_board_commands
 from bloomgate.console import Progress, Table, number
 from bloomgate.demo import (
     CLIENTS,
@@ -410,6 +411,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument("file", metavar="FILE", help="bitstream file")
     inspect.set_defaults(run=_bitstream_info)
+
+    add_board_commands(commands, as_json)
 
     demo = commands.add_parser(
         "demo",

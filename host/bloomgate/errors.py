@@ -4,6 +4,7 @@ __all__ = [
     "BloomgateError",
     "CompilerMissing",
     "DeviceClosed",
+    "DeviceInUse",
     "DeviceTimeout",
     "DeviceURLError",
     "DeviceUnavailable",
@@ -39,7 +40,11 @@ class DeviceTimeout(BloomgateError):
 
 
 class DeviceUnavailable(BloomgateError):
-    """There is no such device here, it is in use, or this user may not use it."""
+    """There is no such device here, or this user may not use it."""
+
+
+class DeviceInUse(DeviceUnavailable):
+    """A page of the device belongs to another process."""
 
 
 class VersionMismatch(BloomgateError):

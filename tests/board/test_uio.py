@@ -9,7 +9,7 @@ import bloomgate
 import pytest
 from bloomgate.backends.uio import CONTROL_NODE, IDENTITY_FILE, identity, slot_node
 from bloomgate.libbloomgate import library
-from bloomgate.registers import slot_page_offset
+from bloomgate.registers import VERSION, slot_page_offset
 
 from tests.board.conftest import GEOMETRY
 from tests.board.emulation import NATIVE, make_tree, node
@@ -41,11 +41,7 @@ def leave_identity(board):
     """As `bloomgate load` does."""
     path = board.root / IDENTITY_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    with bloomgate.open_device(
-        f"model:?K={GEOMETRY.K}&D={GEOMETRY.D}&timestamp_bits={GEOMETRY.timestamp_bits}"
-        f"&key_bits={GEOMETRY.key_bits}&slots={GEOMETRY.slots}&aperture_depth={GEOMETRY.aperture_depth}"
-    ) as device:
-        path.write_text(identity(device))
+    path.write_text(identity(VERSION, GEOMETRY, 0))
 
 
 def test_selftest(board, python):
