@@ -50,15 +50,21 @@ class Run:
     def transaction(self, name: str, steps) -> None:
         mine: list[tuple[Attempted, object]] = []
         x = self.variables
+        # An attempt begins, for the checker, when nothing of it can have happened yet: its snapshot is older than its
+        # first step.
+        before = time.perf_counter()
 
         @atomic
         def body() -> None:
-            now = time.perf_counter()
+            nonlocal before
             if mine:
-                mine[-1][0].ended = now
-            seen = Attempted(f"{name}.{len(mine)}", now)
+                mine[-1][0].ended = time.perf_counter()
+            seen = Attempted(f"{name}.{len(mine)}", before)
             mine.append((seen, here.tx))
-            perform(seen, steps)
+            try:
+                perform(seen, steps)
+            finally:
+                before = time.perf_counter()
 
         def perform(seen: Attempted, steps) -> None:
             for number, (kind, place) in enumerate(steps):
@@ -89,10 +95,8 @@ class Run:
             variable.value = -1
             raise PartFailed
 
-        called = time.perf_counter()
         body()
         returned = time.perf_counter()
-        mine[0][0].began = called
         mine[-1][0].ended = returned
         mine[-1][0].committed = True
         self.attempts += mine
