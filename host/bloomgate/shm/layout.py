@@ -23,7 +23,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bloomgate.parameters import Parameters
+from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.queue_layout import (
     COMPLETION,
     ENTRY_BYTES,
@@ -32,7 +32,7 @@ from bloomgate.queue_layout import (
     WINDOW_ALIGNMENT,
     log_area_offset,
 )
-from bloomgate.registers import WORD_BYTES
+from bloomgate.registers import SLOT_PAGE, WORD_BYTES
 
 __all__ = [
     "ARENA",
@@ -85,6 +85,19 @@ REDO_ENTRIES = (REDO_RECORD_BYTES - REDO_HEADER_BYTES) // REDO_ENTRY_BYTES
 #: Who writes a commit back: its client alone, or anybody from the entries of its redo record.
 REDO_MANUAL = 0
 REDO_ARRAY = 1
+
+#: What an entry does to a location, by their codes in ``operation``.
+REDO_OPERATIONS = (
+    "SET",
+    "ADD",
+    "MIN_SIGNED",
+    "MAX_SIGNED",
+    "MIN_UNSIGNED",
+    "MAX_UNSIGNED",
+    "ADD_DOUBLE",
+    "MIN_DOUBLE",
+    "MAX_DOUBLE",
+)
 
 #: Publications that can happen between two loads of a reader before it has to look again.
 STAMPS = 1024
@@ -178,6 +191,11 @@ HEADER = Part(
     Member("server_pid", 320, "u32", "process of the server; 0 when there is none"),
     Member("server_serving", 324, "u32", "1 from the moment that the server serves until it shuts down"),
     Member("server_starts", 328, "u32", "how many servers this segment has had"),
+    # Written by whoever decides.
+    Member("last", 384, "u64", "the newest timestamp assigned; at least as new as any in a completion"),
+    Member("next_slot", 392, "u32", "where the next round over the slots begins"),
+    Member("decider_pid", 396, "u32", "process that last took the mutex"),
+    Member("statistics", 512, "u64", "as of the last command that asked for them", 64),
 )
 
 SLOT_CONTROL = Part(
@@ -194,6 +212,10 @@ SLOT_CONTROL = Part(
     Member("done", 72, "u32", "the last command that was carried out"),
     Member("bad_doorbells", 76, "u32", "doorbells refused: of an earlier owner, or impossible"),
     Member("result", 80, "u64", "of the command", 2),
+    Member("seen_tail", 96, "u32", "the submission_tail that was looked at last"),
+    Member("tail", 100, "u32", "index up to which submissions are accepted"),
+    Member("seen_head", 104, "u32", "the completion_head that was looked at last"),
+    Member("head", 108, "u32", "index up to which completions have been read"),
     # How the owner sleeps.
     Member("asleep", 128, "u32", "1 while the owner sleeps on `wake`, or is about to"),
     Member("wake", 132, "u32", "futex: grows when a completion or a result finds the owner asleep"),
@@ -377,6 +399,9 @@ def c_definitions() -> str:
         "ENTRY_FORMAT": FORMAT,
         "COMPLETION_BEATS": len(COMPLETION),
         "MAX_READ_KEYS": MAX_READ_KEYS,
+        "EPOCH_BITS": EPOCH_BITS,
+        "VERDICT_TIMESTAMPED": SLOT_PAGE.register("VERDICT")["TIMESTAMPED"].mask,
+        **{f"OPERATION_{name}": code for code, name in enumerate(REDO_OPERATIONS)},
         **{f"GEOMETRY_{field.name.upper()}": n for n, field in enumerate(dataclasses.fields(Parameters))},
     }
     lines = ["#include <stdatomic.h>", "#include <stdint.h>"]

@@ -1,0 +1,185 @@
+/* Which commits have been written back, for all processes: the PUBLICATION part of the segment.
+ *
+ * Everything here may be done by several processes at once, and any of them may stop at any instruction for ever, or for
+ * years. So every word that more than one may write carries a number that only grows, and changes only by a compare and
+ * swap from an older number to a newer one: who is late finds a newer number and does nothing. Only 64-bit compare and
+ * swap is needed (LDREXD and STREXD on ARMv7). docs/shm.md has the argument.
+ *
+ * Behind the definitions of layout.py.
+ */
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+_Static_assert(sizeof(_Atomic uint64_t) == 8 && __atomic_always_lock_free(8, 0), "64-bit words change at once");
+
+typedef struct bg_publication bg_publication;
+
+/* A place in the order of publication and the timestamp that was published there. */
+typedef struct {
+    uint64_t position;
+    uint64_t timestamp;
+} bg_moment;
+
+#define load(word) atomic_load_explicit(&(word), memory_order_acquire)
+#define store(word, value) atomic_store_explicit(&(word), (value), memory_order_release)
+
+static inline bool swap(_Atomic uint64_t *word, uint64_t before, uint64_t after) {
+    return atomic_compare_exchange_strong(word, &before, after);
+}
+
+static inline void relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#else
+    atomic_signal_fence(memory_order_seq_cst);
+#endif
+}
+
+static uint64_t now_ns(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+/* The newest one. */
+static bg_moment bg_now(bg_publication *publication) {
+    for (;;) {
+        bg_moment moment;
+        moment.position = load(publication->position);
+        moment.timestamp = load(publication->stamps[moment.position % BG_STAMPS]);
+        /* A stamp is replaced by the one that many positions later, just before `position` gets there. */
+        if (load(publication->position) - moment.position < BG_STAMPS - 1)
+            return moment;
+    }
+}
+
+static uint64_t bg_published(bg_publication *publication) {
+    return bg_now(publication).timestamp;
+}
+
+/* Where a timestamp was published; 0 if that is not known any more. */
+static uint64_t bg_position_of(bg_publication *publication, uint64_t timestamp) {
+    uint64_t newest = load(publication->position);
+    for (uint64_t position = newest; position > 0 && newest - position < BG_STAMPS - 1; position--) {
+        uint64_t stamp = load(publication->stamps[position % BG_STAMPS]);
+        if (stamp > timestamp)
+            continue;
+        if (stamp == timestamp && load(publication->position) - position < BG_STAMPS - 1)
+            return position;
+        break;
+    }
+    return 0;
+}
+
+/* What comes after `timestamp` in the order of publication: the next commit, or the beginning of an epoch. 0 after the
+ * last commit of the last epoch. */
+static uint64_t successor(bg_publication *publication, uint32_t timestamp_bits, uint64_t timestamp) {
+    if (timestamp == UINT64_MAX >> (BG_EPOCH_BITS - timestamp_bits))
+        return 0;
+    if (timestamp < load(publication->newest_end))
+        for (uint32_t i = 0; i < BG_EPOCH_ENDS; i++) {
+            _Atomic uint64_t *end = &publication->epoch_ends[2 * i];
+            if (load(end[0]) != timestamp)
+                continue;
+            uint64_t origin = load(end[1]);
+            if (load(end[0]) == timestamp && origin > timestamp)
+                return origin;
+        }
+    return timestamp + 1; /* after the last count of an epoch this is the first timestamp of the next */
+}
+
+static bool is_origin(uint32_t timestamp_bits, uint64_t timestamp) {
+    return (timestamp & UINT64_MAX >> (64 - timestamp_bits)) == 0;
+}
+
+/* Everything up to `next` has been written back: publish it, `here` being the moment before. */
+static void step(bg_publication *publication, bg_moment here, uint64_t next) {
+    _Atomic uint64_t *stamp = &publication->stamps[(here.position + 1) % BG_STAMPS];
+    uint64_t before = load(*stamp);
+    if (before < next)
+        swap(stamp, before, next);
+    if (swap(&publication->position, here.position, here.position + 1) && atomic_load(&publication->asleep) &&
+        atomic_exchange(&publication->asleep, 0))
+        syscall(SYS_futex, &publication->position, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+/* Move over all that needs nobody any more; the moment after that. */
+static bg_moment advance(bg_publication *publication, uint32_t timestamp_bits) {
+    for (;;) {
+        bg_moment here = bg_now(publication);
+        uint64_t next = successor(publication, timestamp_bits, here.timestamp);
+        if (next == 0 ||
+            (!is_origin(timestamp_bits, next) && load(publication->written_back[next % BG_WRITTEN_BACK]) != next))
+            return here;
+        step(publication, here, next);
+    }
+}
+
+/* A commit of REDO_MANUAL has been written back. False if so many before it have not that there is no room. */
+static bool bg_publish(bg_publication *publication, uint32_t timestamp_bits, uint64_t timestamp) {
+    _Atomic uint64_t *mark = &publication->written_back[timestamp % BG_WRITTEN_BACK];
+    if (timestamp <= bg_published(publication))
+        return true;
+    for (;;) {
+        uint64_t before = load(*mark);
+        if (before >= timestamp)
+            break;
+        if (before > bg_published(publication))
+            return false;
+        if (swap(mark, before, timestamp))
+            break;
+    }
+    advance(publication, timestamp_bits);
+    return true;
+}
+
+/* Remember whose commit it is: its completion entry is about to be used again. Only its owner calls this. */
+static bool bg_claim(bg_publication *publication, uint64_t timestamp, uint32_t slot) {
+    _Atomic uint64_t *claim = &publication->claims[2 * (timestamp % BG_WRITTEN_BACK)];
+    uint64_t before = load(claim[0]);
+    if (before > bg_published(publication) && before != timestamp)
+        return false;
+    store(claim[0], 0);
+    store(claim[1], slot);
+    store(claim[0], timestamp);
+    return true;
+}
+
+/* An epoch ended before its time. One caller at a time; may be repeated. False if too many are unpublished. */
+static bool bg_epoch_end(bg_publication *publication, uint32_t timestamp_bits, uint64_t last, uint64_t origin) {
+    for (uint32_t i = 0; i < BG_EPOCH_ENDS; i++)
+        if (load(publication->epoch_ends[2 * i]) == last && load(publication->epoch_ends[2 * i + 1]) == origin)
+            goto recorded;
+    uint64_t count = load(publication->epoch_end_count);
+    _Atomic uint64_t *end = &publication->epoch_ends[2 * (count % BG_EPOCH_ENDS)];
+    if (count >= BG_EPOCH_ENDS && load(end[1]) > bg_published(publication))
+        return false;
+    store(end[0], UINT64_MAX);
+    store(end[1], origin);
+    store(end[0], last);
+    store(publication->epoch_end_count, count + 1);
+recorded:
+    if (load(publication->newest_end) <= last)
+        store(publication->newest_end, last + 1);
+    advance(publication, timestamp_bits);
+    return true;
+}
+
+/* Sleep until `position` is not `seen` any more, or for at most so long. May return early. */
+static void sleep_on_position(bg_publication *publication, uint64_t seen, uint64_t nanoseconds) {
+    /* The kernel's, not the C library's, whose time_t may be wider. */
+    struct {
+        long seconds;
+        long nanoseconds;
+    } patience = {(long)(nanoseconds / 1000000000), (long)(nanoseconds % 1000000000)};
+    atomic_store(&publication->asleep, 1);
+    syscall(SYS_futex, &publication->position, FUTEX_WAIT, (uint32_t)seen, &patience, NULL, 0);
+}
