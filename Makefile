@@ -82,6 +82,12 @@ bitstream: $(INSTALLED) ## bitstream for BOARD (build/bitstream; needs nextpnr-x
 	$(call step,bitstream for $(BOARD))
 	@$(PYTHON) -m bloomgate_hdl.platform.build --board $(BOARD) --output build/bitstream/$(BOARD) $(BITSTREAM_ARGS)
 
+.PHONY: firmware
+firmware: $(INSTALLED) ## the bring-up monitor for the board's processor (build/firmware; firmware/README.md)
+	$(call step,firmware)
+	@$(MAKE) --no-print-directory -C firmware/monitor BUILD=$(CURDIR)/build/firmware PYTHON=$(CURDIR)/$(PYTHON)
+	@ls -l build/firmware/*.bin build/firmware/BOOT.BIN
+
 .PHONY: bench
 bench: $(INSTALLED) ## measure the speed figures of the README
 	$(call step,bench)

@@ -50,6 +50,7 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("platinclude"), "pyc
         # programs for the board's processor, and what runs them here
         has arm-linux-gnueabihf-gcc || list="$list gcc-arm-linux-gnueabihf libc6-dev-armhf-cross"
         has qemu-arm || list="$list qemu-user"
+        has qemu-system-arm || list="$list qemu-system-arm"
         # device-tree sources
         { has dtc && has fdtoverlay; } || list="$list device-tree-compiler"
     fi

@@ -6,9 +6,6 @@
 #include "uart.h"
 #include "zynq.h"
 
-/* Polls of one request at most, each of up to a burst of words: some milliseconds, far from the watchdog's bite. */
-#define MAX_POLLS 256u
-
 /* The host's session, and the sequence number and kept reply of its newest request. */
 static struct {
     bool open, replied;
@@ -108,7 +105,8 @@ static bool is_good(const struct frame *request)
     case BLOOMGATE_SERIAL_OPERATION_WRITE:
         return words >= 2 && in_window(payload[0], words - 1);
     case BLOOMGATE_SERIAL_OPERATION_POLL:
-        return words == 5 && in_window(payload[0], payload[1]) && payload[4] >= 1 && payload[4] <= MAX_POLLS;
+        return words == 5 && in_window(payload[0], payload[1]) && payload[4] >= 1 &&
+               payload[4] <= BLOOMGATE_SERIAL_MAX_POLLS;
     default:
         return false;
     }

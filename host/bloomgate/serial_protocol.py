@@ -46,6 +46,7 @@ __all__ = [
     "HEADER_BYTES",
     "MAX_BURST_WORDS",
     "MAX_PAYLOAD_WORDS",
+    "MAX_POLLS",
     "PROTOCOL_VERSION",
     "REPLY",
     "SEQUENCES",
@@ -64,6 +65,8 @@ PROTOCOL_VERSION = 1
 BAUD = 115200
 #: Words that one request reads or writes at most: 90 ms on the wire.
 MAX_BURST_WORDS = 256
+#: Reads of one POLL at most, each of up to a burst of words: some milliseconds, far from the watchdog's bite.
+MAX_POLLS = 256
 #: Words of payload at most: a burst and what precedes it.
 MAX_PAYLOAD_WORDS = MAX_BURST_WORDS + 8
 #: Bytes from the base address of the device that the monitor gives access to: one section of its page table.

@@ -10,6 +10,7 @@
 #define BLOOMGATE_SERIAL_BAUD                                 115200u /* bits per second, 8N1 */
 #define BLOOMGATE_SERIAL_MAX_BURST_WORDS                      256u /* of one request */
 #define BLOOMGATE_SERIAL_MAX_PAYLOAD_WORDS                    264u
+#define BLOOMGATE_SERIAL_MAX_POLLS                            256u /* of one request */
 #define BLOOMGATE_SERIAL_FRAME_BYTES                          1077u /* of the longest frame, between its zeros */
 #define BLOOMGATE_SERIAL_WINDOW_BYTES                         0x100000u /* from the base address of the device */
 #define BLOOMGATE_SERIAL_REPLY                                0x80u /* added to the operation in replies */

@@ -1,0 +1,302 @@
+"""The bring-up monitor as a person sees it: its console, on a virtual Zynq with the gateware in its fabric."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from collections.abc import Iterator
+
+import pytest
+from bloomgate.parameters import Parameters
+from bloomgate.registers import CONTROL_PAGE, IDENTIFICATION, SLOT_PAGE, VERSION, slot_page_offset
+from bloomgate_sim.device import SimulatedBus
+
+from tests.board.monitor_board import MonitorBoard, monitor_board, program
+from tests.board.serial_line import LIMIT, Terminal
+from tests.board.virtual_zynq import Debugger
+
+pytestmark = pytest.mark.xdist_group("sim")
+
+BASE = 0x43C0_0000
+LVL_SHFTR_EN, FPGA_RST_CTRL, FPGA0_THR_STA = 0xF800_0900, 0xF800_0240, 0xF800_017C
+SLCR_UNLOCK, SLCR_UNLOCK_KEY = 0xF800_0008, 0xDF0D
+
+
+@pytest.fixture(scope="module")
+def bus() -> Iterator[SimulatedBus]:
+    opened = SimulatedBus(Parameters())
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def board(bus: SimulatedBus) -> Iterator[MonitorBoard]:
+    with monitor_board(bus) as opened:
+        yield opened
+
+
+@pytest.fixture
+def terminal(board: MonitorBoard) -> Iterator[Terminal]:
+    opened = Terminal(board.line.port)
+    opened.wait_for_prompt()
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("mmu", [False, True], ids=["caches off", "as U-Boot leaves it"])
+def test_the_banner(bus: SimulatedBus, mmu: bool) -> None:
+    with monitor_board(bus, mmu=mmu) as board:
+        terminal = Terminal(board.line.port)
+        banner = terminal.wait_for_prompt()
+        terminal.close()
+    version = ".".join(map(str, VERSION))
+    assert banner.splitlines() == [
+        "",
+        "bloomgate monitor",
+        "part: xc7z010, PSS_IDCODE 0x00002093",
+        "last reset by: power-on, REBOOT_STATUS 0x00400000",
+        "FCLK0: 36 MHz",  # of QEMU's PLLs as they are at its reset
+        "fabric: ready",
+        f"bloomgate {version}, K=4 D=4096, slots: {Parameters().slots}, keys: 512",
+    ]
+
+
+def test_peek_and_poke(terminal: Terminal) -> None:
+    assert terminal.say(f"peek {BASE:#x}") == f"0x{BASE:08X}: 0x{IDENTIFICATION:08X}\n"
+    epoch = BASE + CONTROL_PAGE.register("INITIAL_EPOCH").offset
+    assert terminal.say(f"poke {epoch} 0xDeadBeef") == ""
+    assert terminal.say(f"peek {epoch:#x} 1") == f"0x{epoch:08X}: 0xDEADBEEF\n"
+    lines = terminal.say(f"peek {BASE:#X} 5").splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"0x{BASE + 4 * n:08X}" for n in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        ("peek", "the address must be a number that is a multiple of 4"),
+        ("peek 0x43C00002", "the address must be a number that is a multiple of 4"),
+        ("peek 0x143C00000", "the address must be a number that is a multiple of 4"),
+        ("peek 4294967296", "the address must be a number that is a multiple of 4"),
+        ("peek 0x", "the address must be a number that is a multiple of 4"),
+        ("peek 12a", "the address must be a number that is a multiple of 4"),
+        ("peek 0x43C00000 0", "the count must be a number from 1 to 256"),
+        ("peek 0x43C00000 257", "the count must be a number from 1 to 256"),
+        ("poke 0x43C00034", "the value must be a number of 32 bits"),
+        ("poke 0x43C00034 -1", "the value must be a number of 32 bits"),
+        ("Peek 0", "no such command; say help"),
+        ("pe ek", "no such command; say help"),
+    ],
+)
+def test_what_is_typed_wrong(quiet: Terminal, command: str, answer: str) -> None:
+    assert quiet.say(command) == f"{answer}\n"
+
+
+@pytest.fixture(scope="module")
+def quiet(bus: SimulatedBus) -> Iterator[Terminal]:
+    """A terminal for what changes nothing."""
+    with monitor_board(bus) as board:
+        opened = Terminal(board.line.port)
+        opened.wait_for_prompt()
+        yield opened
+        opened.close()
+
+
+def test_editing_a_line(quiet: Terminal) -> None:
+    quiet.type("peek\b\b\b\bhelpx\x7f\r")
+    assert "self-test of the core" in quiet.wait_for_prompt()
+    # Longer than any line: the end is lost, and nothing else.
+    quiet.type("x" * 500 + "\r")
+    assert "no such command" in quiet.wait_for_prompt()
+    assert quiet.say("") == ""
+
+
+@pytest.mark.parametrize(
+    ("address", "fault"),
+    [
+        (BASE + 0x1C, "SLVERR"),  # no register in the control page
+        (BASE + 0x8_0000, "DECERR"),  # behind the last slot
+        (0xC000_0000, "nothing is mapped there"),  # reserved in the address map: the MMU's own fault
+    ],
+)
+def test_data_aborts(quiet: Terminal, address: int, fault: str) -> None:
+    for command in (f"peek {address:#x}", f"poke {address:#x} 1"):
+        pattern = rf"aborted: {fault}, address 0x{address:08X}, DFSR 0x[0-9A-F]{{8}}\n"
+        assert re.fullmatch(pattern, quiet.say(command))
+        # It has recovered.
+        assert quiet.say(f"peek {BASE:#x}") == f"0x{BASE:08X}: 0x{IDENTIFICATION:08X}\n"
+
+
+def test_a_peek_stops_at_the_first_abort(quiet: Terminal) -> None:
+    lines = quiet.say(f"peek {BASE + 0x10:#x} 4").splitlines()
+    assert len(lines) == 3
+    assert lines[2].startswith(f"aborted: SLVERR, address 0x{BASE + 0x18:08X}")
+
+
+# -- before the first access ---------------------------------------------------------------
+
+
+def test_without_a_bitstream() -> None:
+    with monitor_board(None, connected=False) as board:
+        terminal = Terminal(board.line.port)
+        assert "fabric: not configured; load a bitstream\n" in terminal.wait_for_prompt()
+        for command in (f"peek {BASE:#x}", f"poke {BASE:#x} 0", "test", "peek 0x80000000", "peek 0x7FFFFFFC"):
+            assert terminal.say(command) == "refused, fabric: not configured; load a bitstream\n"
+        assert terminal.say("connect") == "fabric: not configured; load a bitstream\n"
+        assert "nothing is mapped" in terminal.say("peek 0xC0000000")
+        assert board.zynq.accesses == 0
+        terminal.close()
+
+
+def test_connecting_a_configured_fabric(bus: SimulatedBus) -> None:
+    with monitor_board(bus, connected=False) as board:
+        terminal = Terminal(board.line.port)
+        assert "fabric: level shifters off; say connect\n" in terminal.wait_for_prompt()
+        assert terminal.say(f"peek {BASE:#x}") == "refused, fabric: level shifters off; say connect\n"
+        assert board.zynq.accesses == 0
+        assert terminal.say("connect") == "fabric: ready\n"
+        assert terminal.say(f"peek {BASE:#x}") == f"0x{BASE:08X}: 0x{IDENTIFICATION:08X}\n"
+        terminal.close()
+
+
+@pytest.mark.parametrize(
+    ("register", "value", "good", "state"),
+    [
+        (LVL_SHFTR_EN, 0xA, 0xF, "level shifters off; say connect"),
+        (FPGA_RST_CTRL, 1, 0, "in reset; say connect"),
+        (FPGA_RST_CTRL, 0x0100_0000, 0, "in reset; say connect"),
+    ],
+)
+def test_a_fabric_that_would_not_answer(
+    board: MonitorBoard, terminal: Terminal, register: int, value: int, good: int, state: str
+) -> None:
+    terminal.say(f"poke {SLCR_UNLOCK:#x} {SLCR_UNLOCK_KEY:#x}")
+    terminal.say(f"poke {register:#x} {value:#x}")
+    before = board.zynq.accesses
+    for command in (f"peek {BASE:#x}", f"poke {BASE:#x} 0", "test"):
+        assert terminal.say(command) == f"refused, fabric: {state}\n"
+    assert board.zynq.accesses == before
+    terminal.say(f"poke {register:#x} {good:#x}")
+    assert terminal.say(f"peek {BASE:#x}") == f"0x{BASE:08X}: 0x{IDENTIFICATION:08X}\n"
+
+
+def test_every_access_is_watched(board: MonitorBoard, terminal: Terminal) -> None:
+    """That none is made without the watchdog is checked at each; here, that it sleeps in between."""
+    armed = board.zynq.watchdog.armed
+    terminal.say(f"peek {BASE:#x} 3")
+    terminal.say("peek 0xF8000530")
+    assert board.zynq.watchdog.armed == armed + 4
+    assert not board.zynq.watchdog.enabled
+
+
+def test_an_access_without_an_answer(board: MonitorBoard, terminal: Terminal) -> None:
+    board.zynq.answering = False
+    terminal.type(f"peek {BASE:#x}\r")
+    # Its banner wants to identify the core, so that it does not answer a second time.
+    terminal.wait_for("bloomgate monitor")
+    said = terminal.wait_for("fabric: ready")
+    assert "last reset by: the system watchdog, during an access to the fabric that had no answer" in said
+    board.zynq.answering = True
+    terminal.wait_for_prompt()
+    assert board.zynq.bites >= 1
+    # Reported once.
+    assert "an access to the fabric" not in terminal.say("id")
+
+
+def test_the_bite_command(board: MonitorBoard, terminal: Terminal) -> None:
+    terminal.type("bite\r")
+    terminal.wait_for("the watchdog resets the system in two seconds")
+    deadline = time.monotonic() + LIMIT
+    while not board.zynq.watchdog.enabled:
+        assert time.monotonic() < deadline
+
+
+def test_reboot(terminal: Terminal) -> None:
+    terminal.type("reboot\r")
+    terminal.wait_for("bloomgate monitor")
+    assert "fabric: in reset" in terminal.wait_for_prompt(), "QEMU's SLCR is as after a reset"
+
+
+# -- what nobody expected ------------------------------------------------------------------
+
+#: Instruction, and what it ends in. r0 is an address where nothing is.
+CRASHES = {
+    "undefined instruction": 0xE7F0_00F0,  # udf
+    "data abort": 0xE590_0000,  # ldr r0, [r0]
+    "unexpected exception": 0xEF00_0000,  # svc
+    "prefetch abort": 0xE12F_FF10,  # bx r0
+}
+
+
+@pytest.mark.parametrize("kind", CRASHES)
+def test_an_exception_that_nobody_expected(board: MonitorBoard, terminal: Terminal, kind: str) -> None:
+    place = program("uboot").symbols["__bss_end"]  # the far end of the stack
+
+    def crash(debugger: Debugger) -> None:
+        debugger.order(
+            Debugger.write_word(place, CRASHES[kind]),
+            Debugger.set_register(0, 0xC000_0000),
+            Debugger.set_register(15, place),
+        )
+
+    for _ in range(2):
+        board.zynq.interruption = crash
+        terminal.type("id\r")
+        terminal.wait_for("bloomgate monitor")
+        said = terminal.wait_for_prompt()
+        pc = 0xC000_0000 if kind == "prefetch abort" else place
+        assert re.match(rf"\nrestarted after: {kind}, pc 0x{pc:08X}, status 0x[0-9A-F]+, address 0x[0-9A-F]+\n", said)
+        assert not board.zynq.watchdog.enabled
+        assert terminal.say(f"peek {BASE:#x}") == f"0x{BASE:08X}: 0x{IDENTIFICATION:08X}\n"
+
+
+# -- the self-test -------------------------------------------------------------------------
+
+
+def test_the_selftest(terminal: Terminal) -> None:
+    for _ in range(2):
+        said = terminal.say("test").splitlines()
+        assert said[-1] == "self-test passed"
+        assert {line.split()[0] for line in said[1:-1]} == {"ok"}
+        assert len(said) == 13
+
+
+class LyingBus(SimulatedBus):
+    """Turns over bits of one word when it is read for the nth time."""
+
+    def __init__(self, offset: int, mask: int, when: int) -> None:
+        super().__init__(Parameters())
+        self._lie = (offset, mask, when)
+        self._reads = itertools.count()
+
+    def read(self, offset: int, words: int) -> list[int]:
+        result = super().read(offset, words)
+        wrong, mask, when = self._lie
+        if offset == wrong and next(self._reads) >= when:
+            result[0] ^= mask
+        return result
+
+
+_PAGE = slot_page_offset(0)
+_VERDICT = SLOT_PAGE.register("VERDICT")
+LIES = {
+    "another identification": (0, 0x100, 0),
+    "another major version": (4, 1 << 16, 0),
+    "the epoch stands still": (CONTROL_PAGE.register("EPOCH").offset, 1, 1),
+    "never ready": (CONTROL_PAGE.register("STATUS").offset, 1, 0),
+    "no verdict": (_PAGE + _VERDICT.offset, _VERDICT["DONE"].mask, 1),
+    "commits for aborts": (_PAGE + _VERDICT.offset, _VERDICT["COMMITTED"].mask, 1),
+    "another timestamp": (_PAGE + SLOT_PAGE.register("TIMESTAMP_COUNT").offset, 4, 0),
+    "another epoch": (_PAGE + SLOT_PAGE.register("TIMESTAMP_EPOCH").offset, 4, 0),
+    "another key": (_PAGE + SLOT_PAGE.register("CONFLICT_KEY").offset, 4, 0),
+    "another count": (CONTROL_PAGE.register("COUNT").offset, 1, 0),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_the_selftest_finds_a_wrong_core(board: MonitorBoard, terminal: Terminal, lie: str) -> None:
+    board.zynq.bus = wrong = LyingBus(*LIES[lie])
+    said = terminal.say("test")
+    wrong.close()
+    assert said.endswith("self-test FAILED\n")
+    assert "  FAILED  " in said
