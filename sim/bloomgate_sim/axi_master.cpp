@@ -1,4 +1,5 @@
-// An AXI3 master in the place of M_AXI_GP0, around the gateware that Yosys has written as C++ (CXXRTL).
+// An AXI3 master in the place of M_AXI_GP0 and a memory in that of S_AXI_ACP, around the gateware that Yosys has written
+// as C++ (CXXRTL).
 //
 // A clock cycle is one evaluation with a rising edge: it computes the outputs from the state before the edge and the
 // inputs, and the state after the edge, which commit() then makes current. The falling edge changes nothing and is left
@@ -7,8 +8,11 @@
 // Handshakes are those of IHI 0022 A3.2: VALID is held with its payload until READY, and waits for nothing else.
 
 #include "axi_master.h"
+#include "axi_memory.hpp"
+#include "pause.hpp"
 
 #include "bloomgate_design.cc"
+#include "ports.hpp"
 
 #include <cstdio>
 #include <deque>
@@ -23,37 +27,6 @@ constexpr int RESET_CLOCKS = 8;
 constexpr uint32_t MAX_OUTSTANDING = 8;
 constexpr uint32_t MAX_BEATS = 16;
 constexpr uint32_t PAGE_BYTES = 4096;
-
-template <size_t Bits>
-uint32_t get(const cxxrtl::value<Bits> &port) {
-    return port.template get<uint32_t>();
-}
-
-template <size_t Bits>
-uint32_t get(const cxxrtl::wire<Bits> &port) {
-    return port.curr.template get<uint32_t>();
-}
-
-template <size_t Bits>
-void set(cxxrtl::value<Bits> &port, uint32_t value) {
-    // A port takes only the bits that it has, as a wire does.
-    port.template set<uint32_t>(Bits < 32 ? value & ((uint32_t(1) << (Bits % 32)) - 1) : value);
-}
-
-// Decides whether to hesitate: xorshift64* (Vigna, "An experimental exploration of Marsaglia's xorshift generators").
-struct Pause {
-    uint32_t chance = 0;
-    uint64_t state = 1;
-
-    bool now() {
-        if (chance == 0)
-            return false;
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        return uint32_t((state * 0x2545F4914F6CDD1Dull) >> 48) < chance;
-    }
-};
 
 // One channel that the gateware drives: its payload must not change while it waits for READY.
 struct Held {
@@ -75,6 +48,7 @@ struct bloomgate_simulation {
     uint32_t refused = 0;
     Pause pauses[5];
     Held held_b, held_r;
+    AxiMemory memory;
 
     // The call in progress.
     bloomgate_burst *bursts = nullptr;
@@ -225,6 +199,7 @@ struct bloomgate_simulation {
         set(design.p_s__axi__gp0__wvalid, w_valid);
         set(design.p_s__axi__gp0__bready, bready);
         set(design.p_s__axi__gp0__rready, rready);
+        drive_memory(design, memory.drive());
 
         set(design.p_clk, 1);
         set(design.prev_p_clk, 0);
@@ -277,6 +252,9 @@ struct bloomgate_simulation {
         }
         if (recording && get(design.p_probe))
             events.push_back({clocks, get(design.p_probe)});
+        memory.sample(sample_memory(design));
+        if (status == BLOOMGATE_OK && !memory.broken.empty())
+            status = fail(BLOOMGATE_PROTOCOL, memory.broken);
         design.commit();
         clocks++;
         return status;
@@ -400,6 +378,12 @@ struct bloomgate_simulation {
     }
 };
 
+AxiMemory &memory_of(bloomgate_simulation *simulation) { return simulation->memory; }
+
+int usage_of(bloomgate_simulation *simulation, const std::string &message) {
+    return message.empty() ? BLOOMGATE_OK : simulation->usage(message);
+}
+
 extern "C" {
 
 bloomgate_simulation *bloomgate_create(void) {
@@ -442,12 +426,7 @@ uint32_t bloomgate_refused_address(const bloomgate_simulation *simulation) { ret
 int bloomgate_pause(bloomgate_simulation *simulation, int channel, uint32_t chance, uint64_t seed) {
     if (channel < BLOOMGATE_AW || channel > BLOOMGATE_R)
         return simulation->usage("there is no channel " + std::to_string(channel));
-    // With READY or VALID never raised nothing could end.
-    if (chance > 65000)
-        return simulation->usage("the chance of a pause must be at most 65000 / 65536");
-    simulation->pauses[channel].chance = chance;
-    simulation->pauses[channel].state = seed * 2 + 1; // never 0, which xorshift would keep
-    return BLOOMGATE_OK;
+    return usage_of(simulation, simulation->pauses[channel].set(chance, seed));
 }
 
 int bloomgate_step(bloomgate_simulation *simulation, uint64_t clocks) { return simulation->step(clocks); }

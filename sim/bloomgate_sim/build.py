@@ -1,7 +1,7 @@
 """The gateware as a shared library: Amaranth to RTLIL, Yosys to C++ (CXXRTL), a C++ compiler to native code.
 
 Libraries are kept in ``$XDG_CACHE_HOME/bloomgate/sim`` (``~/.cache/bloomgate/sim``) under a hash of everything that
-they are made from: the geometry, the sources of the gateware and of the AXI master, and the versions of Amaranth,
+they are made from: the geometry, the sources of the gateware and of the C++ around it, and the versions of Amaranth,
 Yosys and the compiler. So a changed gateware is never simulated from an old library, and looking one up needs no
 elaboration. Several processes that want the same library build it once. Nothing is ever removed; the folder can be
 deleted at any time.
@@ -30,7 +30,8 @@ from bloomgate.parameters import Parameters
 __all__ = ["cache_folder", "library"]
 
 _HERE = Path(__file__).resolve().parent
-_MASTER = ("axi_master.cpp", "axi_master.h")
+_COMPILED = ("axi_master.cpp", "axi_memory.cpp")
+_HEADERS = ("axi_master.h", "axi_memory.h", "axi_memory.hpp", "pause.hpp", "ports.hpp")
 #: The modules of the host package that the gateware is made from.
 _DESCRIPTION = ("errors", "h3", "parameters", "queue_layout", "registers", "verdict")
 #: -O2 and not more: a clock takes as long with -O3, and the compiler twice.
@@ -114,7 +115,7 @@ def _sources() -> Iterator[Path]:
     assert description.origin is not None
     for name in _DESCRIPTION:
         yield Path(description.origin).with_name(f"{name}.py")
-    for name in (*_MASTER, "build.py"):
+    for name in (*_COMPILED, *_HEADERS, "build.py"):
         yield _HERE / name
 
 
@@ -159,7 +160,8 @@ def _build(parameters: Parameters, compiler: Sequence[str], target: Path, progre
         assert package.origin is not None
         headers = Path(package.origin).parent / "share" / "include" / "backends" / "cxxrtl" / "runtime"
         with progress.stage("compile the C++"):
-            command = [compiler[0], *_FLAGS, f"-I{folder}", f"-I{headers}", str(_HERE / _MASTER[0]), "-o", "device.so"]
+            sources = [str(_HERE / name) for name in _COMPILED]
+            command = [compiler[0], *_FLAGS, f"-I{folder}", f"-I{headers}", *sources, "-o", "device.so"]
             _run(command, folder, output, log, progress)
         # Whoever sees the library sees all of it.
         os.replace(folder / "device.so", target)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import threading
-from collections.abc import Sequence
-from enum import IntEnum
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -17,6 +17,8 @@ from bloomgate.parameters import Parameters
 from bloomgate.registers import BASE_ADDRESS
 
 from bloomgate_sim.build import library
+from bloomgate_sim.channels import AxiChannel
+from bloomgate_sim.memory import SimulatedMemory
 
 __all__ = ["AxiChannel", "Burst", "BusError", "ProtocolError", "SimulatedBus", "SimulatedDevice"]
 
@@ -28,9 +30,10 @@ PATIENCE_CLOCKS = 2_000_000
 _WORD_BYTES = 4
 _ALL_STROBES = 0xF
 
-_HEADER = Path(__file__).with_name("axi_master.h")
 _ffi = cffi.FFI()
-_ffi.cdef(re.sub(r'(?m)^(#.*|extern "C" \{|\}$)', "", _HEADER.read_text(encoding="utf-8")))
+for _name in ("axi_master.h", "axi_memory.h"):
+    _text = Path(__file__).with_name(_name).read_text(encoding="utf-8")
+    _ffi.cdef(re.sub(r'(?m)^(#.*|extern "C" \{|\}$)', "", _text))
 
 
 class BusError(BloomgateError):
@@ -39,16 +42,6 @@ class BusError(BloomgateError):
 
 class ProtocolError(BloomgateError):
     """The gateware broke a rule of AXI3: a bug in it."""
-
-
-class AxiChannel(IntEnum):
-    """The channels of AXI3, for :meth:`SimulatedBus.pause`."""
-
-    AW = 0
-    W = 1
-    B = 2
-    AR = 3
-    R = 4
 
 
 @dataclasses.dataclass
@@ -91,7 +84,7 @@ class Burst:
 
 
 class SimulatedBus(RegisterBus):
-    """The gateware just after power-up, and an AXI3 master in the place of M_AXI_GP0.
+    """The gateware just after power-up, an AXI3 master in the place of M_AXI_GP0 and memory in that of S_AXI_ACP.
 
     Offsets are from the control page. Simulated time passes only in its methods. Any thread may call them, one at a
     time is served.
@@ -115,6 +108,8 @@ class SimulatedBus(RegisterBus):
             raise MemoryError("no memory for the simulated device")
         self._simulation: Any = _ffi.gc(created, loaded.bloomgate_destroy)
         self._last_clock = 0
+        #: What the gateware's master port reaches.
+        self.memory = SimulatedMemory(_ffi, loaded, self._opened)
 
     def read(self, offset: int, words: int) -> list[int]:
         target = _ffi.new("uint32_t[]", words)
@@ -220,6 +215,12 @@ class SimulatedBus(RegisterBus):
                 self._last_clock = self._library.bloomgate_clocks(self._simulation)
                 _ffi.release(self._simulation)
                 self._simulation = None
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Any]:
+        """The simulation, for one call."""
+        with self._lock:
+            yield self._require_open()
 
     def _require_open(self) -> Any:
         if self._simulation is None:

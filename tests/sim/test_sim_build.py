@@ -164,6 +164,12 @@ def test_whatever_a_library_is_made_from_is_in_its_name(tmp_path, monkeypatch):
         "h3.py",
         "axi_master.cpp",
         "axi_master.h",
+        "axi_memory.cpp",
+        "axi_memory.h",
+        "axi_memory.hpp",
+        "pause.hpp",
+        "ports.hpp",
+        "queue_layout.py",
         "build.py",
     ):
         assert needed in [path.name for path in sources]
