@@ -132,10 +132,14 @@ class EventLoop(asyncio.SelectorEventLoop):
 
     def __init__(self, selector: Optional[selectors.BaseSelector] = None, *, workers: Optional[int] = None) -> None:
         """``workers``: threads that run atomic callbacks (default: one for each processor)."""
-        self._outbox = Outbox(lambda: self.post(self._outbox.empty))
-        #: Also run what coroutines await, see :func:`transact`.
-        self.workers = Workers(workers, functools.partial(asyncio._set_running_loop, self))
         super().__init__(selector)
+        self._outbox = Outbox(lambda: self.post(self._outbox.empty))
+        try:
+            #: Also run what coroutines await, see :func:`transact`.
+            self.workers = Workers(workers, functools.partial(asyncio._set_running_loop, self))
+        except ValueError:
+            super().close()
+            raise
 
     def run_forever(self) -> None:
         """Run until ``stop()``. Raises :class:`~bloomgate.stm.TransactionError` within a transaction."""

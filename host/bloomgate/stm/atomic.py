@@ -301,7 +301,10 @@ def retry(timeout: Optional[float] = None) -> Any:
     if tx is None:
         raise TransactionError("retry() must be called within a transaction")
     if tx.irrevocable:
-        raise TransactionError("an irrevocable transaction cannot retry(): it runs only once")
+        raise TransactionError(
+            "an irrevocable transaction cannot retry(): it runs only once (a coroutine can await an atomic coroutine"
+            " function that does)"
+        )
     if not tx.repeatable:
         raise TransactionError("an explicit Transaction cannot retry(): use an atomic function, which can be run again")
     raise RetrySignal(timeout)

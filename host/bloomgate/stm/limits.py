@@ -39,16 +39,13 @@ class Cancellation:
         if self._cancelled:
             raise Cancelled("the transaction was cancelled while it waited")
 
-    @contextmanager
-    def _waking(self, wake: Callable[[], object]) -> Iterator[None]:
+    def _watch(self, wake: Callable[[], object]) -> None:
         with self._lock:
             self._wakers.append(wake)
-        try:
-            self._check()
-            yield
-        finally:
-            with self._lock:
-                self._wakers.remove(wake)
+
+    def _forget(self, wake: Callable[[], object]) -> None:
+        with self._lock:
+            self._wakers.remove(wake)
 
 
 class Limits(NamedTuple):
@@ -87,13 +84,31 @@ class Allowance:
     @contextmanager
     def waking(self, wake: Callable[[], object]) -> Iterator[None]:
         """Have a cancellation call ``wake`` during a wait. Raises :class:`~bloomgate.stm.Cancelled` before it."""
-        if self._cancel is None:
+        forget = self.watch(wake)
+        try:
+            self.check()
             yield
-        else:
-            with self._cancel._waking(wake):
-                yield
+        finally:
+            forget()
+
+    def watch(self, wake: Callable[[], object]) -> Callable[[], object]:
+        """Have a cancellation call ``wake`` from now on, until what is returned is called."""
+        cancel = self._cancel
+        if cancel is None:
+            return _nothing
+        cancel._watch(wake)
+        return lambda: cancel._forget(wake)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether waiting has been cancelled."""
+        return self._cancel is not None and self._cancel.cancelled
 
     def check(self) -> None:
         """Raise :class:`~bloomgate.stm.Cancelled` if that has happened."""
         if self._cancel is not None:
             self._cancel._check()
+
+
+def _nothing() -> None:
+    """No cancellation, nothing to forget."""

@@ -88,7 +88,11 @@ class Outlet:
         value = getattr(self._target, name)
         if name in self._queries or not callable(value):
             return value
-        return lambda *args, **kwargs: self._later(functools.partial(value, *args, **kwargs))
+
+        def request(*args: Any, **kwargs: Any) -> None:
+            self._later(functools.partial(value, *args, **kwargs))
+
+        return request
 
     def __repr__(self) -> str:
         return f"<outlet of {self._target!r}>"

@@ -41,6 +41,8 @@ class Job:
         self._expired = False
         self._state = _ENDED
         self._parking: Optional[Parking] = None
+        #: Ends that a cancellation wakes it.
+        self._forget: Callable[[], object] = lambda: None
 
     def _body(self) -> Any:
         result = self.call()
@@ -154,6 +156,8 @@ class Workers:
             if parking is not None:
                 job._parking = None
                 parking.leave()
+                job._forget()
+                job._allowance.check()
                 if parking.timestamp is not None:
                     runtime.device.wait_published(parking.timestamp)
                 elif job._expired:
@@ -174,9 +178,10 @@ class Workers:
             job._parking = parking
             job._expired = False
             job._state = _PARKED
+            job._forget = job._allowance.watch(lambda: self._wake(job, parking))
             if parked.deadline is not None:
                 heapq.heappush(self._deadlines, (parked.deadline, next(self._numbers), job, parking))
-            if job._cancelled:
+            if job._cancelled or job._allowance.cancelled:
                 self._enqueue(job)
         parking.enter()
 
