@@ -17,6 +17,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Optional, Union
 
+from bloomgate.devicetree import base_overlay, module_overlay, static_overlay, uio_overlay
 from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.registers import (
     BASE_ADDRESS,
@@ -430,6 +431,10 @@ FILES = {
     "host/bloomgate/include/bloomgate_registers.h": c_header,
     "host/bloomgate/include/bloomgate_serial.h": serial_header,
     "docs/registers.md": documentation,
+    "firmware/devicetree/bloomgate.dtso": uio_overlay,
+    "firmware/devicetree/bloomgate-static.dtso": static_overlay,
+    "firmware/devicetree/bloomgate-module.dtso": module_overlay,
+    "firmware/devicetree/parallella-base.dtso": base_overlay,
 }
 
 
