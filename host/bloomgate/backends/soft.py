@@ -34,7 +34,7 @@ from bloomgate.parameters import Parameters
 from bloomgate.registers import VERSION
 from bloomgate.verdict import Reason, Verdict
 
-__all__ = ["SoftDevice"]
+__all__ = ["SoftDevice", "load_native"]
 
 # A request as soft_core.c reads it. struct takes what has __index__ and nothing else, where cffi would also truncate
 # a Decimal; and one call converts all the keys.
@@ -73,7 +73,7 @@ class SoftDevice(Device):
         """Raises :class:`~bloomgate.errors.CompilerMissing` when the C code has to be compiled and cannot be."""
         parameters = Parameters() if parameters is None else parameters
         self._require_epoch(initial_epoch)
-        self._module = module = _load()
+        self._module = module = load_native()
         state = module.lib.bg_new(
             parameters.K,
             parameters.row_bits,
@@ -221,7 +221,7 @@ _loading = threading.Lock()
 _loaded: Optional[Any] = None
 
 
-def _load() -> Any:
+def load_native() -> Any:
     """The compiled module: the one that was installed, else one from the user's cache, compiled if need be."""
     global _loaded
     with _loading:

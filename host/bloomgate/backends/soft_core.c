@@ -20,6 +20,14 @@
 #define HASH_WORDS ((BG_MAX_TABLES + TABLES_PER_WORD - 1) / TABLES_PER_WORD)
 #define KEY_BYTES 4
 
+typedef struct {
+    uint32_t code; /* a Reason, or BG_COMMIT or BG_READ_ONLY */
+    uint32_t epoch;
+    uint32_t count; /* of the commit timestamp */
+    uint32_t key;   /* the first failing one */
+    uint32_t position;
+} bg_verdict;
+
 typedef struct bg_device {
     pthread_mutex_t lock;
     /* geometry */
@@ -32,14 +40,16 @@ typedef struct bg_device {
     uint32_t buffer_depth;
     uint64_t max_timestamp;
     uint32_t hash_words;
-    /* what is being done, see begin_commit() and end_epoch() */
+    /* what is being done, so that another can finish it; see begin_commit(), intend_delivery() and end_epoch() */
     struct {
         uint32_t kind;
         uint32_t slot;
         uint32_t index;
-        uint32_t epoch; /* of the timestamp, or that is about to begin */
-        uint32_t count; /* of the timestamp, or the last of the epoch that ends */
+        uint32_t request;
+        bg_verdict verdict;
         uint32_t old_epoch;
+        uint32_t old_last;
+        uint32_t new_epoch;
     } intent;
     /* state */
     uint32_t epoch;
@@ -56,7 +66,7 @@ typedef struct bg_device {
 } bg_device;
 
 /* Kinds of intent. */
-enum { INTENT_NONE, INTENT_COMMIT, INTENT_EPOCH };
+enum { INTENT_NONE, INTENT_COMMIT, INTENT_DELIVERY, INTENT_EPOCH };
 
 /* A set of keys, native 32-bit words at any address. */
 typedef struct {
@@ -73,17 +83,11 @@ typedef struct {
     uint32_t chunk;    /* keys that are validated without a look at the outcome */
     uint32_t capacity; /* keys that are inserted one by one; more raise the floor */
     bool wide;         /* a key of the writes or commutes is wider than key_bits */
-    uint32_t slot;     /* where it came from, for the intent record */
+    /* where it came from, for the intent record */
+    uint32_t slot;
     uint32_t index;
+    uint32_t number;
 } bg_request;
-
-typedef struct {
-    uint32_t code; /* a Reason, or BG_COMMIT or BG_READ_ONLY */
-    uint32_t epoch;
-    uint32_t count; /* of the commit timestamp */
-    uint32_t key;   /* the first failing one */
-    uint32_t position;
-} bg_verdict;
 
 /* What precedes the keys of a request of bg_commit: reads, then writes, then commutes. */
 typedef struct {
@@ -193,49 +197,67 @@ static inline void in_this_order(void) {
 static void step_epoch(bg_device *device) {
     size_t size = (size_t)device->tables * device->rows;
     device->previous_epoch = device->intent.old_epoch;
-    device->previous_last = device->intent.count;
-    device->epoch = device->intent.epoch;
+    device->previous_last = device->intent.old_last;
+    device->epoch = device->intent.new_epoch;
     device->last = 0;
     device->floor = 0;
     memset(device->words, 0, size * sizeof *device->words);
     memset(bad_of(device), 0, size);
     device->bad_words = 0;
+    device->statistics[BG_STATISTIC_EPOCH_STEPS]++;
     in_this_order();
     device->intent.kind = INTENT_NONE;
 }
 
-static void end_epoch(bg_device *device, uint32_t initial_epoch) {
+/* Notes that the epoch is about to end. False after the last one, which only exhausts the device. */
+static bool intend_epoch(bg_device *device, uint32_t initial_epoch) {
+    device->intent.kind = INTENT_NONE;
     if (device->epoch == UINT32_MAX) {
         device->exhausted = true;
-        device->intent.kind = INTENT_NONE;
-        return;
+        return false;
     }
-    device->statistics[BG_STATISTIC_EPOCH_STEPS]++;
-    device->intent.kind = INTENT_NONE;
     in_this_order();
     device->intent.old_epoch = device->epoch;
-    device->intent.count = device->last;
-    device->intent.epoch = device->epoch + 1 < initial_epoch ? initial_epoch : device->epoch + 1;
+    device->intent.old_last = device->last;
+    device->intent.new_epoch = device->epoch + 1 < initial_epoch ? initial_epoch : device->epoch + 1;
     in_this_order();
     device->intent.kind = INTENT_EPOCH;
-    BG_POINT(EPOCH_INTENDED);
     in_this_order();
-    step_epoch(device);
+    BG_POINT(EPOCH_INTENDED);
+    return true;
+}
+
+static void end_epoch(bg_device *device, uint32_t initial_epoch) {
+    if (intend_epoch(device, initial_epoch))
+        step_epoch(device);
 }
 
 static uint64_t last_timestamp(const bg_device *device) {
     return ((uint64_t)device->epoch << device->timestamp_bits) + device->last;
 }
 
-/* Notes which request is about to get the next timestamp; finish_commit() follows when its answer is delivered. */
+/* Notes that a submission is about to get this verdict. */
+static void intend(bg_device *device, uint32_t kind, uint32_t slot, uint32_t index, uint32_t request,
+                   const bg_verdict *verdict) {
+    device->intent.slot = slot;
+    device->intent.index = index;
+    device->intent.request = request;
+    device->intent.verdict = *verdict;
+    in_this_order();
+    device->intent.kind = kind;
+    in_this_order();
+}
+
+/* The verdict is COMMIT with the next timestamp; finish_commit() follows when it is delivered. */
 static void begin_commit(bg_device *device, const bg_request *request) {
-    device->intent.slot = request->slot;
-    device->intent.index = request->index;
-    device->intent.epoch = device->epoch;
-    device->intent.count = device->last + 1;
-    in_this_order();
-    device->intent.kind = INTENT_COMMIT;
-    in_this_order();
+    bg_verdict verdict = {.code = BG_COMMIT, .epoch = device->epoch, .count = device->last + 1};
+    intend(device, INTENT_COMMIT, request->slot, request->index, request->number, &verdict);
+}
+
+/* The verdict is another one, which must not be decided again when it may have been seen. */
+static void intend_delivery(bg_device *device, uint32_t slot, uint32_t index, uint32_t request,
+                            const bg_verdict *verdict) {
+    intend(device, INTENT_DELIVERY, slot, index, request, verdict);
 }
 
 /* Ends what begin_commit() began, and the epoch if that was its last count. */

@@ -1,11 +1,12 @@
-"""The C source of ``soft:``: soft_core.c behind what Python defines. Needs neither cffi nor a compiler."""
+"""The C source of ``soft:`` and of what ``shm:`` does in C, behind what Python defines. Needs no cffi, no compiler."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-from bloomgate.registers import STATISTICS
+from bloomgate.registers import SLOT_PAGE, STATISTICS
+from bloomgate.shm.layout import c_definitions
 from bloomgate.verdict import Reason
 
 __all__ = [
@@ -26,6 +27,9 @@ MODULE = "bloomgate.backends._soft_core"
 
 #: Tables that the C code has room for: the limit of :class:`~bloomgate.parameters.Parameters`.
 MAX_TABLES = 8
+#: The same for slots and for the entries of a ring.
+MAX_SLOTS = 32
+MAX_QUEUE_ENTRIES = 256
 
 #: Width of the code in an answer that is no timestamp; what is above it is the position of a key.
 CODE_BITS = 8
@@ -43,6 +47,21 @@ NAMES = tuple(name for name, _ in STATISTICS if name not in ("clocks", "busy_clo
 COMPILE_ARGUMENTS = ("-std=c11", "-D_GNU_SOURCE", "-O3", "-pthread", "-Wall", "-Wextra")
 LINK_ARGUMENTS = ("-pthread",)
 
+_VERDICT = SLOT_PAGE.register("VERDICT")
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+#: The C files, each behind those that it uses.
+SOURCES = (
+    "backends/soft_core.c",
+    "shm/publication.c",
+    "shm/array.c",
+    "shm/redo.c",
+    "shm/ring.c",
+    "shm/shared.c",
+    "shm/client.c",
+    "shm/server.c",
+)
+
 #: What Python can call.
 DECLARATIONS = """
 typedef struct bg_device bg_device;
@@ -58,17 +77,59 @@ void bg_inject_parity_error(bg_device *device, uint32_t table, uint32_t row);
 void bg_stats(bg_device *device, uint64_t *statistics);
 const char *bg_source_hash(void);
 const char *bg_compiler(void);
+
+typedef struct bg_segment bg_segment;
+uint64_t bg_device_bytes(uint32_t tables, uint32_t row_bits);
+bg_segment *bg_segment_open(void *base);
+void bg_segment_close(bg_segment *segment);
+int bg_segment_format(bg_segment *segment, const uint32_t *matrices);
+int bg_segment_reset(bg_segment *segment, uint32_t initial_epoch, uint64_t ns);
+int bg_segment_raise_floor(bg_segment *segment, uint64_t ns);
+int bg_segment_inject(bg_segment *segment, uint32_t table, uint32_t row, uint64_t ns);
+int bg_segment_stats(bg_segment *segment, uint64_t *statistics, uint64_t ns);
+int bg_segment_drain(bg_segment *segment, uint32_t slot, uint64_t ns);
+int bg_segment_enable(bg_segment *segment, uint32_t slot, uint32_t generation, uint64_t ns);
+uint64_t bg_segment_last(bg_segment *segment);
+
+typedef struct bg_client bg_client;
+bg_client *bg_client_new(bg_device *device, void *control, void *window, uint64_t window_bytes, uint32_t entries);
+bg_client *bg_client_of(bg_segment *segment, uint32_t slot);
+void bg_client_free(bg_client *client);
+void bg_client_begin(bg_client *client, uint32_t generation);
+int bg_next(const bg_client *client);
+int bg_submit(bg_client *client, const uint32_t *words, uint32_t kind, const void *entries, uint32_t count);
+int bg_collect(bg_client *client, uint32_t index, uint64_t ns, uint32_t *payload);
+void bg_release(bg_client *client, uint32_t index);
+void bg_raw_enable(bg_client *client, uint32_t generation);
+void bg_raw_doorbells(bg_client *client, uint32_t head, uint32_t tail);
+void bg_raw_status(bg_client *client, uint32_t *status);
+
+int bg_serve(bg_segment *segment, bg_device *device, uint64_t ns);
+int bg_serve_take(bg_segment *segment, uint64_t ns, uint32_t *words);
+void bg_serve_answer(bg_segment *segment, uint32_t slot, uint32_t code, uint32_t request, uint64_t timestamp,
+                     uint32_t key, uint64_t last);
+uint64_t bg_serve_command(bg_segment *segment, uint32_t slot, uint64_t *arguments);
+void bg_serve_done(bg_segment *segment, uint32_t slot, uint32_t command, uint64_t result);
+void bg_serve_enable(bg_segment *segment, uint32_t slot, uint32_t generation);
+void bg_serve_last(bg_segment *segment, uint64_t last);
+int bg_call(bg_client *client, uint32_t kind, const uint64_t *arguments, uint64_t ns, uint64_t *result);
 """
 
 
 def _definitions() -> str:
     values = {
         "MAX_TABLES": MAX_TABLES,
+        "MAX_SLOTS": MAX_SLOTS,
+        "MAX_QUEUE_ENTRIES": MAX_QUEUE_ENTRIES,
         "CODE_BITS": CODE_BITS,
         "READ_ONLY": READ_ONLY,
         "COMMIT": COMMIT,
         "ILLEGAL": ILLEGAL,
         "STATISTICS": len(NAMES),
+        "VERDICT_DONE": f"{_VERDICT['DONE'].mask}u",
+        "VERDICT_COMMITTED": f"{_VERDICT['COMMITTED'].mask}u",
+        "VERDICT_REASON_SHIFT": _VERDICT["REASON"].lsb,
+        "VERDICT_REQUEST_SHIFT": _VERDICT["REQUEST"].lsb,
         **{f"REASON_{reason.name}": int(reason) for reason in Reason},
         **{f"STATISTIC_{name.upper()}": index for index, name in enumerate(NAMES)},
     }
@@ -94,8 +155,8 @@ static const char *bg_compiler(void) {
 
 
 def _text() -> str:
-    core = Path(__file__).with_name("soft_core.c").read_text(encoding="utf-8")
-    return _definitions() + core + _COMPILER
+    files = [(_PACKAGE / name).read_text(encoding="utf-8") for name in SOURCES]
+    return "\n".join([_definitions(), c_definitions(), *files, _COMPILER])
 
 
 def source_hash() -> str:

@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-_Static_assert(sizeof(_Atomic uint64_t) == 8 && __atomic_always_lock_free(8, 0), "64-bit words change at once");
+_Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && sizeof(_Atomic uint64_t) == 8, "64-bit words change at once");
 
 typedef struct bg_publication bg_publication;
 

@@ -1,0 +1,158 @@
+/* The server of a segment: one process decides for all clients, with a device of its own.
+ *
+ * Behind client.c. bg_serve() does it all for soft:; for other devices Python takes submissions one by one and answers
+ * them.
+ */
+
+/* Rounds over the slots in which nothing was found before the server sleeps. */
+#define IDLE_ROUNDS 2000
+
+/* Whether a client has written a command that is not carried out. */
+static bool commanded(const bg_ring *ring) {
+    return atomic_load_explicit(&ring->control->command, memory_order_acquire) != get(&ring->control->done);
+}
+
+/* The first slot with something to do, looking at the doorbells from `first` on; `slots` if there is none. */
+static uint32_t find_work(bg_segment *segment, bg_device *device, uint32_t first) {
+    for (uint32_t i = 0; i < segment->slots; i++) {
+        const bg_ring *ring = &segment->rings[(first + i) % segment->slots];
+        uint32_t refused = poll_doorbells(ring);
+        if (device != NULL)
+            device->statistics[BG_STATISTIC_ERRORS] += refused;
+        if (pending(ring) || commanded(ring))
+            return ring->slot;
+    }
+    return segment->slots;
+}
+
+/* Sleeps until a doorbell rings, for at most `ns`. */
+static void await_doorbell(bg_segment *segment, bg_device *device, uint64_t ns) {
+    struct bg_header *header = segment->header;
+    uint32_t seen = get(&header->doorbell_sequence);
+    put(&header->server_asleep, 1);
+    atomic_thread_fence(memory_order_seq_cst); /* with the one in wake() */
+    if (find_work(segment, device, 0) == segment->slots)
+        sleep_on(&header->doorbell_sequence, seen, ns);
+    put(&header->server_asleep, 0);
+}
+
+/* The next slot with something to do, in turns; -1 if nothing came within `ns`. */
+static int next_work(bg_segment *segment, bg_device *device, uint64_t ns) {
+    uint32_t slot = segment->slots;
+    for (uint32_t round = 0; round < IDLE_ROUNDS && slot == segment->slots; round++) {
+        slot = find_work(segment, device, get(&segment->header->next_slot));
+        if (slot == segment->slots)
+            relax();
+    }
+    if (slot == segment->slots) {
+        await_doorbell(segment, device, ns);
+        slot = find_work(segment, device, get(&segment->header->next_slot));
+    }
+    if (slot == segment->slots)
+        return -1;
+    put(&segment->header->next_slot, (slot + 1) % segment->slots);
+    return (int)slot;
+}
+
+static void wake_client(const bg_ring *ring) {
+    wake(&ring->control->asleep, &ring->control->wake);
+}
+
+/* Decides what clients submit, with `device`, until one of them has a command, whose slot is returned; -1 after `ns`
+ * without work. */
+static int bg_serve(bg_segment *segment, bg_device *device, uint64_t ns) {
+    for (;;) {
+        int slot = next_work(segment, device, ns);
+        if (slot < 0)
+            return -1;
+        const bg_ring *ring = &segment->rings[slot];
+        if (commanded(ring))
+            return slot;
+        pthread_mutex_lock(&device->lock);
+        serve_one(device, ring);
+        pthread_mutex_unlock(&device->lock);
+        wake_client(ring);
+    }
+}
+
+/* Takes a submission: its words, of which a ninth is the first bad one. Returns the slot, or -1 after `ns` without work,
+ * or -2 - slot for a slot with a command. The caller answers before it takes another. */
+static int bg_serve_take(bg_segment *segment, uint64_t ns, uint32_t *words) {
+    int slot = next_work(segment, NULL, ns);
+    if (slot < 0)
+        return -1;
+    const bg_ring *ring = &segment->rings[slot];
+    if (commanded(ring))
+        return -2 - slot;
+    for (uint32_t i = 0; i < ENTRY_WORDS; i++)
+        words[i] = get(submission_at(ring, get(&ring->control->submission_head)) + i);
+    words[ENTRY_WORDS] = first_bad_word(ring, words);
+    return slot;
+}
+
+static void bg_serve_last(bg_segment *segment, uint64_t last) {
+    atomic_store_explicit(&segment->header->last, last, memory_order_release);
+}
+
+/* Answers what was taken; `code` as in bg_verdict. `last`: the newest timestamp of the device now. */
+static void bg_serve_answer(bg_segment *segment, uint32_t slot, uint32_t code, uint32_t request, uint64_t timestamp,
+                            uint32_t key, uint64_t last) {
+    const bg_ring *ring = &segment->rings[slot];
+    uint32_t bits = segment->header->geometry[BG_GEOMETRY_TIMESTAMP_BITS];
+    bg_verdict verdict = {
+        .code = code,
+        .epoch = (uint32_t)(timestamp >> bits),
+        .count = (uint32_t)(timestamp & (UINT64_MAX >> (64 - bits))),
+        .key = key,
+    };
+    bg_serve_last(segment, last);
+    complete(ring, &verdict, request);
+    wake_client(ring);
+}
+
+/* The command of a slot and its arguments. */
+static uint64_t bg_serve_command(bg_segment *segment, uint32_t slot, uint64_t *arguments) {
+    struct bg_slot_control *control = segment->rings[slot].control;
+    uint32_t command = atomic_load_explicit(&control->command, memory_order_acquire);
+    for (uint32_t i = 0; i < 3; i++)
+        arguments[i] = control->argument[i];
+    return command;
+}
+
+static void bg_serve_done(bg_segment *segment, uint32_t slot, uint32_t command, uint64_t result) {
+    struct bg_slot_control *control = segment->rings[slot].control;
+    control->result[0] = result;
+    atomic_store_explicit(&control->done, command, memory_order_release);
+    wake_client(&segment->rings[slot]);
+}
+
+static void bg_serve_enable(bg_segment *segment, uint32_t slot, uint32_t generation) {
+    enable_ring(&segment->rings[slot], generation);
+}
+
+/* The other side: a client has the server do something and waits for it. Returns success. */
+static int bg_call(bg_client *client, uint32_t kind, const uint64_t *arguments, uint64_t ns, uint64_t *result) {
+    struct bg_slot_control *control = client->ring.control;
+    uint64_t end = now_ns() + ns;
+    if (kind != 0) { /* 0: go on waiting for the command that was begun */
+        uint32_t command = (get(&control->done) & ~UINT32_C(0xff)) + 0x100 + kind;
+        for (uint32_t i = 0; i < 3; i++)
+            control->argument[i] = arguments[i];
+        atomic_store_explicit(&control->command, command, memory_order_release);
+        wake(&client->segment->header->server_asleep, &client->segment->header->doorbell_sequence);
+    }
+    for (;;) {
+        uint32_t seen = get(&control->wake);
+        put(&control->asleep, 1);
+        atomic_thread_fence(memory_order_seq_cst);
+        bool done = atomic_load_explicit(&control->done, memory_order_acquire) == get(&control->command);
+        uint64_t now = now_ns();
+        if (!done && now < end)
+            sleep_on(&control->wake, seen, end - now);
+        if (done || now >= end) {
+            put(&control->asleep, 0);
+            *result = control->result[0];
+            return done;
+        }
+    }
+}
