@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Callable, NamedTuple, Optional
 
 from bloomgate.device import Device
@@ -34,6 +34,8 @@ class _URL(NamedTuple):
     #: Whether the URL names any of the parameters; else they are the default.
     chosen: bool
     initial_epoch: int
+    #: Those of the scheme's own names that it gives.
+    options: Mapping[str, int]
 
 
 Opener = Callable[[_URL], Device]
@@ -76,15 +78,35 @@ def _open_uio(url: _URL) -> Device:
     )
 
 
+def _open_serial(url: _URL) -> Device:
+    if not url.path:
+        raise DeviceURLError(f"a serial: URL names a port, e.g. serial:/dev/ttyUSB0, but this one is {url.text!r}")
+    try:
+        from bloomgate.backends.serial import SerialDevice
+    except ModuleNotFoundError as error:
+        if error.name != "serial":
+            raise
+        raise BloomgateError("serial: needs pyserial: pip install 'bloomgate[serial]'") from error
+    return SerialDevice(
+        url.path,
+        expected=url.parameters if url.chosen else None,
+        initial_epoch=url.initial_epoch,
+        **url.options,
+    )
+
+
 #: What each scheme opens. A backend imports what it needs only when it is chosen.
 _OPENERS: Mapping[str, Opener] = {
     "model": _open_model,
     "soft": _open_soft,
     "sim": _open_sim,
     "uio": _open_uio,
+    "serial": _open_serial,
 }
 #: The schemes whose URL can say more between the colon and the question mark.
-_WITH_PATH = ("uio",)
+_WITH_PATH = ("uio", "serial")
+#: Names that only one scheme knows.
+_OPTIONS: Mapping[str, Sequence[str]] = {"serial": ("baud",)}
 
 
 def schemes() -> tuple[str, ...]:
@@ -97,10 +119,11 @@ def open_device(url: Optional[str] = None) -> Device:
 
     A URL is ``SCHEME:`` or ``SCHEME:?NAME=VALUE&...``. Schemes: ``soft:`` (C, in this process), ``model:`` (Python,
     in this process), ``sim:`` (the gateware, compiled and simulated in this process), ``uio:`` (the gateware in the
-    FPGA, through Linux UIO nodes; see :mod:`bloomgate.backends.uio`). Names: each field of
-    :class:`~bloomgate.parameters.Parameters`, and ``initial_epoch`` (the device begins with that epoch, which must
-    be greater than any in the data it serves). Values: decimal, or hexadecimal after ``0x``. A device that exists
-    already must have the parameters if any is given.
+    FPGA, through Linux UIO nodes; see :mod:`bloomgate.backends.uio`), ``serial:PORT`` (the same without Linux, through
+    the bring-up monitor; see :mod:`bloomgate.backends.serial`). Names: each field of
+    :class:`~bloomgate.parameters.Parameters`, ``initial_epoch`` (the device begins with that epoch, which must be
+    greater than any in the data it serves), and for ``serial:`` ``baud`` (bits per second). Values: decimal, or
+    hexadecimal after ``0x``. A device that exists already must have the parameters if any is given.
 
     Without a URL it is the one in the environment variable ``BLOOMGATE_DEVICE``, else ``soft:``.
 
@@ -120,25 +143,27 @@ def open_device(url: Optional[str] = None) -> Device:
         raise DeviceURLError(
             f"a {scheme}: URL has nothing but parameters after the colon, e.g. {scheme}:?K=4, but this one is {url!r}"
         )
-    values = _parse_query(query, url)
+    options = _OPTIONS.get(scheme, ())
+    values = _parse_query(query, url, (*_QUERY, *options))
     initial_epoch = values.pop("initial_epoch", 0)
     if initial_epoch >= 1 << EPOCH_BITS:
         raise DeviceURLError(
             f"initial_epoch must be between 0 and {(1 << EPOCH_BITS) - 1}, not {initial_epoch}, in {url!r}"
         )
+    chosen = {name: values.pop(name) for name in options if name in values}
     try:
         parameters = Parameters(**values)
     except ParameterError as error:
         raise DeviceURLError(f"{error}, in {url!r}") from error
-    return _OPENERS[scheme](_URL(url, path, parameters, bool(values), initial_epoch))
+    return _OPENERS[scheme](_URL(url, path, parameters, bool(values), initial_epoch, chosen))
 
 
-def _parse_query(query: str, url: str) -> dict[str, int]:
+def _parse_query(query: str, url: str, names: Sequence[str]) -> dict[str, int]:
     values: dict[str, int] = {}
     for part in query.split("&") if query else []:
         name, _, text = part.partition("=")
-        if name not in _QUERY:
-            raise DeviceURLError(f"a parameter must be one of {', '.join(_QUERY)}, not {name!r}, in {url!r}")
+        if name not in names:
+            raise DeviceURLError(f"a parameter must be one of {', '.join(names)}, not {name!r}, in {url!r}")
         if name in values:
             raise DeviceURLError(f"{name} is given twice in {url!r}")
         if not _INTEGER.fullmatch(text):

@@ -10,7 +10,7 @@ from bloomgate import DeviceURLError, Parameters, open_device
 from bloomgate.urls import ENVIRONMENT, schemes
 
 NAMES = "K, D, timestamp_bits, key_bits, slots, aperture_depth, hash_seed, initial_epoch"
-SCHEMES = "model:, soft:, sim:, uio:"
+SCHEMES = "model:, soft:, sim:, uio:, serial:"
 
 
 def test_every_parameter() -> None:
@@ -58,6 +58,11 @@ BAD = {
     "sim:/dev/x?K=2": (
         "a sim: URL has nothing but parameters after the colon, e.g. sim:?K=4, but this one is 'sim:/dev/x?K=2'"
     ),
+    "serial:": "a serial: URL names a port, e.g. serial:/dev/ttyUSB0, but this one is 'serial:'",
+    "serial:/dev/null?speed=1": (
+        f"a parameter must be one of {NAMES}, baud, not 'speed', in 'serial:/dev/null?speed=1'"
+    ),
+    "uio:?baud=1": f"a parameter must be one of {NAMES}, not 'baud', in 'uio:?baud=1'",
     "soft:?k=2": f"a parameter must be one of {NAMES}, not 'k', in 'soft:?k=2'",
     "soft:?K=2&": f"a parameter must be one of {NAMES}, not '', in 'soft:?K=2&'",
     "soft:??K=2": f"a parameter must be one of {NAMES}, not '?K', in 'soft:??K=2'",
