@@ -27,7 +27,7 @@ from bloomgate.parameters import Parameters
 from bloomgate.registers import BASE_ADDRESS, CONTROL_PAGE, slot_page_offset
 from bloomgate.system import System
 
-__all__ = ["DEFAULT_OVERLAY", "WAYS", "LoadError", "Loaded", "load"]
+__all__ = ["DEFAULT_OVERLAY", "WAYS", "LoadError", "Loaded", "load", "look"]
 
 #: The ways, best first.
 WAYS = ("overlay", "manager", "xdevcfg", "sd")
@@ -115,8 +115,20 @@ def load(
     finally:
         _release(running)
     _wait(system.fabric_ready, "the fabric is not configured; see dmesg")
-    version, parameters = _look(system, say)
+    version, parameters = _identify(system, _bus_after_loading(system, say), say)
     return Loaded(chosen, named, version, parameters)
+
+
+def look(
+    *, system: Optional[System] = None, say: Callable[[str], None] = lambda line: None
+) -> tuple[tuple[int, int, int], Parameters]:
+    """Version and geometry of a bitstream that was loaded before, by U-Boot for example.
+
+    Only through page 0's UIO node: without one nothing says that this is bloomgate's design, and another may leave the
+    access without an answer. Leaves them for the owners of single slots. Raises DeviceUnavailable, LoadError.
+    """
+    system = System() if system is None else system
+    return _identify(system, UioBus(root=system.root), say)
 
 
 def _read(file: Path) -> tuple[bytes, str]:
@@ -256,11 +268,10 @@ class _MemoryBus(RegisterBus):
         raise NotImplementedError("page 0 is only looked at")
 
 
-def _look(system: System, say: Callable[[str], None]) -> tuple[tuple[int, int, int], Parameters]:
-    """Version and geometry of what has been loaded, which are also left for the owners of single slots."""
-    bus: RegisterBus
+def _bus_after_loading(system: System, say: Callable[[str], None]) -> RegisterBus:
+    """The way to page 0 of the bitstream that has just been loaded."""
     try:
-        bus = UioBus(root=system.root)
+        return UioBus(root=system.root)
     except DeviceUnavailable as error:
         say(f"{error}; looking through /dev/mem")
         try:
@@ -271,7 +282,11 @@ def _look(system: System, say: Callable[[str], None]) -> tuple[tuple[int, int, i
             ) from error
         if closed is not None:
             raise LoadError(f"the bitstream is loaded, but {closed}, so it is not touched") from error
-        bus = _MemoryBus(system)
+        return _MemoryBus(system)
+
+
+def _identify(system: System, bus: RegisterBus, say: Callable[[str], None]) -> tuple[tuple[int, int, int], Parameters]:
+    """Version and geometry, which are also left for the owners of single slots. Closes the bus."""
     try:
         with system.watchdog() as armed:
             say("first access, with the watchdog armed" if armed else "first access, without a watchdog")

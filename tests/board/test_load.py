@@ -10,8 +10,9 @@ import sys
 import pytest
 from bloomgate.backends.uio import CONTROL_NODE, IDENTITY_FILE, slot_node
 from bloomgate.bitstream import BitstreamError
+from bloomgate.errors import DeviceUnavailable
 from bloomgate.libbloomgate import library
-from bloomgate.load import DEFAULT_OVERLAY, LoadError, load
+from bloomgate.load import DEFAULT_OVERLAY, LoadError, load, look
 from bloomgate.registers import BASE_ADDRESS, CONTROL_PAGE, IDENTIFICATION, PAGE_BYTES, VERSION
 from bloomgate.system import System
 
@@ -320,6 +321,16 @@ def test_it_warns_of_an_elink_in_the_device_tree(tmp_path, file, status, warned)
         (folder / "status").write_bytes(status)
     _, text = said(file, kernel)
     assert ("warning: the device tree has amba/elink@80000000" in text) == warned
+
+
+def test_look_without_loading(tmp_path):
+    kernel = Kernel(tmp_path / "root")
+    assert look(system=kernel) == (VERSION, GEOMETRY)
+    assert untouched(kernel)
+    assert json.loads(kernel.path(str(IDENTITY_FILE)).read_text())["epoch"] == 6
+    kernel = without_nodes(tmp_path / "other")
+    with pytest.raises(DeviceUnavailable, match="there is no UIO node"):
+        look(system=kernel)
 
 
 def test_the_command_on_the_gateware(board, tmp_path, file):
