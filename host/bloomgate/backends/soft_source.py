@@ -59,6 +59,7 @@ SOURCES = (
     "shm/ring.c",
     "shm/shared.c",
     "shm/client.c",
+    "shm/sharing.c",
     "shm/server.c",
 )
 
@@ -103,6 +104,24 @@ void bg_release(bg_client *client, uint32_t index);
 void bg_raw_enable(bg_client *client, uint32_t generation);
 void bg_raw_doorbells(bg_client *client, uint32_t head, uint32_t tail);
 void bg_raw_status(bg_client *client, uint32_t *status);
+
+typedef ... bg_sharing;
+bg_sharing *bg_sharing_new(bg_segment *segment, int file);
+void bg_sharing_free(bg_sharing *sharing);
+void bg_sharing_own(bg_sharing *sharing, uint32_t slot);
+uint64_t bg_unpublished_of(bg_sharing *sharing, uint32_t slot);
+int bg_transact(bg_client *client, bg_sharing *sharing, void *buffer, uint64_t ns);
+uint64_t bg_sharing_now(bg_sharing *sharing, uint64_t *timestamp);
+uint64_t bg_sharing_published(bg_sharing *sharing);
+uint64_t bg_sharing_position_of(bg_sharing *sharing, uint64_t timestamp);
+int bg_sharing_publish(bg_sharing *sharing, uint64_t timestamp);
+int bg_sharing_epoch_end(bg_sharing *sharing, uint64_t last, uint64_t origin);
+int bg_sharing_wait(bg_sharing *sharing, uint64_t timestamp, uint64_t ns);
+int bg_sharing_wait_position(bg_sharing *sharing, uint64_t position, uint64_t ns);
+uint32_t bg_sharing_helps(bg_sharing *sharing);
+uint64_t bg_sharing_read(bg_sharing *sharing, uint64_t location, uint64_t position, uint64_t *value);
+uint64_t bg_sharing_newest(bg_sharing *sharing, uint64_t location);
+void bg_sharing_initialise(bg_sharing *sharing, uint64_t location, uint64_t count, const uint64_t *values);
 
 int bg_serve(bg_segment *segment, bg_device *device, uint64_t ns);
 int bg_serve_take(bg_segment *segment, uint64_t ns, uint32_t *words);

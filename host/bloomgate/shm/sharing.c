@@ -1,0 +1,176 @@
+/* Transactions on shared locations, as Python calls them: one call from the submission to the publication.
+ *
+ * The request and all that is known about it lie in one buffer of the caller, a bg_commit. A call that is cut short is
+ * repeated with the same buffer, and goes on where it was; an exception of Python's between two calls loses nothing.
+ *
+ * Behind redo.c, shared.c and client.c.
+ */
+
+enum { STAGE_NEW, STAGE_SUBMITTED, STAGE_DECIDED, STAGE_PUBLISHED, STAGE_DONE };
+
+typedef struct {
+    uint64_t snapshot;
+    uint64_t timestamp; /* of the commit; 0: none */
+    uint32_t stage;
+    uint32_t index;
+    uint32_t payload[BG_COMPLETION_BEATS]; /* the verdict */
+    uint32_t reads;
+    uint32_t writes;
+    uint32_t commutes;
+    uint32_t entries;
+    /* then the redo entries, then the keys: reads, writes, commutes */
+} bg_commit_header;
+
+_Static_assert(sizeof(bg_commit_header) == 56 && sizeof(bg_commit_header) % sizeof(uint64_t) == 0, "as Python packs it");
+
+/* A view of the segment for a client that has opened its `file`; it owns no slot yet. NULL without memory. */
+static bg_sharing *bg_sharing_new(bg_segment *segment, int file) {
+    bg_sharing *sharing = malloc(sizeof *sharing);
+    if (sharing == NULL)
+        return NULL;
+    bg_sharing_open(sharing, segment->base, file, BG_NO_SLOT);
+    if (segment->device != NULL) {
+        sharing->recover = recover_dead;
+        sharing->device = segment;
+    }
+    return sharing;
+}
+
+static void bg_sharing_free(bg_sharing *sharing) {
+    free(sharing);
+}
+
+/* The client owns that slot now. */
+static void bg_sharing_own(bg_sharing *sharing, uint32_t slot) {
+    sharing->slot = slot;
+}
+
+/* The newest timestamp of a slot that may not be published; 0 if there is none. All its requests are decided. */
+static uint64_t bg_unpublished_of(bg_sharing *sharing, uint32_t slot) {
+    uint64_t published = bg_published(sharing->publication);
+    uint64_t newest = 0;
+    for (uint32_t place = 0; place < sharing->queue_entries; place++) {
+        bg_completion *completion =
+            (bg_completion *)(sharing->completions + slot * sharing->window_bytes + place * BG_ENTRY_BYTES);
+        uint64_t timestamp =
+            (load(completion->beats[1]) << sharing->timestamp_bits) + (load(completion->beats[2]) & UINT32_MAX);
+        if ((load(completion->beats[0]) & BG_VERDICT_TIMESTAMPED) && timestamp > published && timestamp > newest)
+            newest = timestamp;
+    }
+    for (uint32_t i = 0; i < BG_WRITTEN_BACK; i++) {
+        uint64_t timestamp = load(sharing->publication->claims[2 * i]);
+        if (timestamp > published && timestamp > newest && load(sharing->publication->claims[2 * i + 1]) == slot)
+            newest = timestamp;
+    }
+    return newest;
+}
+
+static bg_location *location_at(bg_sharing *sharing, uint64_t location) {
+    return &sharing->locations[location];
+}
+
+/* Submits a request whose keys fit into the log of its ring entry. False while all ring entries are in use. */
+static bool submit_commit(bg_client *client, bg_commit_header *commit) {
+    const bg_redo_entry *entries = (const bg_redo_entry *)(commit + 1);
+    const uint32_t *keys = (const uint32_t *)(entries + commit->entries);
+    uint32_t count = commit->reads + commit->writes + commit->commutes;
+    uint32_t bits = client->segment->header->geometry[BG_GEOMETRY_TIMESTAMP_BITS];
+    int index = bg_next(client);
+    if (index < 0)
+        return false;
+    uint32_t log = 2 * client->ring.entries * BG_ENTRY_BYTES +
+                   (uint32_t)index % client->ring.entries * client->segment->header->geometry[BG_GEOMETRY_APERTURE_DEPTH] *
+                       sizeof(uint32_t);
+    memcpy(client->ring.window + log, keys, count * sizeof *keys);
+    uint32_t words[BG_ENTRY_BYTES / sizeof(uint32_t)] = {
+        (uint32_t)BG_ENTRY_FORMAT << 16 | (uint32_t)index,
+        (uint32_t)(commit->snapshot >> bits),
+        (uint32_t)(commit->snapshot & UINT64_MAX >> (64 - bits)),
+        log,
+        commit->reads,
+        log + commit->reads * (uint32_t)sizeof *keys,
+        log + (commit->reads + commit->writes) * (uint32_t)sizeof *keys,
+        commit->commutes << 16 | commit->writes,
+    };
+    commit->index = (uint32_t)index;
+    commit->stage = STAGE_SUBMITTED;
+    return bg_submit(client, words, BG_REDO_ARRAY, entries, commit->entries) >= 0;
+}
+
+/* Everything from the submission to the publication. Waits up to about `ns` in each stage; returns whether it is done,
+ * else call it again. One thread of a client at a time. */
+static int bg_transact(bg_client *client, bg_sharing *sharing, void *buffer, uint64_t ns) {
+    bg_commit_header *commit = buffer;
+    const bg_redo_entry *entries = (const bg_redo_entry *)(commit + 1);
+    if (commit->stage == STAGE_NEW && !submit_commit(client, commit))
+        return 0;
+    if (commit->stage == STAGE_SUBMITTED) {
+        if (!bg_collect(client, commit->index, ns, commit->payload))
+            return 0;
+        if (commit->payload[0] & BG_VERDICT_TIMESTAMPED)
+            commit->timestamp = ((uint64_t)commit->payload[1] << sharing->timestamp_bits) + commit->payload[2];
+        commit->stage = STAGE_DECIDED;
+        BG_POINT(VERDICT_TAKEN);
+    }
+    if (commit->stage == STAGE_DECIDED) {
+        if (commit->timestamp != 0 && !finish(sharing, commit->timestamp, entries, commit->entries, ns))
+            return 0;
+        commit->stage = STAGE_PUBLISHED;
+        BG_POINT(PUBLISHED);
+    }
+    if (commit->stage == STAGE_PUBLISHED) {
+        bg_release(client, commit->index);
+        commit->stage = STAGE_DONE;
+    }
+    return 1;
+}
+
+/* For Python, which knows locations by their numbers. */
+
+static uint64_t bg_sharing_now(bg_sharing *sharing, uint64_t *timestamp) {
+    bg_moment moment = bg_now(sharing->publication);
+    *timestamp = moment.timestamp;
+    return moment.position;
+}
+
+static uint64_t bg_sharing_published(bg_sharing *sharing) {
+    return bg_published(sharing->publication);
+}
+
+static uint64_t bg_sharing_position_of(bg_sharing *sharing, uint64_t timestamp) {
+    return bg_position_of(sharing->publication, timestamp);
+}
+
+static int bg_sharing_publish(bg_sharing *sharing, uint64_t timestamp) {
+    return bg_publish(sharing->publication, sharing->timestamp_bits, timestamp);
+}
+
+static int bg_sharing_epoch_end(bg_sharing *sharing, uint64_t last, uint64_t origin) {
+    return bg_epoch_end(sharing->publication, sharing->timestamp_bits, last, origin);
+}
+
+static int bg_sharing_wait(bg_sharing *sharing, uint64_t timestamp, uint64_t ns) {
+    return bg_wait_published(sharing, timestamp, ns);
+}
+
+static int bg_sharing_wait_position(bg_sharing *sharing, uint64_t position, uint64_t ns) {
+    return bg_wait_position(sharing, position, ns);
+}
+
+static uint32_t bg_sharing_helps(bg_sharing *sharing) {
+    return sharing->helps;
+}
+
+static uint64_t bg_sharing_read(bg_sharing *sharing, uint64_t location, uint64_t position, uint64_t *value) {
+    return bg_array_read(location_at(sharing, location), position, value);
+}
+
+static uint64_t bg_sharing_newest(bg_sharing *sharing, uint64_t location) {
+    return bg_array_newest(location_at(sharing, location));
+}
+
+/* `values` NULL: all of them 0. */
+static void bg_sharing_initialise(bg_sharing *sharing, uint64_t location, uint64_t count, const uint64_t *values) {
+    for (uint64_t i = 0; i < count; i++)
+        bg_array_initialise(location_at(sharing, location + i), values == NULL ? 0 : values[i]);
+}
