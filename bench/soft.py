@@ -96,7 +96,7 @@ def keys_per_second(requests: int, reads: int, writes: int) -> tuple[float, floa
 
     def soft() -> Callable[[], None]:
         device = SoftDevice()
-        module, state = device._module, device._state
+        module, state = device.module, device.state()
         return lambda: committed.append(module.lib.bg_commit_many(state, buffers, requests))
 
     def model() -> Callable[[], None]:

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
 from types import TracebackType
-from typing import Callable, Optional
+from typing import TYPE_CHECKING, Callable, Optional
 
 from bloomgate.errors import (
+    BloomgateError,
     DeviceClosed,
     KeyRangeError,
     ParameterError,
@@ -22,6 +23,9 @@ from bloomgate.errors import (
 from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.publication import Publication
 from bloomgate.verdict import Verdict
+
+if TYPE_CHECKING:
+    from bloomgate.queue_pair import QueuePair
 
 __all__ = ["Device", "DeviceInfo"]
 
@@ -115,6 +119,14 @@ class Device(abc.ABC):
     def inject_parity_error(self, table: int, row: int) -> None:
         """Overwrite a word of the recency filter with 0 and bad parity. It can only cause aborts."""
 
+    def queue_pair(self) -> QueuePair:
+        """Rings of a slot, for requests that are submitted now and collected later. It belongs to the caller.
+
+        Raises :class:`~bloomgate.errors.BloomgateError` where the device has none, or no slot is free.
+        """
+        self._require_open()
+        raise BloomgateError(f"the {self.info().backend}: device has no queue pairs")
+
     @property
     def clock_cycles(self) -> Optional[int]:
         """Clock cycles since power-up; None where there is no clock."""
@@ -196,6 +208,21 @@ class Device(abc.ABC):
         commutes: Sequence[int],
     ) -> None:
         """Raise the error that a request deserves, if it deserves one."""
+        size = self._require_sets(snapshot, reads, writes, commutes)
+        if size > self.parameters.aperture_depth:
+            raise RequestTooLarge(
+                f"a request can have {self.parameters.aperture_depth} keys in all its sets together,"
+                f" not {size}; split the transaction or open the device with a larger aperture_depth"
+            )
+
+    def _require_sets(
+        self,
+        snapshot: int,
+        reads: Sequence[int],
+        writes: Sequence[int],
+        commutes: Sequence[int],
+    ) -> int:
+        """The same for a request of any size; returns how many keys it has."""
         self._require_open()
         limit = self.parameters.max_timestamp
         if not _within(snapshot, limit):
@@ -212,11 +239,7 @@ class Device(abc.ABC):
                     raise KeyRangeError(
                         f"a key in {name} must be an integer from 0 to {self.parameters.max_key}, not {key!r}"
                     )
-        if size > self.parameters.aperture_depth:
-            raise RequestTooLarge(
-                f"a request can have {self.parameters.aperture_depth} keys in all its sets together,"
-                f" not {size}; split the transaction or open the device with a larger aperture_depth"
-            )
+        return size
 
 
 _open_devices: weakref.WeakSet[Device] = weakref.WeakSet()

@@ -11,6 +11,7 @@ __all__ = [
     "KeyRangeError",
     "ParameterError",
     "PublicationError",
+    "QueueFull",
     "RequestError",
     "RequestTooLarge",
     "SnapshotRangeError",
@@ -69,6 +70,10 @@ class SnapshotRangeError(RequestError):
 
 class RequestTooLarge(RequestError):
     """A request has more keys, in all its sets together, than the device can buffer."""
+
+
+class QueueFull(BloomgateError):
+    """All entries of a submission ring, or its room for long logs, are in use: collect a request first."""
 
 
 class PublicationError(BloomgateError, ValueError):

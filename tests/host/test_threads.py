@@ -186,7 +186,7 @@ def test_the_c_code_is_atomic_without_the_gil() -> None:
     requests, clients = 100_000, 2
     with SoftDevice() as device:
         request = struct.pack("=QIII2I", 0, 0, 1, 1, 1, 2)
-        module, state, counts = device._module, device._state, []
+        module, state, counts = device.module, device.state(), []
 
         def client() -> None:
             counts.append(module.lib.bg_commit_many(state, request * requests, requests))

@@ -52,6 +52,7 @@ from typing import Optional
 from bloomgate.device import Device, DeviceInfo
 from bloomgate.h3 import H3
 from bloomgate.parameters import EPOCH_BITS, Parameters
+from bloomgate.queue_pair import QueuePair, window_bytes
 from bloomgate.registers import STATISTICS, VERSION
 from bloomgate.verdict import Reason, Verdict
 
@@ -111,6 +112,25 @@ class ModelDevice(Device):
         depth = self.parameters.buffer_depth
         with self._lock:
             return self._decide(epoch, count, reads, [*writes, *commutes], chunk=depth, capacity=depth)
+
+    def queue_pair(self) -> QueuePair:
+        from bloomgate.backends.model_queue import ModelQueue
+
+        self._require_open()
+        port = ModelQueue(self, window_bytes(self.parameters))
+        port.enable(1)
+        return QueuePair(port, self._require_sets)
+
+    def refuse_queued(self) -> Verdict:
+        """The verdict on a queue entry that is not what it must be."""
+        with self._lock:
+            self._statistics["errors"] += 1
+            return self._abort(Reason.BAD_REQUEST)
+
+    def count_error(self) -> None:
+        """A doorbell was refused."""
+        with self._lock:
+            self._statistics["errors"] += 1
 
     def last_timestamp(self) -> int:
         self._require_open()

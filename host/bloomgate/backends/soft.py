@@ -31,6 +31,7 @@ from bloomgate.backends.soft_source import (
 from bloomgate.device import Device, DeviceInfo
 from bloomgate.h3 import matrices
 from bloomgate.parameters import Parameters
+from bloomgate.queue_pair import QueuePair
 from bloomgate.registers import VERSION
 from bloomgate.verdict import Reason, Verdict
 
@@ -73,7 +74,7 @@ class SoftDevice(Device):
         """Raises :class:`~bloomgate.errors.CompilerMissing` when the C code has to be compiled and cannot be."""
         parameters = Parameters() if parameters is None else parameters
         self._require_epoch(initial_epoch)
-        self._module = module = load_native()
+        self.module = module = load_native()
         state = module.lib.bg_new(
             parameters.K,
             parameters.row_bits,
@@ -138,13 +139,20 @@ class SoftDevice(Device):
             (key,) = _KEY.unpack_from(request, _HEADER_BYTES + _KEY.size * (answer >> CODE_BITS))
         return _new_verdict(Verdict, (False, None, reason, key))
 
+    def queue_pair(self) -> QueuePair:
+        from bloomgate.backends.soft_queue import SoftQueue
+
+        port = SoftQueue(self)
+        port.enable(1)
+        return QueuePair(port, self._require_sets)
+
     def last_timestamp(self) -> int:
-        timestamp: int = self._module.lib.bg_last_timestamp(self._open_state())
+        timestamp: int = self.module.lib.bg_last_timestamp(self.state())
         return timestamp
 
     def info(self) -> DeviceInfo:
         self._require_open()
-        compiler = self._module.ffi.string(self._module.lib.bg_compiler()).decode("utf-8")
+        compiler = self.module.ffi.string(self.module.lib.bg_compiler()).decode("utf-8")
         return DeviceInfo(
             backend="soft",
             version=VERSION,
@@ -154,24 +162,24 @@ class SoftDevice(Device):
         )
 
     def stats(self) -> Mapping[str, int]:
-        values = self._module.ffi.new("uint64_t[]", len(NAMES))
-        self._module.lib.bg_stats(self._open_state(), values)
+        values = self.module.ffi.new("uint64_t[]", len(NAMES))
+        self.module.lib.bg_stats(self.state(), values)
         return dict(zip(NAMES, values))
 
     def reset(self, initial_epoch: int = 0) -> None:
         self._require_epoch(initial_epoch)
-        timestamps = self._module.ffi.new("uint64_t[2]")
-        self._module.lib.bg_reset(self._open_state(), initial_epoch, timestamps)
+        timestamps = self.module.ffi.new("uint64_t[2]")
+        self.module.lib.bg_reset(self.state(), initial_epoch, timestamps)
         before, after = timestamps
         if after != before:
             self._publication.epoch_stepped(before, after)
 
     def raise_floor(self) -> None:
-        self._module.lib.bg_raise_floor(self._open_state())
+        self.module.lib.bg_raise_floor(self.state())
 
     def inject_parity_error(self, table: int, row: int) -> None:
         self._require_word(table, row)
-        self._module.lib.bg_inject_parity_error(self._open_state(), table, row)
+        self.module.lib.bg_inject_parity_error(self.state(), table, row)
 
     def close(self) -> None:
         super().close()
@@ -186,7 +194,8 @@ class SoftDevice(Device):
         self._state = None
         self._commit = _refuse
 
-    def _open_state(self) -> Any:
+    def state(self) -> Any:
+        """The device in C; raises :class:`~bloomgate.errors.DeviceClosed`."""
         # One read of the attribute, which close() may set to None at any time.
         state = self._state
         if state is None:

@@ -29,10 +29,9 @@ from bloomgate.queue_layout import (
     ENTRY_BYTES,
     FORMAT,
     MAX_READ_KEYS,
-    WINDOW_ALIGNMENT,
-    log_area_offset,
 )
-from bloomgate.registers import SLOT_PAGE, WORD_BYTES
+from bloomgate.queue_pair import window_bytes
+from bloomgate.registers import SLOT_PAGE
 
 __all__ = [
     "ARENA",
@@ -300,15 +299,9 @@ class SegmentLayout:
         return _round_up(self.redo + records * REDO_RECORD_BYTES, PAGE_BYTES)
 
     @property
-    def request_log_bytes(self) -> int:
-        """Of the log that each ring entry has for itself: all keys of a request of Device.commit."""
-        return self.parameters.aperture_depth * WORD_BYTES
-
-    @property
     def window_bytes(self) -> int:
-        """Rings, a log for each entry, and room for the longest read set. Memory is used only where it is written."""
-        logs = self.parameters.queue_entries * self.request_log_bytes
-        return _round_up(log_area_offset(self.parameters) + logs + MAX_READ_KEYS * WORD_BYTES, WINDOW_ALIGNMENT)
+        """Rings, a log for each entry, and room for the longest request. Memory is used only where it is written."""
+        return window_bytes(self.parameters)
 
     @property
     def device(self) -> int:
