@@ -88,6 +88,11 @@ firmware: $(INSTALLED) ## the bring-up monitor for the board's processor (build/
 	@$(MAKE) --no-print-directory -C firmware/monitor BUILD=$(CURDIR)/build/firmware PYTHON=$(CURDIR)/$(PYTHON)
 	@ls -l build/firmware/*.bin build/firmware/BOOT.BIN
 
+.PHONY: deb
+deb: $(INSTALLED) ## Debian package of the host side for armhf (build/deb; docs/board.md)
+	$(call step,deb)
+	@$(PYTHON) packaging/build_deb.py
+
 .PHONY: bench
 bench: $(INSTALLED) ## measure the speed figures of the README
 	$(call step,bench)
