@@ -30,8 +30,8 @@ from bloomgate.stm.coroutines import in_context, outcome, unwrap
 from bloomgate.stm.coroutines import transact as _transact
 from bloomgate.stm.errors import Cancelled, Serialise, TransactionError
 from bloomgate.stm.limits import NO_LIMITS, Limits
-from bloomgate.stm.outbox import Outbox, Outlet, transacting
-from bloomgate.stm.turn import Turn, take_turn
+from bloomgate.stm.outbox import Outbox, Outlet, needs_loop, serial, transacting
+from bloomgate.stm.turn import take_turn
 from bloomgate.stm.workers import Job, Workers
 
 __all__ = ["EventLoop", "Future", "run", "serial", "transact", "transactional"]
@@ -71,22 +71,6 @@ async def transact(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     call, limits = unwrap(function, args, kwargs) or (functools.partial(function, *args, **kwargs), NO_LIMITS)
     result: T = await getattr(asyncio.get_running_loop(), "transact", _transact)(call, limits)
     return result
-
-
-def serial() -> None:
-    """From here on the callback needs the loop's thread: there it is run again, irrevocably, from its beginning.
-
-    For a callback that is about to use what is not transactional. Does nothing in a callback that runs there already.
-    Raises :class:`~bloomgate.stm.TransactionError` in a transaction that no event loop runs, and outside of one.
-    """
-    tx = here.tx
-    if isinstance(tx, Turn):
-        return
-    if tx is None or here.allowance is None or not here.allowance.parks:
-        raise TransactionError("serial() must be called in a transaction that an event loop runs")
-    if tx.irrevocable:
-        raise TransactionError("serial() must come before irrevocable(), which promises that nothing is run again")
-    raise Serialise
 
 
 class _Start:
@@ -133,7 +117,7 @@ class EventLoop(asyncio.SelectorEventLoop):
     def __init__(self, selector: Optional[selectors.BaseSelector] = None, *, workers: Optional[int] = None) -> None:
         """``workers``: threads that run atomic callbacks (default: one for each processor)."""
         super().__init__(selector)
-        self._outbox = Outbox(lambda: self.post(self._outbox.empty))
+        self._outbox = Outbox(lambda: self._wake(self._outbox.empty))
         try:
             #: Also run what coroutines await, see :func:`transact`.
             self.workers = Workers(workers, functools.partial(asyncio._set_running_loop, self))
@@ -154,7 +138,17 @@ class EventLoop(asyncio.SelectorEventLoop):
         super().close()
 
     def post(self, callback: Callback, *args: Any) -> None:
-        """Call ``callback(*args)`` on the loop's thread, outside of transactions; from any thread. Not when closed."""
+        """Call ``callback(*args)`` on the loop's thread, outside of transactions; from any thread. Not when closed.
+
+        It comes after everything that transactions which have committed by now have asked for.
+        """
+        self._wake(self._append, callback, *args)
+
+    def _append(self, callback: Callback, *args: Any) -> None:
+        self._outbox.deliver()
+        super().call_soon(callback, *args)
+
+    def _wake(self, callback: Callback, *args: Any) -> None:
         try:
             super().call_soon_threadsafe(callback, *args)
         except RuntimeError:
@@ -199,10 +193,15 @@ class EventLoop(asyncio.SelectorEventLoop):
         """What to call on the loop's thread, and with which arguments."""
         # What transports call on protocols is in one order, whichever of the methods are atomic.
         if not isinstance(getattr(callback, "__self__", None), asyncio.BaseProtocol):
-            found = unwrap(callback, args)
-            if found is not None:
-                return (_Start(self, callback, *found),)
+            start = self.starter(callback, args)
+            if start is not None:
+                return (start,)
         return (take_turn, callback, *args)
+
+    def starter(self, callback: Callback, args: Any, kwargs: Any = None) -> Optional[_Start]:
+        """What to call, instead of an atomic function, on the loop's thread; None for any other function."""
+        found = unwrap(callback, args, kwargs)
+        return None if found is None else _Start(self, callback, *found)
 
     def _put(self, handle: asyncio.Handle) -> asyncio.Handle:
         self._outbox.put(functools.partial(super().call_soon, self._fire, handle))
@@ -276,30 +275,19 @@ class Future(asyncio.Future[Any]):
             super().set_exception(exception)
 
 
-def _needs_loop(owner: type, name: str) -> None:
-    """Have a method call serial() first."""
-    original = getattr(owner, name)
-
-    @functools.wraps(original)
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if transacting():
-            serial()
-        return original(self, *args, **kwargs)
-
-    setattr(owner, name, method)
-
-
-for _name in ("add_reader", "add_writer", "remove_reader", "remove_writer", "remove_signal_handler", "run_in_executor"):
-    _needs_loop(EventLoop, _name)
-for _name in ("add_done_callback", "cancel", "cancelled", "done", "exception", "remove_done_callback", "result"):
-    _needs_loop(Future, _name)
+needs_loop(
+    EventLoop, "add_reader", "add_writer", "remove_reader", "remove_writer", "remove_signal_handler", "run_in_executor"
+)
+needs_loop(Future, "add_done_callback", "cancel", "cancelled", "done", "exception", "remove_done_callback", "result")
 
 
 # Protocols.
 
-#: What can be asked of a transport at once.
+_COMMANDS = frozenset(
+    ("abort", "close", "pause_reading", "resume_reading", "set_write_buffer_limits", "write", "write_eof", "writelines")
+)
 _QUERIES = frozenset(
-    ("get_extra_info", "get_protocol", "get_write_buffer_limits", "get_write_buffer_size", "is_closing", "is_reading")
+    ("can_write_eof", "get_extra_info", "get_write_buffer_limits", "get_write_buffer_size", "is_closing", "is_reading")
 )
 #: Calls of a connection that may wait before its transport stops to read, and before it reads again.
 _MANY, _FEW = 64, 16
@@ -326,7 +314,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        self._call(self._protocol.connection_made, Outlet(transport, self._loop.call_soon, _QUERIES))
+        self._call(self._protocol.connection_made, Outlet(transport, self._loop.call_soon, _COMMANDS, _QUERIES))
 
     def data_received(self, data: bytes) -> None:
         self._call(self._protocol.data_received, data)

@@ -8,12 +8,13 @@ from typing import Any, Callable
 from bloomgate.stm.atomic import run
 from bloomgate.stm.commute import commute
 from bloomgate.stm.context import here
+from bloomgate.stm.errors import Serialise, TransactionError
 from bloomgate.stm.hooks import on_commit
 from bloomgate.stm.runtime import runtime
 from bloomgate.stm.turn import Turn
 from bloomgate.stm.tvar import TVar
 
-__all__ = ["Outbox", "Outlet", "transacting"]
+__all__ = ["Outbox", "Outlet", "needs_loop", "serial", "transacting"]
 
 
 def transacting() -> bool:
@@ -71,28 +72,65 @@ class Outbox:
             request.call()
 
 
+def serial() -> None:
+    """From here on the callback needs the loop's thread: there it is run again, irrevocably, from its beginning.
+
+    For a callback that is about to use what is not transactional. Does nothing in a callback that runs there already.
+    Raises :class:`~bloomgate.stm.TransactionError` in a transaction that no event loop runs, and outside of one.
+    """
+    tx = here.tx
+    if isinstance(tx, Turn):
+        return
+    if tx is None or here.allowance is None or not here.allowance.parks:
+        raise TransactionError("serial() must be called in a transaction that an event loop runs")
+    if tx.irrevocable:
+        raise TransactionError("serial() must come before irrevocable(), which promises that nothing is run again")
+    raise Serialise
+
+
+def needs_loop(owner: type, *names: str) -> None:
+    """Have methods of a class call :func:`serial` when a transaction calls them."""
+    for name in names:
+        setattr(owner, name, _needing_loop(getattr(owner, name)))
+
+
+def _needing_loop(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if transacting():
+            serial()
+        return original(self, *args, **kwargs)
+
+    return method
+
+
 class Outlet:
     """Stands for an object of an event loop, such as a transport, in callbacks that run as transactions.
 
-    Its methods are called on the loop's thread when the transaction commits, in the order in which it called them, and
-    return None; those whose names are in ``queries`` are called at once, and their results are not transactional.
+    Commands happen on the loop's thread when the transaction commits, in the order in which it gave them, and return
+    None. Queries are answered at once. Any other method has the callback run again on the loop's thread.
     """
 
-    def __init__(self, target: Any, later: Callable[..., object], queries: frozenset[str]) -> None:
-        """``later(function, *args)``: has the loop make a call, at commit within a transaction."""
+    def __init__(
+        self, target: Any, later: Callable[..., object], commands: frozenset[str], queries: frozenset[str]
+    ) -> None:
+        """``later(function)``: has the loop call a function, at commit within a transaction."""
         self._target = target
         self._later = later
+        self._commands = commands
         self._queries = queries
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._target, name)
-        if name in self._queries or not callable(value):
+        if not transacting() or name in self._queries or not callable(value):
             return value
+        if name not in self._commands:
+            return _needing_loop(lambda self, *args, **kwargs: value(*args, **kwargs)).__get__(self)
 
-        def request(*args: Any, **kwargs: Any) -> None:
+        def command(*args: Any, **kwargs: Any) -> None:
             self._later(functools.partial(value, *args, **kwargs))
 
-        return request
+        return command
 
     def __repr__(self) -> str:
         return f"<outlet of {self._target!r}>"

@@ -1,0 +1,82 @@
+"""The Twisted integration. Every reactor needs a process of its own."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("twisted", reason="no Twisted, so its integration has not been tried: pip install twisted")
+
+HERE = Path(__file__).resolve().parent
+#: Both files say what is in them.
+CASES = re.findall(r"^async def case_(\w+)", (HERE / "twisted_cases.py").read_text(encoding="utf-8"), re.MULTILINE)
+PROGRAMS = ("chat", "echo", "order", "web")
+
+
+def run(script: str, *arguments: str) -> str:
+    """What a script prints. Twisted logs the failures that the cases provoke to standard error."""
+    result = subprocess.run(
+        [sys.executable, str(HERE / script), *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, str]:
+    found: dict[str, str] = json.loads(run("twisted_cases.py"))
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_case(case: str, outcomes) -> None:
+    if outcomes[case]:
+        pytest.fail(outcomes[case], pytrace=False)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_does_what_it_does_elsewhere(program: str) -> None:
+    expected = run("twisted_programs.py", program)
+    assert "Failure" not in expected
+    assert run("twisted_programs.py", "bloomgate", program) == expected
+
+
+def test_another_reactor_is_refused() -> None:
+    code = (
+        "from bloomgate import txreactor, TransactionError\n"
+        "try: txreactor.deferToTransaction(len, ())\n"
+        "except TransactionError as error: print(error)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert "must be that of bloomgate.txreactor.install(), called before its first import" in result.stdout
+
+
+def test_closing_lets_transactions_end() -> None:
+    """Those that run when the reactor is stopped are committed; those that wait are dropped."""
+    code = """
+import threading
+from bloomgate import txreactor, TVar, atomic, check
+txreactor.install(workers=1)
+from twisted.internet import reactor
+x, never, inside = TVar(0), TVar(0), threading.Event()
+@atomic
+def waiting():
+    check(never.value)
+@atomic
+def running():
+    inside.set()
+    assert stopped.wait(20)
+    x.value += 1
+stopped = threading.Event()
+reactor.callLater(0, waiting)
+reactor.callLater(0, running)
+reactor.callInThread(lambda: (inside.wait(20), reactor.callFromThread(reactor.stop)))
+reactor.addSystemEventTrigger("before", "shutdown", stopped.set)
+reactor.run()
+print(x.value)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert result.stdout == "1\n", result.stderr
