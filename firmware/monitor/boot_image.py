@@ -6,6 +6,7 @@ authentication, and without initial register values: the program sets up what it
 
 import argparse
 import struct
+import sys
 from pathlib import Path
 
 #: What the BootROM loads at most: the on-chip memory without the part that it uses itself.
@@ -53,7 +54,11 @@ def main() -> None:
     parser.add_argument("program", type=Path, help="what the BootROM shall run at address 0")
     parser.add_argument("image", type=Path, help="the file to write, BOOT.BIN on an SD card")
     options = parser.parse_args()
-    options.image.write_bytes(boot_image(options.program.read_bytes()))
+    try:
+        image = boot_image(options.program.read_bytes())
+    except (OSError, ValueError) as error:
+        sys.exit(f"boot_image.py: {error}")
+    options.image.write_bytes(image)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import threading
 import time
 import tty
@@ -13,8 +12,7 @@ from pathlib import Path
 
 import serial
 
-#: Seconds for anything that is waited for here.
-LIMIT = 60.0
+from tests.board.virtual_zynq import LIMIT, connect
 
 
 def as_it_is(data: bytes) -> bytes:
@@ -25,8 +23,7 @@ class SerialLine:
     """Carries bytes between QEMU's end of a UART, a socket, and ``port``, where a program opens a serial port."""
 
     def __init__(self, console: Path) -> None:
-        self._board = socket.socket(socket.AF_UNIX)
-        self._board.connect(str(console))
+        self._board = connect(console)
         self._master, self._slave = os.openpty()
         # Or the line would echo what the board says before somebody opens it.
         tty.setraw(self._slave)
@@ -79,7 +76,7 @@ class Terminal:
     PROMPT = "monitor> "
 
     def __init__(self, port: str) -> None:
-        self._port = serial.Serial(port, 115200, timeout=0.05)
+        self._port = serial.Serial(port, 115200)
         #: Everything that the board has said.
         self.seen = ""
         self._unread = ""
@@ -90,11 +87,16 @@ class Terminal:
         while text not in self._unread:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the board never said {text!r}; it said {self.seen[-2000:]!r}")
-            data = self._port.read(4096).decode("latin-1")
-            self.seen += data
-            self._unread += data
+            self.read()
         said, _, self._unread = self._unread.partition(text)
         return said.replace("\r\n", "\n")
+
+    def read(self, seconds: float = 0.05) -> None:
+        """Take what the board says in that time."""
+        self._port.timeout = seconds
+        data = self._port.read(4096).decode("latin-1")
+        self.seen += data
+        self._unread += data
 
     def wait_for_prompt(self) -> str:
         return self.wait_for(self.PROMPT)

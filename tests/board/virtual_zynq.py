@@ -75,13 +75,27 @@ class VirtualZynqError(Exception):
     """The program did what it must not do, or QEMU did not do what it should."""
 
 
+def connect(path: Path, process: subprocess.Popen[bytes] | None = None) -> socket.socket:
+    """A connection to a socket that QEMU makes soon. ``process``: QEMU, if it may have failed."""
+    deadline = time.monotonic() + LIMIT
+    while True:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(str(path))
+            return connection
+        except OSError:
+            connection.close()
+            if time.monotonic() > deadline or (process is not None and process.poll() is not None):
+                raise
+            time.sleep(0.01)
+
+
 class Debugger:
     """The debugger stub of QEMU: the packets that are needed."""
 
-    def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
+    def __init__(self, path: Path, process: subprocess.Popen[bytes]) -> None:
+        self._socket = connect(path, process)
         self._socket.settimeout(LIMIT)
-        self._socket.connect(str(path))
         self._received = b""
         self.ask("QStartNoAckMode")
         # Only who has read the target's description may write registers.
@@ -218,26 +232,24 @@ class VirtualZynq:
                 *("-gdb", f"unix:{debugger},server=on,wait=off"),
                 *("-serial", "null", "-serial", f"unix:{self.console},server=on,wait=off"),
                 *("-device", f"loader,file={image},addr={address:#x},force-raw=on"),
-                *("-device", f"loader,addr={address:#x},cpu-num=0"),
+                # Where the processor begins after a reset; otherwise at 0, which QEMU does not take here.
+                *(("-device", f"loader,addr={address:#x},cpu-num=0") if address else ()),
             ],
             stdin=subprocess.DEVNULL,
             stderr=self._log,
         )
         try:
-            deadline = time.monotonic() + LIMIT
-            while not (debugger.exists() and self.console.exists()):
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise VirtualZynqError(f"QEMU did not start: {(folder / 'qemu.log').read_text()}")
-                time.sleep(0.01)
-            self._debugger = Debugger(debugger)
+            self._debugger = Debugger(debugger, self._process)
             for watched in (_PL, _IDCODE, _SWDT, _INT_STS):
                 self._debugger.order(f"Z4,{watched.start:x},{len(watched):x}")
             self._boot(_POWER_ON)
-        except BaseException:
+        except BaseException as error:
             self._process.kill()
             self._process.wait()
+            self._log.seek(0)
+            said = self._log.read()
             self._log.close()
-            raise
+            raise VirtualZynqError(f"QEMU did not start; it said {said!r}") from error
         self._thread = threading.Thread(target=self._serve, name="virtual Zynq", daemon=True)
 
     def start(self) -> None:

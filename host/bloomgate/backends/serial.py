@@ -72,7 +72,9 @@ class SerialBus(RegisterBus):
         Raises DeviceUnavailable if the port cannot be opened or the fabric must not be accessed, DeviceTimeout if
         nobody answers, and VersionMismatch for another version of the monitor.
         """
-        self._name, self._baud, self._attempts, self._slack = port, baud, attempts, slack
+        self._name, self._baud = port, baud
+        #: As above; may be changed.
+        self.attempts, self.slack = attempts, slack
         #: Requests that were sent again.
         self.resends = 0
         self._decoder = Decoder()
@@ -163,8 +165,8 @@ class SerialBus(RegisterBus):
     def _exchange(self, request: Frame, words: int) -> Frame:
         """Send until there is an answer."""
         data = encode(request)
-        seconds = (len(data) + _OVERHEAD_BYTES + 4 * words) * _BITS_PER_BYTE / self._baud + self._slack
-        for attempt in range(self._attempts):
+        seconds = (len(data) + _OVERHEAD_BYTES + 4 * words) * _BITS_PER_BYTE / self._baud + self.slack
+        for attempt in range(self.attempts):
             self.resends += attempt > 0
             try:
                 port = self._require_open()
@@ -179,7 +181,7 @@ class SerialBus(RegisterBus):
             if reply is not None:
                 return reply
         raise DeviceTimeout(
-            f"no answer from the monitor on {self._name} to {self._attempts} times the same request; a terminal program"
+            f"no answer from the monitor on {self._name} to {self.attempts} times the same request; a terminal program"
             " there shows whether it is still running; restart it, then open the device again"
         )
 
