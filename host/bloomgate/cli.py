@@ -412,7 +412,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("file", metavar="FILE", help="bitstream file")
     inspect.set_defaults(run=_bitstream_info)
 
-    add_board_commands(commands, as_json)
+    add_board_commands(commands, device, as_json)
 
     demo = commands.add_parser(
         "demo",
