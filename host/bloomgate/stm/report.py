@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import html
 import os
 import runpy
 import sys
@@ -14,13 +13,13 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Callable, Optional, Union
 
-from bloomgate.stm import context
+from bloomgate.stm import context, page
 from bloomgate.stm.attempt import Attempt
 from bloomgate.stm.runtime import runtime
 from bloomgate.stm.version import Location
 from bloomgate.verdict import Reason
 
-__all__ = ["Conflict", "Profile", "Report", "Trace", "profile", "profile_script", "stats"]
+__all__ = ["Conflict", "Profile", "Report", "Trace", "profile", "profile_script", "run_script", "stats"]
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 #: Frames of a call site that are kept.
@@ -33,7 +32,8 @@ def stats() -> dict[str, int]:
 
     ``commits`` and ``read_only`` transactions, attempts that were run again because of ``conflicts`` or
     ``other_aborts`` (rollover, reset), ``retries`` (waits), ``exceptions`` that left a transaction, ``escalations``
-    (uses of the irrevocable token) and ``helps`` (commits finished for a thread that made no progress).
+    (uses of the irrevocable token), ``helps`` (commits finished for a thread that made no progress) and
+    ``versions_gone`` (attempts on shared data run again because their snapshot was too old).
     """
     return context.totals()
 
@@ -117,17 +117,7 @@ class Report:
 
     def as_html(self) -> str:
         """One page that needs no other file."""
-        escape = html.escape
-        rows = "".join(
-            f"<tr><td class=n>{c.seconds * 1e3:.3f}</td><td class=n>{c.count}</td><td>{escape(c.variable)}</td>"
-            f"<td>{escape(c.read_at)}</td><td>{escape(c.written_at)}</td></tr>\n"
-            for c in self.conflicts
-        )
-        lost: dict[str, float] = {}
-        for conflict in self.conflicts:
-            lost[conflict.variable] = lost.get(conflict.variable, 0.0) + conflict.seconds * 1e3
-        summary = escape(self.as_text().split("\n")[0])
-        return _PAGE.format(summary=summary, bars=_bars(lost), history=_history(self.history, self.seconds), rows=rows)
+        return page.render(self)
 
 
 class Profile:
@@ -220,20 +210,16 @@ def profile_script(
 ) -> Report:
     """Run a Python script as ``__main__`` with ``arguments``, and report its conflicts; also as HTML to ``page``.
 
-    An exception of the script, SystemExit apart, goes to the caller after the page has been written. Raises OSError
-    when the script cannot be read or the page not be written.
+    The threads that it leaves behind, daemons apart, are waited for. An exception of the script, SystemExit apart, goes
+    to the caller after the page has been written. Raises OSError when the script cannot be read or the page not be
+    written.
     """
-    script = os.fspath(path)
-    before, search = sys.argv, sys.path[0]
-    sys.argv = [script, *arguments]
-    sys.path[0] = os.path.dirname(os.path.abspath(script))
     with profile() as recorder:
         try:
-            runpy.run_path(script, run_name="__main__")
+            run_script(path, arguments)
         except SystemExit:
             pass
         finally:
-            sys.argv, sys.path[0] = before, search
             report = recorder.report()
             if page is not None:
                 with open(page, "w", encoding="utf-8") as file:
@@ -241,55 +227,20 @@ def profile_script(
     return report
 
 
-# The plots, as SVG.
-
-_BAR, _SHOWN, _WIDTH, _HEIGHT = 22, 12, 640, 120
-
-
-def _bars(lost: dict[str, float]) -> str:
-    """Milliseconds lost by variable."""
-    shown = sorted(lost.items(), key=lambda item: item[1], reverse=True)[:_SHOWN]
-    if not shown:
-        return "<p>No conflicts.</p>"
-    longest = max(value for _, value in shown) or 1.0
-    parts = [f'<svg width="{_WIDTH + 320}" height="{_BAR * len(shown)}" role="img">']
-    for number, (name, value) in enumerate(shown):
-        top = number * _BAR
-        parts.append(
-            f'<text x="0" y="{top + 15}">{html.escape(name[:28])}</text>'
-            f'<rect x="220" y="{top + 3}" width="{max(1.0, value / longest * _WIDTH):.1f}" height="{_BAR - 6}"/>'
-            f'<text x="{230 + value / longest * _WIDTH:.1f}" y="{top + 15}">{value:.3f} ms</text>'
-        )
-    return "".join(parts) + "</svg>"
-
-
-def _history(parts: Sequence[int], seconds: float) -> str:
-    """Conflicts over time."""
-    highest = max(parts) or 1
-    step = _WIDTH / len(parts)
-    columns = "".join(
-        f'<rect x="{number * step:.1f}" y="{_HEIGHT * (1 - count / highest):.1f}" width="{step - 1:.1f}"'
-        f' height="{_HEIGHT * count / highest:.1f}"/>'
-        for number, count in enumerate(parts)
-    )
-    return (
-        f'<svg width="{_WIDTH + 10}" height="{_HEIGHT + 20}" role="img">{columns}'
-        f'<text x="0" y="{_HEIGHT + 16}">0 s</text><text x="{_WIDTH - 60}" y="{_HEIGHT + 16}">{seconds:.3f} s</text>'
-        f'<text x="{_WIDTH // 2 - 60}" y="{_HEIGHT + 16}">at most {max(parts)} in one bar</text></svg>'
-    )
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>bloomgate: conflicts</title>
-<style>
-body {{ font: 14px sans-serif; margin: 2em; }} table {{ border-collapse: collapse; }}
-td, th {{ border-bottom: 1px solid #ccc; padding: 4px 10px; text-align: left; vertical-align: top; }}
-.n {{ text-align: right; }} rect {{ fill: #0072B2; }} text {{ font-size: 12px; }}
-</style></head><body>
-<h1>Conflicts</h1><p>{summary}</p>
-<h2>Time lost by variable</h2>{bars}
-<h2>Attempts run again, over time</h2>{history}
-<h2>Who read and who wrote</h2>
-<table><tr><th>ms lost</th><th>times</th><th>variable</th><th>read at</th><th>written at</th></tr>
-{rows}</table></body></html>
-"""
+def run_script(path: Union[str, os.PathLike[str]], arguments: Sequence[str] = ()) -> None:
+    """Run a Python script as ``__main__``, and wait for its threads, as Python does when it ends."""
+    script = os.fspath(path)
+    before, search = sys.argv, sys.path[0]
+    sys.argv = [script, *arguments]
+    sys.path[0] = os.path.dirname(os.path.abspath(script))
+    threads = set(threading.enumerate())
+    try:
+        runpy.run_path(script, run_name="__main__")
+    finally:
+        while True:
+            left = [thread for thread in threading.enumerate() if thread not in threads and not thread.daemon]
+            if not left:
+                break
+            for thread in left:
+                thread.join()
+        sys.argv, sys.path[0] = before, search
