@@ -32,6 +32,7 @@ from bloomgate.demo import (
 )
 from bloomgate.errors import BloomgateError
 from bloomgate.plot import plot_replays, require_plot
+from bloomgate.profile_command import add_profile_command
 from bloomgate.replay import MAX_CLIENTS
 from bloomgate.selftest import SelftestFailure, selftest
 from bloomgate.trace import TraceReader, summarise, write_trace
@@ -413,6 +414,8 @@ def _parser() -> argparse.ArgumentParser:
     inspect.set_defaults(run=_bitstream_info)
 
     add_board_commands(commands, device, as_json)
+
+    add_profile_command(commands)
 
     demo = commands.add_parser(
         "demo",
