@@ -79,6 +79,8 @@ class Terminal:
         self._port = serial.Serial(port, 115200)
         #: Everything that the board has said.
         self.seen = ""
+        #: What it said before that which was waited for last.
+        self.said = ""
         self._unread = ""
 
     def wait_for(self, text: str) -> str:
@@ -89,7 +91,8 @@ class Terminal:
                 raise TimeoutError(f"the board never said {text!r}; it said {self.seen[-2000:]!r}")
             self.read()
         said, _, self._unread = self._unread.partition(text)
-        return said.replace("\r\n", "\n")
+        self.said = said.replace("\r\n", "\n")
+        return self.said
 
     def read(self, seconds: float = 0.05) -> None:
         """Take what the board says in that time."""

@@ -6,6 +6,7 @@ import itertools
 import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from bloomgate.parameters import Parameters
@@ -14,12 +15,12 @@ from bloomgate_sim.device import SimulatedBus
 
 from tests.board.monitor_board import MonitorBoard, monitor_board, program
 from tests.board.serial_line import LIMIT, Terminal
-from tests.board.virtual_zynq import Debugger
+from tests.board.virtual_zynq import XC7Z010, Debugger
 
 pytestmark = pytest.mark.xdist_group("sim")
 
 BASE = 0x43C0_0000
-LVL_SHFTR_EN, FPGA_RST_CTRL, FPGA0_THR_STA = 0xF800_0900, 0xF800_0240, 0xF800_017C
+LVL_SHFTR_EN, FPGA_RST_CTRL = 0xF800_0900, 0xF800_0240
 SLCR_UNLOCK, SLCR_UNLOCK_KEY = 0xF800_0008, 0xDF0D
 
 
@@ -30,31 +31,44 @@ def bus() -> Iterator[SimulatedBus]:
     opened.close()
 
 
-@pytest.fixture
-def board(bus: SimulatedBus) -> Iterator[MonitorBoard]:
-    with monitor_board(bus) as opened:
-        yield opened
+@contextmanager
+def console(board: MonitorBoard) -> Iterator[Terminal]:
+    """A terminal, at the prompt."""
+    terminal = Terminal(board.line.port)
+    terminal.wait_for_prompt()
+    yield terminal
+    terminal.close()
+
+
+@pytest.fixture(scope="module")
+def running(bus: SimulatedBus) -> Iterator[tuple[MonitorBoard, Terminal]]:
+    """One monitor for all tests after which it runs on."""
+    with monitor_board(bus) as board, console(board) as terminal:
+        yield board, terminal
 
 
 @pytest.fixture
-def terminal(board: MonitorBoard) -> Iterator[Terminal]:
-    opened = Terminal(board.line.port)
-    opened.wait_for_prompt()
-    yield opened
-    opened.close()
+def board(running: tuple[MonitorBoard, Terminal], bus: SimulatedBus) -> MonitorBoard:
+    zynq = running[0].zynq
+    zynq.bus, zynq.answering, zynq.clock_running, zynq.idcode = bus, True, True, XC7Z010
+    return running[0]
+
+
+@pytest.fixture
+def terminal(running: tuple[MonitorBoard, Terminal], board: MonitorBoard) -> Terminal:
+    assert running[1].say("") == ""
+    return running[1]
 
 
 @pytest.mark.parametrize("mmu", [False, True], ids=["caches off", "as U-Boot leaves it"])
 def test_the_banner(bus: SimulatedBus, mmu: bool) -> None:
-    with monitor_board(bus, mmu=mmu) as board:
-        terminal = Terminal(board.line.port)
-        banner = terminal.wait_for_prompt()
-        terminal.close()
+    with monitor_board(bus, mmu=mmu) as board, console(board) as terminal:
+        banner = terminal.said
     version = ".".join(map(str, VERSION))
     assert banner.splitlines() == [
         "",
         "bloomgate monitor",
-        "part: xc7z010, PSS_IDCODE 0x00002093",
+        "part: xc7z010, PSS_IDCODE 0x03722093",
         "last reset by: power-on, REBOOT_STATUS 0x00400000",
         "FCLK0: 36 MHz",  # of QEMU's PLLs as they are at its reset
         "fabric: ready",
@@ -88,27 +102,17 @@ def test_peek_and_poke(terminal: Terminal) -> None:
         ("pe ek", "no such command; say help"),
     ],
 )
-def test_what_is_typed_wrong(quiet: Terminal, command: str, answer: str) -> None:
-    assert quiet.say(command) == f"{answer}\n"
+def test_what_is_typed_wrong(terminal: Terminal, command: str, answer: str) -> None:
+    assert terminal.say(command) == f"{answer}\n"
 
 
-@pytest.fixture(scope="module")
-def quiet(bus: SimulatedBus) -> Iterator[Terminal]:
-    """A terminal for what changes nothing."""
-    with monitor_board(bus) as board:
-        opened = Terminal(board.line.port)
-        opened.wait_for_prompt()
-        yield opened
-        opened.close()
-
-
-def test_editing_a_line(quiet: Terminal) -> None:
-    quiet.type("peek\b\b\b\bhelpx\x7f\r")
-    assert "self-test of the core" in quiet.wait_for_prompt()
+def test_editing_a_line(terminal: Terminal) -> None:
+    terminal.type("peek\b\b\b\bhelpx\x7f\r")
+    assert "self-test of the core" in terminal.wait_for_prompt()
     # Longer than any line: the end is lost, and nothing else.
-    quiet.type("x" * 500 + "\r")
-    assert "no such command" in quiet.wait_for_prompt()
-    assert quiet.say("") == ""
+    terminal.type("x" * 500 + "\r")
+    assert "no such command" in terminal.wait_for_prompt()
+    assert terminal.say("") == ""
 
 
 @pytest.mark.parametrize(
@@ -119,16 +123,16 @@ def test_editing_a_line(quiet: Terminal) -> None:
         (0xC000_0000, "nothing is mapped there"),  # reserved in the address map: the MMU's own fault
     ],
 )
-def test_data_aborts(quiet: Terminal, address: int, fault: str) -> None:
+def test_data_aborts(terminal: Terminal, address: int, fault: str) -> None:
     for command in (f"peek {address:#x}", f"poke {address:#x} 1"):
         pattern = rf"aborted: {fault}, address 0x{address:08X}, DFSR 0x[0-9A-F]{{8}}\n"
-        assert re.fullmatch(pattern, quiet.say(command))
+        assert re.fullmatch(pattern, terminal.say(command))
         # It has recovered.
-        assert quiet.say(f"peek {BASE:#x}") == f"0x{BASE:08X}: 0x{IDENTIFICATION:08X}\n"
+        assert terminal.say(f"peek {BASE:#x}") == f"0x{BASE:08X}: 0x{IDENTIFICATION:08X}\n"
 
 
-def test_a_peek_stops_at_the_first_abort(quiet: Terminal) -> None:
-    lines = quiet.say(f"peek {BASE + 0x10:#x} 4").splitlines()
+def test_a_peek_stops_at_the_first_abort(terminal: Terminal) -> None:
+    lines = terminal.say(f"peek {BASE + 0x10:#x} 4").splitlines()
     assert len(lines) == 3
     assert lines[2].startswith(f"aborted: SLVERR, address 0x{BASE + 0x18:08X}")
 
@@ -137,26 +141,22 @@ def test_a_peek_stops_at_the_first_abort(quiet: Terminal) -> None:
 
 
 def test_without_a_bitstream() -> None:
-    with monitor_board(None, connected=False) as board:
-        terminal = Terminal(board.line.port)
-        assert "fabric: not configured; load a bitstream\n" in terminal.wait_for_prompt()
+    with monitor_board(None, connected=False) as board, console(board) as terminal:
+        assert "fabric: not configured; load a bitstream\n" in terminal.said
         for command in (f"peek {BASE:#x}", f"poke {BASE:#x} 0", "test", "peek 0x80000000", "peek 0x7FFFFFFC"):
             assert terminal.say(command) == "refused, fabric: not configured; load a bitstream\n"
         assert terminal.say("connect") == "fabric: not configured; load a bitstream\n"
         assert "nothing is mapped" in terminal.say("peek 0xC0000000")
         assert board.zynq.accesses == 0
-        terminal.close()
 
 
 def test_connecting_a_configured_fabric(bus: SimulatedBus) -> None:
-    with monitor_board(bus, connected=False) as board:
-        terminal = Terminal(board.line.port)
-        assert "fabric: level shifters off; say connect\n" in terminal.wait_for_prompt()
+    with monitor_board(bus, connected=False) as board, console(board) as terminal:
+        assert "fabric: level shifters off; say connect\n" in terminal.said
         assert terminal.say(f"peek {BASE:#x}") == "refused, fabric: level shifters off; say connect\n"
         assert board.zynq.accesses == 0
         assert terminal.say("connect") == "fabric: ready\n"
         assert terminal.say(f"peek {BASE:#x}") == f"0x{BASE:08X}: 0x{IDENTIFICATION:08X}\n"
-        terminal.close()
 
 
 @pytest.mark.parametrize(
@@ -178,6 +178,20 @@ def test_a_fabric_that_would_not_answer(
     assert board.zynq.accesses == before
     terminal.say(f"poke {register:#x} {good:#x}")
     assert terminal.say(f"peek {BASE:#x}") == f"0x{BASE:08X}: 0x{IDENTIFICATION:08X}\n"
+
+
+def test_a_fabric_without_a_clock(board: MonitorBoard, terminal: Terminal) -> None:
+    board.zynq.clock_running = False
+    before = board.zynq.accesses
+    assert terminal.say(f"peek {BASE:#x}") == "refused, fabric: FCLK0 is stopped\n"
+    assert terminal.say("connect") == "fabric: FCLK0 is stopped\n"
+    assert board.zynq.accesses == before
+
+
+@pytest.mark.parametrize(("idcode", "part"), [(0x1372_7093, "xc7z020"), (0x0373_1093, "unknown")])
+def test_other_parts(board: MonitorBoard, terminal: Terminal, idcode: int, part: str) -> None:
+    board.zynq.idcode = idcode
+    assert f"part: {part}, PSS_IDCODE 0x{idcode:08X}\n" in terminal.say("id")
 
 
 def test_every_access_is_watched(board: MonitorBoard, terminal: Terminal) -> None:
@@ -203,39 +217,46 @@ def test_an_access_without_an_answer(board: MonitorBoard, terminal: Terminal) ->
     assert "an access to the fabric" not in terminal.say("id")
 
 
-def test_the_bite_command(board: MonitorBoard, terminal: Terminal) -> None:
-    terminal.type("bite\r")
-    terminal.wait_for("the watchdog resets the system in two seconds")
-    deadline = time.monotonic() + LIMIT
-    while not board.zynq.watchdog.enabled:
-        assert time.monotonic() < deadline
+def test_the_bite_command(bus: SimulatedBus) -> None:
+    with monitor_board(bus) as board, console(board) as terminal:
+        terminal.type("bite\r")
+        terminal.wait_for("the watchdog resets the system in two seconds")
+        deadline = time.monotonic() + LIMIT
+        while not board.zynq.watchdog.enabled:
+            assert time.monotonic() < deadline
 
 
-def test_reboot(terminal: Terminal) -> None:
-    terminal.type("reboot\r")
-    terminal.wait_for("bloomgate monitor")
-    assert "fabric: in reset" in terminal.wait_for_prompt(), "QEMU's SLCR is as after a reset"
+def test_reboot(bus: SimulatedBus) -> None:
+    with monitor_board(bus) as board, console(board) as terminal:
+        terminal.type("reboot\r")
+        terminal.wait_for("bloomgate monitor")
+        assert "fabric: in reset" in terminal.wait_for_prompt(), "QEMU's SLCR is as after a reset"
 
 
 # -- what nobody expected ------------------------------------------------------------------
 
-#: Instruction, and what it ends in. r0 is an address where nothing is.
-CRASHES = {
-    "undefined instruction": 0xE7F0_00F0,  # udf
-    "data abort": 0xE590_0000,  # ldr r0, [r0]
-    "unexpected exception": 0xEF00_0000,  # svc
-    "prefetch abort": 0xE12F_FF10,  # bx r0
-}
+#: What it ends in, instruction, and r0.
+CRASHES = [
+    ("undefined instruction", 0xE7F0_00F0, 0),  # udf
+    ("data abort", 0xE590_0000, 0xC000_0000),  # ldr r0, [r0]
+    ("data abort", 0xE590_0000, BASE),  # the fabric is mapped only while the monitor expects to access it
+    ("data abort", 0xE580_0000, 0xBFFF_FFFC),  # str r0, [r0]
+    ("unexpected exception", 0xEF00_0000, 0),  # svc
+    ("prefetch abort", 0xE12F_FF10, 0xC000_0000),  # bx r0
+    ("prefetch abort", 0xE12F_FF10, BASE),
+]
 
 
-@pytest.mark.parametrize("kind", CRASHES)
-def test_an_exception_that_nobody_expected(board: MonitorBoard, terminal: Terminal, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "instruction", "address"), CRASHES)
+def test_an_exception_that_nobody_expected(
+    board: MonitorBoard, terminal: Terminal, kind: str, instruction: int, address: int
+) -> None:
     place = program("uboot").symbols["__bss_end"]  # the far end of the stack
 
     def crash(debugger: Debugger) -> None:
         debugger.order(
-            Debugger.write_word(place, CRASHES[kind]),
-            Debugger.set_register(0, 0xC000_0000),
+            Debugger.write_word(place, instruction),
+            Debugger.set_register(0, address),
             Debugger.set_register(15, place),
         )
 
@@ -244,7 +265,7 @@ def test_an_exception_that_nobody_expected(board: MonitorBoard, terminal: Termin
         terminal.type("id\r")
         terminal.wait_for("bloomgate monitor")
         said = terminal.wait_for_prompt()
-        pc = 0xC000_0000 if kind == "prefetch abort" else place
+        pc = address if kind == "prefetch abort" else place
         assert re.match(rf"\nrestarted after: {kind}, pc 0x{pc:08X}, status 0x[0-9A-F]+, address 0x[0-9A-F]+\n", said)
         assert not board.zynq.watchdog.enabled
         assert terminal.say(f"peek {BASE:#x}") == f"0x{BASE:08X}: 0x{IDENTIFICATION:08X}\n"

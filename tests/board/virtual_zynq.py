@@ -7,8 +7,8 @@ one that runs on a board, unchanged; only 32-bit accesses are understood, since 
 
 Behind M_AXI_GP0 is the gateware itself (``SimulatedBus``). Its SLVERR and DECERR become the data aborts that a
 Cortex-A9 takes for them: synchronous for a load, asynchronous for a store. What QEMU 7.2 lacks of the processing system
-and the monitor needs is modelled here: PCFG_DONE, PSS_IDCODE and the system watchdog, which needs no time here: it
-bites when an access has no answer.
+and the monitor needs is modelled here: PCFG_DONE, the state of FCLK0, PSS_IDCODE and the system watchdog, which needs
+no time here: it bites when an access has no answer.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import pytest
 from bloomgate.registers import BASE_ADDRESS
 from bloomgate_sim.device import BusError, SimulatedBus
 
+#: PSS_IDCODE of the P1600 and P1601: device 0x02 in bits 16:12, and the manufacturer.
+XC7Z010 = 0x0372_2093
 QEMU = "qemu-system-arm"
 #: Seconds for anything that is waited for here.
 LIMIT = 60.0
@@ -36,6 +38,7 @@ _UNLOCK, _UNLOCK_KEY = _SLCR + 0x008, 0xDF0D
 _FPGA_RST_CTRL = _SLCR + 0x240
 _REBOOT_STATUS = _SLCR + 0x258
 _LVL_SHFTR_EN = _SLCR + 0x900
+_THR_STA = range(_SLCR + 0x17C, _SLCR + 0x180)
 _IDCODE = range(_SLCR + 0x530, _SLCR + 0x534)
 _SWDT = range(0xF800_5000, 0xF800_5010)
 _INT_STS = range(0xF800_700C, 0xF800_7010)
@@ -207,8 +210,10 @@ class VirtualZynq:
         self.bus = bus
         #: Whether the fabric answers at all.
         self.answering = True
-        #: PSS_IDCODE: the 7010 of the P1600 and P1601.
-        self.idcode = 0x0372_2093 & 0xF000_0FFF | 0x02 << 12
+        #: Whether FCLK0 runs.
+        self.clock_running = True
+        #: PSS_IDCODE.
+        self.idcode = XC7Z010
         self.watchdog = Watchdog()
         #: Accesses to the fabric.
         self.accesses = 0
@@ -240,7 +245,7 @@ class VirtualZynq:
         )
         try:
             self._debugger = Debugger(debugger, self._process)
-            for watched in (_PL, _IDCODE, _SWDT, _INT_STS):
+            for watched in (_PL, _THR_STA, _IDCODE, _SWDT, _INT_STS):
                 self._debugger.order(f"Z4,{watched.start:x},{len(watched):x}")
             self._boot(_POWER_ON)
         except BaseException as error:
@@ -341,6 +346,8 @@ class VirtualZynq:
             return self._fabric().read(address - BASE_ADDRESS, 1)[0]
         if address in _INT_STS:
             return 0 if self.bus is None else 1 << 2
+        if address in _THR_STA:
+            return self.clock_running << 16
         if address in _IDCODE:
             return self.idcode
         raise VirtualZynqError(f"a read of {address:#x}")
