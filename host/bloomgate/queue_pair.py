@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from operator import index as as_index
 from types import TracebackType
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional, Union
 
 from bloomgate.errors import QueueFull, RequestTooLarge
 from bloomgate.parameters import Parameters
@@ -76,11 +76,13 @@ class QueuePair:
         self._submitted = 0
         #: Ring index -> the ticket that its entry is used by.
         self._live: dict[int, Ticket] = {}
-        #: Those that nobody is going to collect.
-        self._abandoned: list[Ticket] = []
+        #: Threads and their commits that were cut short: undecided, or decided with a verdict that got lost.
+        self._abandoned: list[tuple[int, Union[Ticket, Verdict]]] = []
         self._long: Optional[Ticket] = None
         #: Thread -> what it submitted last.
         self._newest: dict[int, Ticket] = {}
+        #: Thread -> the verdict on its newest commit().
+        self._known: dict[int, Verdict] = {}
 
     def submit(
         self,
@@ -140,6 +142,7 @@ class QueuePair:
         deadline = time.monotonic() + FULL_SECONDS
         thread = threading.get_ident()
         self._newest.pop(thread, None)
+        self._known.pop(thread, None)
         try:
             while True:
                 try:
@@ -150,34 +153,60 @@ class QueuePair:
                         self._freed.wait(SLICE_SECONDS)
                     if time.monotonic() > deadline:
                         raise
-            return self.collect(ticket)
+            payload = self._await(ticket, None)
+            self._known[thread] = verdict = verdict_of(self.port.parameters, payload)
+            self._release(ticket)
+            return verdict
         except BaseException:
             self._abandon(thread)
             raise
 
+    def recall(self) -> Optional[Verdict]:
+        """The verdict of the newest :meth:`commit` of this thread, also if an exception has cut it short.
+
+        Then the caller takes over what it has to write back and to publish. None: nothing was submitted, or
+        :meth:`settle` has already published it as an empty commit.
+        """
+        thread = threading.get_ident()
+        with self.lock:
+            for entry in [entry for entry in self._abandoned if entry[0] == thread]:
+                self._known[thread] = self._recover(entry[1])
+                self._abandoned.remove(entry)
+            return self._known.get(thread)
+
     def settle(self, publish: Callable[[Optional[int]], None]) -> None:
-        """Collect what commit() has left behind, and publish it as empty commits: nothing was written under it."""
-        while self._abandoned:
-            with self.lock:
-                ticket = self._abandoned[0] if self._abandoned else None
-                payload = None if ticket is None else self.port.collect(ticket.entry, 0.0)
-                if ticket is None or payload is None:
-                    return
-                # Published first: whoever is interrupted here does it once more.
-                publish(verdict_of(self.port.parameters, payload).timestamp)
-                self._release(ticket)
-                self._abandoned.remove(ticket)
+        """Collect what commits have left behind, and publish it as empty commits: nothing was written under it."""
+        if not self._abandoned:
+            return
+        with self.lock:
+            for entry in list(self._abandoned):
+                thread, left = entry
+                if isinstance(left, Ticket) and self.port.collect(left.entry, 0.0) is None:
+                    continue
+                publish(self._recover(left).timestamp)
+                self._abandoned.remove(entry)
+                self._known.pop(thread, None)
 
     def _abandon(self, thread: int) -> None:
-        """A call was cut short by an exception: whatever it submitted is not going to be collected."""
+        """A commit was cut short by an exception. Note what it leaves behind."""
         with self.lock:
             ticket = self._newest.pop(thread, None)
-            if ticket is None or self._live.get(ticket.entry) != ticket:
+            if ticket is None:
                 return
-            if self.port.next_index() == ticket.entry:  # it never got into the ring
+            if self._live.get(ticket.entry) != ticket:
+                self._abandoned.append((thread, self._known[thread]))
+            elif self.port.next_index() == ticket.entry:  # it never got into the ring
                 del self._live[ticket.entry]
             else:
-                self._abandoned.append(ticket)
+                self._abandoned.append((thread, ticket))
+
+    def _recover(self, left: Union[Ticket, Verdict]) -> Verdict:
+        """The verdict of an abandoned commit."""
+        if isinstance(left, Verdict):
+            return left
+        verdict = verdict_of(self.port.parameters, self._await(left, None))
+        self._release(left)
+        return verdict
 
     def close(self) -> None:
         """Give the slot back. What was not collected is decided or forgotten. Idempotent."""
@@ -197,7 +226,8 @@ class QueuePair:
     def _await(self, ticket: Ticket, timeout: Optional[float]) -> tuple[int, ...]:
         if self._live.get(ticket.entry) != ticket:
             raise ValueError(f"{ticket} has been collected")
-        deadline = None if timeout is None else time.monotonic() + timeout
+        begin = time.monotonic()
+        deadline = None if timeout is None else begin + timeout
         while True:
             left = SLICE_SECONDS if deadline is None else min(SLICE_SECONDS, deadline - time.monotonic())
             payload = self.port.collect(ticket.entry, max(0.0, left))
@@ -205,6 +235,7 @@ class QueuePair:
                 return payload
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError(f"request {ticket.number} was not decided within {timeout} s")
+            self.port.waited(time.monotonic() - begin)
 
     def _release(self, ticket: Ticket) -> None:
         with self.lock:

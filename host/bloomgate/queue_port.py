@@ -63,10 +63,7 @@ class QueuePort(abc.ABC):
 
     @abc.abstractmethod
     def collect(self, index: int, seconds: float) -> Optional[tuple[int, ...]]:
-        """The payload of a completion, waited for; None if it is not there within ``seconds``.
-
-        Raises :class:`~bloomgate.errors.DeviceTimeout` if it is known that nobody will write it.
-        """
+        """The payload of a completion, waited for; None if it is not there within ``seconds``."""
 
     @abc.abstractmethod
     def release(self, index: int) -> None:
@@ -74,6 +71,9 @@ class QueuePort(abc.ABC):
 
     def reserve(self, offset: int, size: int) -> None:  # noqa: B027 - memory that is there needs nothing
         """Make sure that a part of the window can be written. Raises OSError if there is no memory."""
+
+    def waited(self, seconds: float) -> None:  # noqa: B027 - a device in this process always answers
+        """Called now and then while somebody waits; raises :class:`~bloomgate.errors.DeviceTimeout` after too long."""
 
     def close(self) -> None:  # noqa: B027 - not every port has something to give back
         """Give the slot back. Idempotent."""

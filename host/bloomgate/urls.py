@@ -95,16 +95,23 @@ def _open_serial(url: _URL) -> Device:
     )
 
 
+def _open_shm(url: _URL) -> Device:
+    from bloomgate.backends.shm import ShmDevice
+
+    return ShmDevice(url.path, expected=url.parameters if url.chosen else None, initial_epoch=url.initial_epoch)
+
+
 #: What each scheme opens. A backend imports what it needs only when it is chosen.
 _OPENERS: Mapping[str, Opener] = {
     "model": _open_model,
     "soft": _open_soft,
     "sim": _open_sim,
+    "shm": _open_shm,
     "uio": _open_uio,
     "serial": _open_serial,
 }
 #: The schemes whose URL can say more between the colon and the question mark.
-_WITH_PATH = ("uio", "serial")
+_WITH_PATH = ("shm", "uio", "serial")
 #: Names that only one scheme knows.
 _OPTIONS: Mapping[str, Sequence[str]] = {"serial": ("baud",)}
 
@@ -118,7 +125,8 @@ def open_device(url: Optional[str] = None) -> Device:
     """Open the device that a URL names.
 
     A URL is ``SCHEME:`` or ``SCHEME:?NAME=VALUE&...``. Schemes: ``soft:`` (C, in this process), ``model:`` (Python,
-    in this process), ``sim:`` (the gateware, compiled and simulated in this process), ``uio:`` (the gateware in the
+    in this process), ``sim:`` (the gateware, compiled and simulated in this process), ``shm:NAME`` (shared with other
+    processes; see docs/shm.md), ``uio:`` (the gateware in the
     FPGA, through Linux UIO nodes; see :mod:`bloomgate.backends.uio`), ``serial:PORT`` (the same without Linux, through
     the bring-up monitor; see :mod:`bloomgate.backends.serial`). Names: each field of
     :class:`~bloomgate.parameters.Parameters`, ``initial_epoch`` (the device begins with that epoch, which must be

@@ -11,7 +11,7 @@ import struct
 import tempfile
 from typing import Callable, Optional
 
-from bloomgate.errors import BloomgateError, DeviceURLError, VersionMismatch
+from bloomgate.errors import DeviceURLError, VersionMismatch
 from bloomgate.parameters import Parameters
 from bloomgate.shm.layout import HEADER, LAYOUT_VERSION, MAGIC, MODE_SERVER, Member, SegmentLayout
 
@@ -152,12 +152,9 @@ class Segment:
         step = member.size // member.count
         struct.pack_into(_FORMATS[member.type], self.map, base + member.offset + index * step, value)
 
-    def require_geometry(self, expected: Parameters, given: frozenset[str]) -> None:
-        """Raises :class:`~bloomgate.errors.BloomgateError` if a parameter that was given is not the segment's."""
-        for field in sorted(given):
-            found, wanted = getattr(self.parameters, field), getattr(expected, field)
-            if found != wanted:
-                raise BloomgateError(f"the segment {self.name} has {field}={found}, not {wanted}")
+    def again(self) -> Segment:
+        """The same segment, opened once more: with locks of its own."""
+        return Segment(os.open(f"/proc/self/fd/{self.file}", os.O_RDWR | os.O_CLOEXEC), self.name)
 
     def close(self) -> None:
         """Unmap it, and release the locks. Idempotent."""

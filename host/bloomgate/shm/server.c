@@ -75,19 +75,62 @@ static int bg_serve(bg_segment *segment, bg_device *device, uint64_t ns) {
     }
 }
 
-/* Takes a submission: its words, of which a ninth is the first bad one. Returns the slot, or -1 after `ns` without work,
- * or -2 - slot for a slot with a command. The caller answers before it takes another. */
-static int bg_serve_take(bg_segment *segment, uint64_t ns, uint32_t *words) {
-    int slot = next_work(segment, NULL, ns);
-    if (slot < 0)
-        return -1;
+/* Decides all that a slot has submitted. */
+static void bg_serve_drain(bg_segment *segment, bg_device *device, uint32_t slot) {
     const bg_ring *ring = &segment->rings[slot];
-    if (commanded(ring))
-        return -2 - slot;
+    pthread_mutex_lock(&device->lock);
+    device->statistics[BG_STATISTIC_ERRORS] += poll_doorbells(ring);
+    while (serve_one(device, ring))
+        ;
+    pthread_mutex_unlock(&device->lock);
+}
+
+/* Begins to serve a segment that may have had a server before, whose device is gone: what it decided and did not deliver
+ * is nobody's, and later timestamps begin at `origin`, in a later epoch. */
+static void bg_serve_begin(bg_segment *segment, bg_sharing *sharing, uint64_t origin) {
+    bg_publication *publication = segment->publication;
+    uint64_t last = segment->header->last;
+    for (uint32_t slot = 0; slot < segment->slots; slot++) {
+        /* The server died between a completion and its index. */
+        const bg_ring *ring = &segment->rings[slot];
+        struct bg_slot_control *control = ring->control;
+        uint32_t payload[BG_COMPLETION_BEATS];
+        if (pending(ring) && completed(ring, get(&control->status) >> 16, get(&control->submission_head), payload))
+            put(&control->submission_head, (get(&control->submission_head) + 1) % RING_INDICES);
+    }
+    if (origin <= last)
+        return;
+    for (uint64_t next = bg_published(publication); (next = successor(publication, sharing->timestamp_bits, next)) != 0 &&
+                                                    next <= last;) {
+        bg_redo_entry copy[BG_REDO_ENTRIES];
+        uint32_t owner, count;
+        if (!is_origin(sharing->timestamp_bits, next) &&
+            find_owner(sharing, next, &owner, copy, &count) == NOBODY_FOUND)
+            bg_publish(publication, sharing->timestamp_bits, next);
+    }
+    bg_epoch_end(publication, sharing->timestamp_bits, last, origin);
+    atomic_store_explicit(&segment->header->last, origin, memory_order_release);
+}
+
+/* Takes the next submission of a slot: its words, of which a ninth is the first bad one. The caller answers it before it
+ * takes another. False if there is none. */
+static int bg_serve_take_of(bg_segment *segment, uint32_t slot, uint32_t *words) {
+    const bg_ring *ring = &segment->rings[slot];
+    if (!pending(ring))
+        return 0;
     for (uint32_t i = 0; i < ENTRY_WORDS; i++)
         words[i] = get(submission_at(ring, get(&ring->control->submission_head)) + i);
     words[ENTRY_WORDS] = first_bad_word(ring, words);
-    return slot;
+    return 1;
+}
+
+/* The same for whichever slot is next. Returns the slot, or -1 after `ns` without work, or -2 - slot for a slot with a
+ * command. */
+static int bg_serve_take(bg_segment *segment, uint64_t ns, uint32_t *words) {
+    int slot = next_work(segment, NULL, ns);
+    if (slot >= 0 && commanded(&segment->rings[slot]))
+        return -2 - slot;
+    return slot >= 0 && bg_serve_take_of(segment, (uint32_t)slot, words) ? slot : -1;
 }
 
 static void bg_serve_last(bg_segment *segment, uint64_t last) {

@@ -1,0 +1,205 @@
+"""``shm:NAME``, one device for several processes: through a server, or decided by its clients in shared memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Optional
+
+from bloomgate.backends.soft import load_native
+from bloomgate.backends.soft_source import NAMES
+from bloomgate.device import Device, DeviceInfo
+from bloomgate.errors import VersionMismatch
+from bloomgate.h3 import matrices
+from bloomgate.parameters import Parameters
+from bloomgate.queue_pair import QueuePair
+from bloomgate.registers import VERSION
+from bloomgate.shm.commands import Command
+from bloomgate.shm.layout import HEADER, MODE_SERVER, MODE_SERVERLESS
+from bloomgate.shm.segment import Segment
+from bloomgate.shm.slot import PATIENCE, SlotPort
+from bloomgate.verdict import Verdict
+
+__all__ = ["ShmDevice", "create_segment", "open_segment"]
+
+
+def create_segment(name: Optional[str], parameters: Parameters, mode: int, origin: int = 0) -> Segment:
+    """A new segment, ready for clients (:data:`MODE_SERVERLESS`) or a server. Raises FileExistsError."""
+    module = load_native()
+    size = 0
+    if mode != MODE_SERVER:
+        size = module.lib.bg_device_bytes(parameters.K, parameters.row_bits)
+
+    def prepare(segment: Segment) -> None:
+        segment.write(HEADER["origin"], origin)
+        memory = module.ffi.from_buffer("unsigned char[]", segment.map, require_writable=True)
+        handle = module.lib.bg_segment_open(memory)
+        if handle == module.ffi.NULL:
+            raise MemoryError("no memory for a segment")
+        done = module.lib.bg_segment_format(handle, [word for matrix in matrices(parameters) for word in matrix])
+        module.lib.bg_segment_close(handle)
+        if not done:
+            raise MemoryError("no mutex that processes can share")
+
+    return Segment.create(name, parameters, mode, size, prepare)
+
+
+def open_segment(name: str, expected: Optional[Parameters]) -> Segment:
+    """The segment of that name; without one, a new one that needs no server."""
+    while True:
+        try:
+            segment = Segment.attach(name)
+        except FileNotFoundError:
+            pass
+        else:
+            if expected is not None and segment.parameters != expected:
+                found = segment.parameters
+                segment.close()
+                raise VersionMismatch(f"the segment {name} has {found}, not {expected}")
+            return segment
+        try:
+            return create_segment(name, Parameters() if expected is None else expected, MODE_SERVERLESS)
+        except FileExistsError:
+            continue  # another process was faster
+
+
+class ShmDevice(Device):
+    """A client of a segment; it owns one slot, and one more for each of its queue pairs."""
+
+    def __init__(
+        self,
+        name: str = "",
+        *,
+        expected: Optional[Parameters] = None,
+        initial_epoch: int = 0,
+        patience: float = PATIENCE,
+    ) -> None:
+        """``name``: of the segment, which is made if there is none; without a name it is this device's alone.
+
+        ``expected``: the geometry that it must have, or gets. ``initial_epoch``: if it is greater than the segment's
+        epoch, reset to it. ``patience``: seconds after which a server that does not answer, or a process that holds the
+        mutex, is reported.
+
+        Raises :class:`~bloomgate.errors.BloomgateError` if all slots are in use, and
+        :class:`~bloomgate.errors.DeviceTimeout`, :class:`~bloomgate.errors.VersionMismatch`.
+        """
+        self._require_epoch(initial_epoch)
+        if name:
+            segment = open_segment(name, expected)
+        else:
+            segment = create_segment(None, Parameters() if expected is None else expected, MODE_SERVERLESS)
+        #: The rings of the slot that this device owns.
+        self.port = port = SlotPort(segment, patience)
+        #: The segment and the number of the slot that this device owns.
+        self.segment, self.slot = segment, port.slot
+        #: The ``bg_segment`` of C.
+        self.handle = port.handle
+        #: Submits in that slot; :meth:`commit` uses it too.
+        self.queue = QueuePair(port, self._require_sets)
+        self._module = port.module
+        self._statistics_before = dict.fromkeys(NAMES, 0)
+        self._closed = False
+        self.parameters = segment.parameters
+        try:
+            super().__init__(segment.parameters, port.last_timestamp())
+            self._publication = port.publication
+            self._statistics_before = dict(self.stats())
+            if port.last_timestamp() >> self.parameters.timestamp_bits < initial_epoch:
+                self.reset(initial_epoch)
+        except BaseException:
+            port.close()
+            raise
+
+    def commit(
+        self,
+        *,
+        snapshot: int,
+        reads: Sequence[int] = (),
+        writes: Sequence[int] = (),
+        commutes: Sequence[int] = (),
+    ) -> Verdict:
+        self._require_open()
+        try:
+            fits = len(reads) + len(writes) + len(commutes) <= self.parameters.aperture_depth
+        except TypeError:
+            fits = False
+        if not fits:
+            self._require_request(snapshot, reads, writes, commutes)
+        self.queue.settle(self._publication.publish)
+        return self.queue.commit(snapshot=snapshot, reads=reads, writes=writes, commutes=commutes)
+
+    def wait_published(self, timestamp: Optional[int], timeout: Optional[float] = None) -> None:
+        self.queue.settle(self._publication.publish)
+        super().wait_published(timestamp, timeout)
+
+    def recall(self) -> Optional[Verdict]:
+        """See :meth:`bloomgate.queue_pair.QueuePair.recall`."""
+        return self.queue.recall()
+
+    def require_alive(self) -> None:
+        """Raises :class:`~bloomgate.errors.DeviceTimeout` when nobody is going to decide."""
+        self.port.require_alive()
+
+    def queue_pair(self) -> QueuePair:
+        self._require_open()
+        return QueuePair(SlotPort(self.segment.again(), self.port.patience), self._require_sets)
+
+    def last_timestamp(self) -> int:
+        self._require_open()
+        return self.port.last_timestamp()
+
+    def info(self) -> DeviceInfo:
+        self._require_open()
+        if self.segment.has_server:
+            how = "decided by a server"
+        else:
+            how = "decided by its clients in shared memory"
+        return DeviceInfo(
+            backend="shm",
+            version=VERSION,
+            parameters=self.parameters,
+            max_request_keys=self.parameters.aperture_depth,
+            description=f"{f'segment {self.segment.name}' if self.segment.name else 'a segment of its own'}, {how}",
+        )
+
+    def stats(self) -> Mapping[str, int]:
+        self._require_open()
+        if self.segment.has_server:
+            self.port.call(Command.STATISTICS)
+            values = [self.segment.read(HEADER["statistics"], number) for number in range(len(NAMES))]
+        else:
+            array = self._module.ffi.new("uint64_t[]", len(NAMES))
+            self.port.patiently(lambda ns: self._module.lib.bg_segment_stats(self.handle, array, ns))
+            values = list(array)
+        return {name: value - self._statistics_before[name] for name, value in zip(NAMES, values)}
+
+    def reset(self, initial_epoch: int = 0) -> None:
+        self._require_epoch(initial_epoch)
+        self._require_open()
+        if self.segment.has_server:
+            self.port.call(Command.RESET, initial_epoch)
+        else:
+            self.port.patiently(lambda ns: self._module.lib.bg_segment_reset(self.handle, initial_epoch, ns))
+
+    def raise_floor(self) -> None:
+        self._require_open()
+        if self.segment.has_server:
+            self.port.call(Command.RAISE_FLOOR)
+        else:
+            self.port.patiently(lambda ns: self._module.lib.bg_segment_raise_floor(self.handle, ns))
+
+    def inject_parity_error(self, table: int, row: int) -> None:
+        self._require_word(table, row)
+        self._require_open()
+        if self.segment.has_server:
+            self.port.call(Command.INJECT, table, row)
+        else:
+            self.port.patiently(lambda ns: self._module.lib.bg_segment_inject(self.handle, table, row, ns))
+
+    def close(self) -> None:
+        super().close()
+        self.queue.close()
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        # The locks belong to both processes as long as both have the file open.
+        self.queue.close()

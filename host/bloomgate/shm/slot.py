@@ -1,0 +1,186 @@
+"""Owning a slot of a segment: the lock, the handover from an earlier owner, the rings."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any, Callable, Optional
+
+from bloomgate.backends.soft import load_native
+from bloomgate.backends.soft_queue import CPort
+from bloomgate.errors import BloomgateError, DeviceClosed, DeviceTimeout
+from bloomgate.shm import locks
+from bloomgate.shm.commands import Command
+from bloomgate.shm.layout import HEADER, SERVER_LOCK, SLOT_CONTROL
+from bloomgate.shm.publication import SharedPublication
+from bloomgate.shm.segment import Segment
+
+__all__ = ["SlotPort"]
+
+#: Seconds in one call to C, so that Python sees signals.
+SLICE_SECONDS = 0.05
+#: Seconds that anything may take that others could hold up.
+PATIENCE = 30.0
+_GENERATIONS = (1 << 16) - 1
+_NANOSECONDS = 1_000_000_000
+
+
+class SlotPort(CPort):
+    """A slot of a segment, owned by this object until it is closed or the process ends."""
+
+    def __init__(self, segment: Segment, patience: float = PATIENCE) -> None:
+        """``segment`` belongs to the port from now on. ``patience``: seconds to wait for others before giving up.
+
+        Raises :class:`~bloomgate.errors.BloomgateError` when all slots are in use, and
+        :class:`~bloomgate.errors.DeviceTimeout` when there is no server, or others do not let it begin.
+        """
+        self.segment = segment
+        self.patience = patience
+        self._closed = False
+        #: Since when the server has been found missing.
+        self._missing_since: Optional[float] = None
+        self._where = f"the segment {segment.name}" if segment.name else "the segment"
+        module = load_native()
+        lib, ffi = module.lib, module.ffi
+        try:
+            memory = ffi.from_buffer("unsigned char[]", segment.map, require_writable=True)
+            #: The ``bg_segment`` of C.
+            self.handle = ffi.gc(_allocated(ffi, lib.bg_segment_open(memory)), lib.bg_segment_close)
+            self._memory = memory
+            self._result = ffi.new("uint64_t *")
+            #: ``published`` of the segment, seen from this slot.
+            self.publication = SharedPublication(segment.parameters, segment, self.handle, self.last_timestamp)
+            self.slot = self._lock_slot()
+            begin = segment.layout.window(self.slot)
+            window = memoryview(segment.map)[begin : begin + segment.layout.window_bytes]
+            client = ffi.gc(_allocated(ffi, lib.bg_client_of(self.handle, self.slot)), lib.bg_client_free)
+            super().__init__(segment.parameters, window, module, client)
+            self._take_over()
+        except BaseException:
+            self.close()
+            raise
+
+    # Ownership.
+
+    def _lock_slot(self) -> int:
+        slots = self.segment.parameters.slots
+        for slot in range(slots):
+            if locks.try_lock(self.segment.file, slot):
+                return slot
+        raise BloomgateError(f"all {slots} slots of {self._where} are in use; end a client, or use more slots")
+
+    def _take_over(self) -> None:
+        """Begin where nothing of the earlier owner is left undecided or unpublished."""
+        control = self.segment.layout.slot_control(self.slot)
+        generation = self.segment.read(SLOT_CONTROL["generation"], base=control) % _GENERATIONS + 1
+        self.segment.write(SLOT_CONTROL["owner_pid"], os.getpid(), base=control)
+        if self.segment.has_server:
+            self.call(Command.DRAIN)
+        else:
+            self.patiently(lambda ns: self.module.lib.bg_segment_drain(self.handle, self.slot, ns))
+        try:
+            self.publication.settle_slot(self.slot, self.patience)
+        except TimeoutError as error:
+            raise DeviceTimeout(f"slot {self.slot} of {self._where} cannot be taken over: {error}") from error
+        self.segment.write(SLOT_CONTROL["generation"], generation, base=control)
+        self.segment.write(SLOT_CONTROL["released"], 0, base=control)
+        if self.segment.has_server:
+            self.call(Command.ENABLE, generation)
+        else:
+            self.patiently(lambda ns: self.module.lib.bg_segment_enable(self.handle, self.slot, generation, ns))
+        self.module.lib.bg_client_begin(self.client, generation)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.segment.close()
+
+    def require_open(self) -> None:
+        """Raises :class:`~bloomgate.errors.DeviceClosed` after :meth:`close`."""
+        if self._closed:
+            raise DeviceClosed("the device is closed; open it again with bloomgate.open_device()")
+
+    # The port.
+
+    def submit(self, words: Sequence[int]) -> None:
+        self.require_open()
+        super().submit(words)
+
+    def collect(self, index: int, seconds: float) -> Optional[tuple[int, ...]]:
+        self.require_open()
+        return super().collect(index, seconds)
+
+    def reserve(self, offset: int, size: int) -> None:
+        os.posix_fallocate(self.segment.file, self.segment.layout.window(self.slot) + offset, size)
+
+    def waited(self, seconds: float) -> None:
+        if seconds >= self.patience:
+            raise self.timeout(seconds)
+
+    def require_alive(self) -> None:
+        """Raises :class:`~bloomgate.errors.DeviceTimeout` if there has been no server for longer than patience."""
+        if not self.segment.has_server or locks.is_locked(self.segment.file, SERVER_LOCK):
+            self._missing_since = None
+            return
+        now = time.monotonic()
+        if self._missing_since is None:
+            self._missing_since = now
+        self.waited(now - self._missing_since)
+
+    # What is not a request.
+
+    def last_timestamp(self) -> int:
+        """The newest timestamp assigned."""
+        self.require_open()
+        timestamp: int = self.module.lib.bg_segment_last(self.handle)
+        return timestamp
+
+    def patiently(self, step: Callable[[int], object]) -> None:
+        """Call a C function, that takes nanoseconds to wait and returns success, until it succeeds."""
+        begin = time.monotonic()
+        while True:
+            self.require_open()
+            if step(int(SLICE_SECONDS * _NANOSECONDS)):
+                return
+            self.waited(time.monotonic() - begin)
+
+    def call(self, command: Command, *arguments: int) -> None:
+        """Have the server do something."""
+        kind = [int(command)]
+        words = [*arguments, 0, 0, 0][:3]
+
+        def step(ns: int) -> object:
+            done = self.module.lib.bg_call(self.client, kind[0], words, ns, self._result)
+            kind[0] = 0
+            return done
+
+        self.patiently(step)
+
+    def timeout(self, seconds: float) -> DeviceTimeout:
+        """Why nothing has happened for so long, as far as it can be known."""
+        if self.segment.has_server:
+            if locks.is_locked(self.segment.file, SERVER_LOCK):
+                pid = self.segment.read(HEADER["server_pid"])
+                why = f"its server, process {pid}, does not answer"
+            else:
+                why = f"no server runs; start one: bloomgate serve --name {self.segment.name}"
+        else:
+            pid = self.segment.read(HEADER["decider_pid"])
+            why = f"process {pid} holds its mutex{_state_of(pid)}; continue or end that process"
+        return DeviceTimeout(f"{self._where} did not answer within {seconds:.0f} s: {why}")
+
+
+def _allocated(ffi: Any, pointer: Any) -> Any:
+    if pointer == ffi.NULL:
+        raise MemoryError("no memory for a client of the segment")
+    return pointer
+
+
+def _state_of(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            state = file.read().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
+    return " and is stopped" if state in "Tt" else ""
