@@ -248,6 +248,41 @@ def test_a_page_belongs_to_one_process(tree):
         other.communicate(timeout=60)
 
 
+FORK = """
+import os, subprocess, sys
+import bloomgate
+device = bloomgate.open_device(sys.argv[1])
+print(device.commit(snapshot=device.published, writes=[1]).committed)
+there, come = os.pipe()
+go, went = os.pipe()
+pid = os.fork()
+if pid == 0:
+    os.close(went)
+    os.write(come, b"x")
+    os.read(go, 1)
+    try:
+        device.commit(snapshot=0, writes=[1])
+    except bloomgate.DeviceClosed as error:
+        os._exit(7 if "before a fork" in str(error) else 1)
+    os._exit(1)
+os.read(there, 1)
+# Only the parent has it, and when the parent lets it go, nobody has, although the child lives.
+for _ in range(2):
+    print(subprocess.run(["flock", "--nonblock", sys.argv[2], "true"]).returncode)
+    device.close()
+os.close(went)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize("slot", [None, 1], ids=["device", "slot"])
+def test_a_forked_child_owns_no_page(board, python, slot):
+    leave_identity(board)
+    page = node(board.root, CONTROL_NODE if slot is None else slot_node(slot))
+    result = python(["-c", FORK, "URL"], page, slot=slot)
+    assert result.stdout.split() == ["True", "1", "0", "7"], result
+
+
 def wait_locked(path):
     """Until the other process has the lock; it holds it for as long as its input is open."""
     for _ in range(2000):

@@ -154,6 +154,11 @@ class UioDevice(ProgrammedIODevice):
             self.bus, backend="uio", description=_DESCRIPTION, expected=expected, initial_epoch=initial_epoch
         )
 
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        # The pages are locked for as long as either process has the files open.
+        self.bus.close()
+
 
 class UioSlotDevice(Device):
     """One slot. Its threads take turns. The module's text says what a device without page 0 cannot do."""
@@ -258,6 +263,11 @@ class UioSlotDevice(Device):
         with self._lock:
             super().close()
             self._lib.bloomgate_close(self._window)
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        # As above; and another thread of the other process may have the lock.
+        self._lib.bloomgate_close(self._window)
 
     def _refuse(self, what: str) -> NoReturn:
         self._require_open()
