@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
 from bloomgate.stm.context import Context
 from bloomgate.stm.operations import Operation, Pending, evaluate
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from bloomgate.stm.runtime import Runtime
 
 __all__ = ["Attempt", "Hooks"]
-
-_MISSING = object()
 
 
 class Hooks:
@@ -32,28 +30,42 @@ class _Mark(NamedTuple):
     journal: int
     hooks: tuple[int, int]
     outermost: bool
+    part: object
+
+
+class _WasVersion(NamedTuple):
+    """How what is known of a location was before a write."""
+
+    location: Location
+    version: Version
+    value: Any
+    writer: object
+    written: bool
+
+
+class _WasPending(NamedTuple):
+    """Which operations were logged for a location."""
+
+    location: Location
+    pending: Optional[Pending]
 
 
 class Attempt:
     """Private to its thread until it is submitted; from then on it does not change, so that anybody can finish it."""
 
-    __slots__ = (
-        "commutes",
-        "context",
-        "hooks",
-        "irrevocable",
-        "journal",
-        "plain_reads",
-        "plain_writes",
-        "reads",
-        "repeatable",
-        "runtime",
-        "snapshot",
-        "token",
-        "trace",
-        "verdict",
-        "writes",
-    )
+    #: Operations that commute, by location; none of these locations is in the other sets.
+    commutes: Optional[dict[Location, Pending]] = None
+    hooks: Optional[Hooks] = None
+    #: Whether it holds the token, or is waiting for it.
+    token = False
+    #: Whether its caller was promised that it is not run again.
+    irrevocable = False
+    #: Whether somebody can run it again.
+    repeatable = True
+    #: None until the device's verdict is known.
+    verdict: Optional[Verdict] = None
+    #: Where it read and wrote, while somebody profiles.
+    trace: Optional[Trace] = None
 
     def __init__(self, runtime: Runtime, context: Context, snapshot: int) -> None:
         self.runtime = runtime
@@ -61,91 +73,111 @@ class Attempt:
         self.context = context
         #: The newest timestamp whose writes are visible to it.
         self.snapshot = snapshot
-        #: What was read -> its value at the snapshot (or, for the holder of the token, the newest).
-        self.reads: dict[Location, Any] = {}
-        self.writes: dict[Location, Any] = {}
-        self.commutes: Optional[dict[Location, Pending]] = None
-        #: Whether reads and writes need nothing but the two dicts and the snapshot: the fast paths ask only this.
-        self.plain_reads = True
-        self.plain_writes = True
-        #: How to undo, while a nested call may have to: (dict, location, value before or _MISSING).
-        self.journal: Optional[list[tuple[dict[Location, Any], Location, Any]]] = None
-        self.hooks: Optional[Hooks] = None
-        #: Whether it holds the token, or is waiting for it.
-        self.token = False
-        #: Whether its caller was promised that it is not run again.
-        self.irrevocable = False
-        #: Whether somebody can run it again.
-        self.repeatable = True
-        #: None until the device's verdict is known.
-        self.verdict: Optional[Verdict] = None
-        #: Where it read and wrote, while somebody profiles.
-        self.trace: Optional[Trace] = None
+        #: What its versions know it by. Not the attempt itself: they outlive it, and should not keep it.
+        self.identity: object = object()
+        #: The nested call that is running, as versions know it.
+        self.part = self.identity
+        #: Whether it neither commutes, nor holds the token, nor is traced.
+        self.plain = True
+        #: How to undo, while a nested call may have to.
+        self.journal: Optional[list[Union[_WasVersion, _WasPending]]] = None
+        #: What was read, as it is at the snapshot (or, for the holder of the token, the newest).
+        self.reads: dict[Location, Version] = {}
+        #: The redo log. What was read before has the same version here as there.
+        self.writes: dict[Location, Version] = {}
 
-    # Reads and writes, in full. TVar.value has the common case inline.
+    # Reads and writes. TVar.value has the shortest way inline: that the location remembers a version of ours.
+
+    def known(self, location: Location) -> Optional[Version]:
+        """The version that was read or written here, if there is one."""
+        recent = location._recent
+        if recent.owner is self.identity:
+            return recent
+        # Another attempt has used the location meanwhile, or this one has not yet.
+        if location in self.writes:
+            recent = location._recent = self.writes[location]
+        elif location in self.reads:
+            recent = location._recent = self.reads[location]
+        else:
+            return None
+        return recent
 
     def read(self, location: Location) -> Any:
         """The value that the transaction sees."""
-        if location in self.writes:
-            return self.writes[location]
-        if self.commutes and location in self.commutes:
-            return self._promote(location)
-        if location in self.reads:
-            return self.reads[location]
-        if self.trace is not None:
-            self.trace.read(location)
-        if self.token:
-            return self.runtime.read_guarded(self, location)
-        value = self.reads[location] = self.at_snapshot(location)
+        recent = location._recent
+        if recent.owner is self.identity:
+            return recent.value
+        if location in self.writes or location in self.reads:
+            return self.known(location).value  # type: ignore[union-attr]
+        if self.plain:
+            snapshot = self.snapshot
+            visible = location._head
+            while visible.timestamp > snapshot:
+                # The snapshot is registered, so that its version cannot have been dropped.
+                visible = visible.older  # type: ignore[assignment]
+            value = visible.value
+        else:
+            if self.commutes and location in self.commutes:
+                return self._promote(location)
+            if self.trace is not None:
+                self.trace.read(location)
+            if self.token:
+                return self.runtime.read_guarded(self, location)
+            value = self.at_snapshot(location)
+        version = Version()
+        version.owner = self.identity
+        version.value = value
+        version.writer = None
+        self.reads[location] = location._recent = version
         return value
 
     def at_snapshot(self, location: Location) -> Any:
         """The committed value, without making it part of the read set."""
-        if self.token:
-            snapshot = self.runtime.published()
-        else:
-            snapshot = self.snapshot
-        version: Optional[Version] = location._head
-        while version is not None and version.timestamp > snapshot:
-            version = version.older
-        # The snapshot is registered, so that its version cannot have been dropped.
-        assert version is not None
+        snapshot = self.runtime.published() if self.token else self.snapshot
+        version = location._head
+        while version.timestamp > snapshot:
+            version = version.older  # type: ignore[assignment]
         return version.value
 
     def write(self, location: Location, value: Any) -> None:
         """Set the value that others see from the commit on."""
-        commutes = self.commutes
+        version = self.known(location)
+        if version is None:
+            if self.commutes and location in self.commutes:
+                self._log_pending(location)
+                del self.commutes[location]
+            version = Version()
+            version.owner = self.identity
+            version.value = version.writer = None
+            location._recent = version
         if self.journal is not None:
-            self._log(self.writes, location)
-            if commutes:
-                self._log(commutes, location)
-        if self.trace is not None:
+            self.journal.append(_WasVersion(location, version, version.value, version.writer, location in self.writes))
+        self.writes[location] = version
+        version.value = value
+        if self.trace is None:
+            version.writer = self.part
+        else:
             self.trace.write(location)
-        if commutes and location in commutes:
-            del commutes[location]
-        self.writes[location] = value
 
     def commute(self, location: Location, operation: Operation, operand: Any) -> None:
         """Log an operation; on a location that was read or written it is done at once."""
-        if location in self.writes or location in self.reads:
-            self.write(location, operation.evaluate(self.read(location), operand, self.write))
+        known = self.known(location)
+        if known is not None:
+            self.write(location, operation.evaluate(known.value, operand, self.write))
             return
-        commutes = self.commutes
-        if commutes is None:
-            commutes = self.commutes = {}
-            self.plain_reads = self.plain_writes = False
-        if self.journal is not None:
-            self._log(commutes, location)
+        if self.commutes is None:
+            self.commutes = {}
+            self.plain = False
+        self._log_pending(location)
         if self.trace is not None:
             self.trace.write(location)
-        commutes[location] = Pending(operation, operand, commutes.get(location))
+        self.commutes[location] = Pending(operation, operand, self.commutes.get(location))
 
     def _promote(self, location: Location) -> Any:
         """Turn operations on a location into a read and a write."""
         assert self.commutes is not None
         pending = self.commutes[location]
-        if self.journal is not None:
-            self._log(self.commutes, location)
+        self._log_pending(location)
         del self.commutes[location]
         value = evaluate(pending, self.read(location), self.write)
         self.write(location, value)
@@ -159,34 +191,52 @@ class Attempt:
         outermost = journal is None
         if journal is None:
             journal = self.journal = []
-            self.plain_writes = False
         hooks = self.hooks
-        return _Mark(len(journal), (0, 0) if hooks is None else (len(hooks.on_commit), len(hooks.on_abort)), outermost)
+        counts = (0, 0) if hooks is None else (len(hooks.on_commit), len(hooks.on_abort))
+        mark = _Mark(len(journal), counts, outermost, self.part)
+        self.part = object()
+        return mark
 
     def leave(self, mark: _Mark) -> None:
         """Keep the part."""
+        self.part = mark.part
         if mark.outermost:
             self.journal = None
-            self.plain_writes = self.commutes is None and self.trace is None
 
     def undo(self, mark: _Mark) -> None:
         """Take the part back. What it read stays read: the decision to undo it may depend on that."""
         journal = self.journal
         assert journal is not None
         while len(journal) > mark.journal:
-            mapping, location, before = journal[-1]
-            if before is _MISSING:
-                mapping.pop(location, None)
+            was = journal[-1]
+            if isinstance(was, _WasVersion):
+                self._restore_version(was)
             else:
-                mapping[location] = before
+                self._restore_pending(was)
             journal.pop()
         if self.hooks is not None:
             del self.hooks.on_commit[mark.hooks[0] :]
         self.leave(mark)
 
-    def _log(self, mapping: dict[Location, Any], location: Location) -> None:
-        assert self.journal is not None
-        self.journal.append((mapping, location, mapping.get(location, _MISSING)))
+    def _restore_version(self, was: _WasVersion) -> None:
+        version = was.version
+        version.value, version.writer = was.value, was.writer
+        if not was.written:
+            self.writes.pop(was.location, None)
+            if was.location not in self.reads:
+                version.owner = None
+
+    def _restore_pending(self, was: _WasPending) -> None:
+        assert self.commutes is not None
+        if was.pending is None:
+            self.commutes.pop(was.location, None)
+        else:
+            self.commutes[was.location] = was.pending
+
+    def _log_pending(self, location: Location) -> None:
+        if self.journal is not None:
+            assert self.commutes is not None
+            self.journal.append(_WasPending(location, self.commutes.get(location)))
 
     def changed_since(self) -> Optional[int]:
         """The timestamp of a commit that wrote something this attempt has read, if there is one."""

@@ -29,7 +29,8 @@ def commute(variable: TVar[Any], operation: str, operand: Any) -> None:
         run(commute, (variable, operation, operand))
         return
     chosen = named(operation)
-    value = tx.writes[variable] if variable in tx.writes else tx.at_snapshot(variable)
+    known = tx.known(variable)
+    value = tx.at_snapshot(variable) if known is None else known.value
     reason = chosen.refuse(value, operand)
     if reason is not None:
         raise TransactionError(f"cannot {operation} to {variable._label()}: {reason}")

@@ -54,13 +54,16 @@ class _Here(threading.local):
     tx: Optional[Attempt] = None
     #: For how long that may wait; None: for ever.
     allowance: Optional[Allowance] = None
-    _mine: Optional[_Owner] = None
+    #: Its context, once it has asked for it.
+    mine: Optional[Context] = None
+    _owner: Optional[_Owner] = None
 
     def context(self) -> Context:
-        owner = self._mine
-        if owner is None:
-            owner = self._mine = _Owner()
-        return owner.context
+        mine = self.mine
+        if mine is None:
+            self._owner = _Owner()
+            mine = self.mine = self._owner.context
+        return mine
 
 
 class _Owner:

@@ -138,7 +138,7 @@ class Profile:
     def begin(self, attempt: Attempt, function: Callable[..., Any]) -> None:
         """Record what this attempt reads and writes."""
         attempt.trace = Trace(getattr(function, "__qualname__", repr(function)))
-        attempt.plain_reads = attempt.plain_writes = False
+        attempt.plain = False
 
     def committed(self, attempt: Attempt) -> None:
         """Remember who wrote."""

@@ -15,11 +15,10 @@ The stages of a commit, and what is left to whom when its thread is stopped, die
 from __future__ import annotations
 
 import logging
-import operator
 import os
 import threading
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Callable, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from bloomgate.device import Device
 from bloomgate.errors import KeyRangeError, RequestError, RequestTooLarge
@@ -32,7 +31,15 @@ from bloomgate.stm.gate import Gate
 from bloomgate.stm.limits import Allowance
 from bloomgate.stm.operations import evaluate
 from bloomgate.stm.token import Token
-from bloomgate.stm.version import Location, Version, install, newest_before, release_leaked_locks, renew_locks
+from bloomgate.stm.version import (
+    Location,
+    Version,
+    install,
+    new_version,
+    newest_before,
+    release_leaked_locks,
+    renew_locks,
+)
 from bloomgate.stm.waiting import Waiting
 from bloomgate.urls import open_device
 from bloomgate.verdict import Reason, Verdict
@@ -43,9 +50,6 @@ if TYPE_CHECKING:
 __all__ = ["Runtime", "runtime", "use_device"]
 
 _log = logging.getLogger("bloomgate.stm")
-
-# Faster than a loop in Python.
-_key_of: Callable[[Location], int] = operator.attrgetter("_key")
 
 #: Exceptions that may interrupt a commit before the rest of it is left to others.
 _INTERRUPTIONS = 100
@@ -66,6 +70,8 @@ class Runtime:
     def __init__(self) -> None:
         self._opening = threading.RLock()
         self._device: Optional[Device] = None
+        #: Keys that it takes in one request.
+        self._limit = 0
         #: The newest timestamp of the devices before this one.
         self._inherited = 0
         self._owned = False
@@ -139,8 +145,10 @@ class Runtime:
                     )
                 device.reset(epoch)
             device.set_helper(self._help)
+            info = device.info()
+            self._limit = info.max_request_keys
             self._device = device
-            _log.debug("transactions are decided by %s", device.info().description)
+            _log.debug("transactions are decided by %s", info.description)
             return device
 
     def published(self) -> int:
@@ -173,7 +181,9 @@ class Runtime:
         device = self._device
         if device is None:
             device = self._open(None)
-        mine = here.context()
+        mine = here.mine
+        if mine is None:
+            mine = here.context()
         # Register before reading, so that a pruner either sees us or has read no newer ``published`` than we will.
         # This thread's last snapshot is not newer than the one that it will get.
         snapshots[mine.number] = mine.last_snapshot
@@ -201,9 +211,10 @@ class Runtime:
         :class:`TransactionTimeout` or :class:`Cancelled` when the holder of the token is in the way for too long.
         """
         device = self.device
-        reads = list(map(_key_of, attempt.reads))
-        writes = list(map(_key_of, attempt.writes))
-        commutes = list(map(_key_of, attempt.commutes)) if attempt.commutes else []
+        reads = [location._key for location in attempt.reads]
+        writes = [location._key for location in attempt.writes]
+        commutes = [location._key for location in attempt.commutes] if attempt.commutes else []
+        too_large = len(reads) + len(writes) + len(commutes) > self._limit
         try:
             while True:
                 self._gate.enter()
@@ -212,7 +223,7 @@ class Runtime:
                         self._settle()
                     holder = self._holder
                     guarded = holder is not None and holder is not attempt and self._guards(holder, attempt)
-                    if holder is None:
+                    if holder is None and not too_large:
                         self._submitted = attempt
                         try:
                             attempt.verdict = verdict = device.commit(
@@ -279,7 +290,7 @@ class Runtime:
         keys = [*writes, *commutes]
         if device.parameters.max_key < 0xFFFFFFFF:
             keys = list({key & device.parameters.max_key for key in keys})
-        limit = device.info().max_request_keys
+        limit = self._limit
         for _ in range(_SUBMISSIONS):
             self._submitted = attempt
             attempt.verdict = verdict = device.commit(snapshot=device.last_timestamp(), writes=keys[:limit])
@@ -315,8 +326,7 @@ class Runtime:
             attempt.verdict = verdict
             _log.info("a commit was cut short; the device %s it", "had decided" if verdict.committed else "has not")
         if verdict.timestamp is not None:
-            limit = self.device.info().max_request_keys
-            if len(attempt.writes) + len(attempt.commutes or ()) > limit:
+            if len(attempt.writes) + len(attempt.commutes or ()) > self._limit:
                 self.device.raise_floor()
             self._unpublished[verdict.timestamp] = attempt
         self._submitted = None
@@ -338,14 +348,13 @@ class Runtime:
     def _write_back(self, attempt: Attempt, timestamp: int, timeout: Optional[float] = None) -> None:
         """Raises TimeoutError when earlier commits are not published within ``timeout`` seconds."""
         device = self.device
-        horizon = self.horizon
-        for location, value in attempt.writes.items():
-            install(location, value, timestamp, horizon)
+        install(attempt.writes, timestamp, self.horizon)
         if attempt.commutes:
             self._evaluate(attempt, timestamp, timeout)
         device.publish(timestamp)
-        self._finish_earlier(timestamp)
-        device.wait_published(timestamp, timeout)
+        if device.published < timestamp:
+            self._finish_earlier(timestamp)
+            device.wait_published(timestamp, timeout)
         self._unpublished.pop(timestamp, None)
         if self.waiting.sleepers:
             self._wake(attempt, timestamp)
@@ -365,7 +374,7 @@ class Runtime:
         self.device.wait_published(timestamp - 1, timeout)
 
         def write(location: Location, value: Any) -> None:
-            install(location, value, timestamp, self.horizon)
+            install({location: new_version(value)}, timestamp, self.horizon)
 
         for location, pending in attempt.commutes.items():
             if location._head.timestamp != timestamp:
@@ -391,8 +400,7 @@ class Runtime:
         if attempt is None:
             return False
         here.context().helps += 1
-        for location, value in attempt.writes.items():
-            install(location, value, timestamp, self.horizon)
+        install(attempt.writes, timestamp, self.horizon)
         if attempt.commutes:
             self._evaluate(attempt, timestamp)
         # Its owner may never come to it; who is woken waits for the publication.
@@ -447,7 +455,7 @@ class Runtime:
         :class:`Cancelled` when others hold it for too long.
         """
         attempt.token = True
-        attempt.plain_reads = False
+        attempt.plain = False
         here.context().escalations += 1
         if not self._token.acquire(attempt, allowance):
             raise TransactionTimeout("other irrevocable transactions were in the way for too long")
@@ -466,12 +474,13 @@ class Runtime:
             if self._submitted is not None:
                 self._settle()
             # Nobody may change it any more. The value comes below, and nobody else reads it from here.
-            attempt.reads[location] = None
+            version = attempt.reads[location] = new_version(None)
             guard = self.device.last_timestamp()
         try:
             self.device.wait_published(guard)
             attempt.snapshot = max(attempt.snapshot, guard)
-            value = attempt.reads[location] = location._head.value
+            value = version.value = location._head.value
+            version.owner = attempt.identity
             return value
         except BaseException:
             attempt.reads.pop(location, None)
@@ -494,14 +503,13 @@ class Runtime:
         if device is not None:
             newest = max(newest, device.published)
         for timestamp, attempt in sorted(self._unpublished.copy().items()):
-            for location, value in attempt.writes.items():
-                install(location, value, timestamp, lambda: 0)
+            install(attempt.writes, timestamp, lambda: 0)
             for location, pending in (attempt.commutes or {}).items():
                 base = newest_before(location, timestamp).value
                 moment = timestamp
 
                 def write(location: Location, value: Any, timestamp: int = moment) -> None:
-                    install(location, value, timestamp, lambda: 0)
+                    install({location: new_version(value)}, timestamp, lambda: 0)
 
                 write(location, evaluate(pending, base, write))
             newest = max(newest, timestamp)

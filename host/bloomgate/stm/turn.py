@@ -25,7 +25,7 @@ class Turn(Attempt):
     def __init__(self) -> None:
         super().__init__(runtime, here.context(), IDLE)
         self.token = self.irrevocable = True
-        self.repeatable = self.plain_reads = False
+        self.repeatable = self.plain = False
 
     @property
     def begun(self) -> bool:

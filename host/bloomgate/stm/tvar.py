@@ -8,7 +8,7 @@ from bloomgate.stm.atomic import run
 from bloomgate.stm.context import here
 from bloomgate.stm.errors import TransactionError
 from bloomgate.stm.runtime import runtime
-from bloomgate.stm.version import Location, Version
+from bloomgate.stm.version import Location
 
 __all__ = ["TVar"]
 
@@ -37,23 +37,8 @@ class TVar(Location, Generic[T]):
         if tx is None:
             newest: T = runtime.peek(self)
             return newest
-        if not tx.plain_reads:
-            slow: T = tx.read(self)
-            return slow
-        # Attempt.read, inline.
-        if self in tx.writes:
-            written: T = tx.writes[self]
-            return written
-        reads = tx.reads
-        if self in reads:
-            again: T = reads[self]
-            return again
-        version: Optional[Version] = self._head
-        snapshot = tx.snapshot
-        while version.timestamp > snapshot:  # type: ignore[union-attr]
-            version = version.older  # type: ignore[union-attr]
-        value: T
-        value = reads[self] = version.value  # type: ignore[union-attr]
+        recent = self._recent
+        value: T = recent.value if recent.owner is tx.identity else tx.read(self)
         return value
 
     @value.setter
@@ -61,8 +46,10 @@ class TVar(Location, Generic[T]):
         tx = here.tx
         if tx is None:
             run(_assign, (self, value))
-        elif tx.plain_writes:
-            tx.writes[self] = value
+            return
+        recent = self._recent
+        if recent.writer is tx.part:
+            recent.value = value
         else:
             tx.write(self, value)
 

@@ -12,7 +12,16 @@ import itertools
 import threading
 from typing import Any, Callable, Optional
 
-__all__ = ["Location", "Version", "install", "newest_before", "prune", "release_leaked_locks", "renew_locks"]
+__all__ = [
+    "Location",
+    "Version",
+    "install",
+    "new_version",
+    "newest_before",
+    "prune",
+    "release_leaked_locks",
+    "renew_locks",
+]
 
 #: Versions that a location may have before somebody looks whether old ones can go.
 PRUNE_AFTER = 8
@@ -26,33 +35,53 @@ _locks = tuple(threading.RLock() for _ in range(_STRIPES))
 
 
 class Version:
-    """A value and the commit that wrote it."""
+    """A value of a location: what an attempt has read, or has written and then committed.
 
-    __slots__ = ("budget", "older", "timestamp", "value")
+    One that an attempt has made is its own until it is committed; then :func:`install` makes it a version of the
+    location, and it does not change any more but for its links.
+    """
 
-    #: 0: the initial value, older than every commit.
-    timestamp: int
+    __slots__ = ("budget", "older", "owner", "timestamp", "value", "writer")
+
+    # In the order in which they are always set, which is good for PyPy.
+    #: The :attr:`~bloomgate.stm.attempt.Attempt.identity` of the attempt; None when it is nobody's.
+    owner: object
     value: Any
+    #: The part of that attempt which has written it: it may do so again without a record of what was before.
+    writer: object
+
+    #: Of the commit; 0: the initial value, older than every commit.
+    timestamp: int
     #: The next older version; None for the oldest that anybody can still need.
     older: Optional[Version]
     #: Further versions until :func:`prune`.
     budget: int
 
 
+def new_version(value: Any) -> Version:
+    """A version that is nobody's, and of no commit yet."""
+    version = Version()
+    version.owner = None
+    version.value = value
+    version.writer = None
+    return version
+
+
 class Location:
     """Something that can be read and written as a whole, and conflicts as a whole."""
 
-    __slots__ = ("__weakref__", "_head", "_key", "_name")
+    __slots__ = ("__weakref__", "_head", "_key", "_name", "_recent")
 
     def __init__(self, initial: Any, name: Optional[str] = None) -> None:
-        version = Version()
+        version = new_version(initial)
         version.timestamp = 0
-        version.value = initial
         version.older = None
         version.budget = PRUNE_AFTER
         #: Issued once in this process, never reused; the device's conflict key is its lowest bits.
         self._key = _issue_key()
         self._head = version
+        #: That of the attempt which used it last, to spare it the look into its own tables. Any thread may replace it.
+        self._recent = version
         self._name = name
 
     def _label(self) -> str:
@@ -60,33 +89,34 @@ class Location:
         return self._name or f"{type(self).__name__} #{self._key}"
 
 
-def install(location: Location, value: Any, timestamp: int, horizon: Callable[[], int]) -> bool:
-    """Add a version, unless the location has that commit's already; returns whether it was added.
+def install(changes: dict[Location, Version], timestamp: int, horizon: Callable[[], int]) -> None:
+    """Make ``changes`` versions of their locations, except where they are already: others may do the same.
 
     ``horizon()``: a timestamp that no running transaction's snapshot is older than.
     """
-    version = Version()
-    version.timestamp = timestamp
-    version.value = value
-    with _locks[location._key % _STRIPES]:
-        newer: Optional[Version] = None
-        below = location._head
-        while below.timestamp > timestamp:
-            # A later commit was faster. Pruning stops at the newest version up to the horizon, so there is an older.
-            newer = below
-            assert below.older is not None
-            below = below.older
-        if below.timestamp == timestamp:
-            return False
-        version.older = below
-        version.budget = below.budget - 1
-        if newer is None:
-            location._head = version
-        else:
-            newer.older = version
-    if version.budget <= 0:
-        prune(location, horizon())
-    return True
+    locks = _locks
+    for location, version in changes.items():
+        # Whoever installs it stores the same.
+        version.timestamp = timestamp
+        with locks[location._key % _STRIPES]:
+            newer: Optional[Version] = None
+            below: Optional[Version] = location._head
+            while below is not None and below.timestamp > timestamp:
+                # A later commit was faster.
+                newer = below
+                below = below.older
+            if below is None or below.timestamp == timestamp:
+                # It is there, or was there so long ago that it has been pruned.
+                continue
+            version.older = below
+            version.budget = below.budget - 1
+            version.owner = version.writer = None
+            if newer is None:
+                location._head = version
+            else:
+                newer.older = version
+        if version.budget <= 0:
+            prune(location, horizon())
 
 
 def newest_before(location: Location, timestamp: int) -> Version:

@@ -137,7 +137,8 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
         tx.read(self._size)
         found = []
         for entry in self._entries.copy().values():
-            item = tx.writes[entry] if entry in tx.writes else tx.at_snapshot(entry)
+            known = tx.known(entry)
+            item = tx.at_snapshot(entry) if known is None else known.value
             if item is not ABSENT:
                 found.append((entry, item))
         found.sort(key=lambda pair: pair[1].place.number)
