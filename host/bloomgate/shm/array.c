@@ -97,8 +97,10 @@ static void install(bg_location *location, uint64_t tag, const bg_redo_entry *en
     for (uint32_t i = 0; i < count; i++)
         value = evaluate(&entries[i], value);
     for (int piece = 0; piece < BG_VERSION_WORDS; piece++)
-        if ((seen[target][piece] & TAG_MASK) < tag)
+        if ((seen[target][piece] & TAG_MASK) < tag) {
+            BG_POINT(INSTALLING);
             swap(&location->words[target][piece], seen[target][piece], tagged(value, piece, tag));
+        }
 }
 
 /* The value at a position that was the newest before this call, or later. Returns the position of the commit that wrote

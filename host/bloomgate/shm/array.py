@@ -285,15 +285,15 @@ class Commit:
         assert isinstance(publication, SharedPublication)
         lib, view = publication._lib, publication.view
         buffer = publication._ffi.from_buffer(self._buffer)
-        queue = device.queue
+        port = device.port
         begin = time.monotonic()
-        with queue.lock:
-            while not lib.bg_transact(queue.port.client, view, buffer, int(SLICE_SECONDS * 1e9)):
+        with device.queue.lock:
+            while not lib.bg_transact(port.client, view, buffer, int(SLICE_SECONDS * 1e9)):
                 if device._closed:
                     raise DeviceClosed("the device was closed during a commit")
                 fields = _HEADER_FIELDS.unpack_from(self._buffer)
                 if fields[_STAGE] <= _STAGE_SUBMITTED:
-                    queue.port.waited(time.monotonic() - begin)
+                    port.waited(time.monotonic() - begin)
                 elif fields[_STAGE] == _STAGE_DECIDED:
                     publication.help_here(publication.published + 1)
         verdict = self.verdict

@@ -106,6 +106,7 @@ static void step(bg_publication *publication, bg_moment here, uint64_t next) {
     uint64_t before = load(*stamp);
     if (before < next)
         swap(stamp, before, next);
+    BG_POINT(STAMPED);
     if (swap(&publication->position, here.position, here.position + 1) && atomic_load(&publication->asleep) &&
         atomic_exchange(&publication->asleep, 0))
         syscall(SYS_futex, &publication->position, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);

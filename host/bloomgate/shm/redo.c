@@ -68,6 +68,7 @@ static void bg_redo_write(bg_redo *record, uint32_t sequence, uint32_t kind, con
     uint64_t serial = load(record->serial) | 1; /* an owner that died here has left it odd */
     atomic_store(&record->serial, serial);
     atomic_thread_fence(memory_order_seq_cst);
+    BG_POINT(REDO_BEGUN);
     store(record->sequence, sequence);
     store(record->kind, kind);
     store(record->count, count);
@@ -122,6 +123,7 @@ static enum owner find_owner(const bg_sharing *sharing, uint64_t timestamp, uint
             }
             if (load(record->serial) != serial)
                 continue;
+            BG_POINT(RECORD_COPIED);
             return kind == BG_REDO_ARRAY ? ARRAY : MANUAL;
         }
     _Atomic uint64_t *claim = &sharing->publication->claims[2 * (timestamp % BG_WRITTEN_BACK)];
@@ -186,6 +188,7 @@ static bool finish(bg_sharing *sharing, uint64_t timestamp, const bg_redo_entry 
             return true;
         if (entries != NULL && successor(publication, sharing->timestamp_bits, here.timestamp) == timestamp) {
             install_all(sharing, here.position + 1, entries, count);
+            BG_POINT(INSTALLED);
             step(publication, here, timestamp);
             advance(publication, sharing->timestamp_bits); /* it may have been the last one of its epoch */
             return true;

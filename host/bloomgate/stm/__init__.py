@@ -19,6 +19,7 @@ from bloomgate.stm.limits import Cancellation
 from bloomgate.stm.queue import TransactionQueue
 from bloomgate.stm.report import Conflict, Profile, Report, profile, profile_script, stats
 from bloomgate.stm.runtime import use_device
+from bloomgate.stm.shared import SharedArray, SharedTVar, Versioned
 from bloomgate.stm.tvar import TVar
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "ForbiddenIO",
     "Profile",
     "Report",
+    "SharedArray",
+    "SharedTVar",
     "TArray",
     "TCounter",
     "TDeque",
@@ -43,6 +46,7 @@ __all__ = [
     "TransactionError",
     "TransactionQueue",
     "TransactionTimeout",
+    "Versioned",
     "atomic",
     "check",
     "commute",

@@ -12,6 +12,7 @@ from bloomgate.verdict import Verdict
 if TYPE_CHECKING:
     from bloomgate.stm.report import Trace
     from bloomgate.stm.runtime import Runtime
+    from bloomgate.stm.shared import SharedPart
 
 __all__ = ["Attempt", "Hooks"]
 
@@ -62,6 +63,8 @@ class Attempt:
     irrevocable = False
     #: Whether somebody can run it again.
     repeatable = True
+    #: What it has to do with memory that other processes use.
+    shared: Optional[SharedPart] = None
     #: None until the device's verdict is known.
     verdict: Optional[Verdict] = None
     #: Where it read and wrote, while somebody profiles.
@@ -121,7 +124,7 @@ class Attempt:
                 return self._promote(location)
             if self.trace is not None:
                 self.trace.read(location)
-            if self.token:
+            if self.token and not location._shared:
                 return self.runtime.read_guarded(self, location)
             value = self.at_snapshot(location)
         version = Version()
@@ -133,6 +136,8 @@ class Attempt:
 
     def at_snapshot(self, location: Location) -> Any:
         """The committed value, without making it part of the read set."""
+        if location._shared:
+            return location._at_snapshot(self)
         snapshot = self.runtime.published() if self.token else self.snapshot
         version = location._head
         while version.timestamp > snapshot:
@@ -241,6 +246,10 @@ class Attempt:
     def changed_since(self) -> Optional[int]:
         """The timestamp of a commit that wrote something this attempt has read, if there is one."""
         for location in self.reads:
+            if location._shared:
+                if location._changed_since(self):
+                    return self.snapshot + 1
+                continue
             timestamp = location._head.timestamp
             if timestamp > self.snapshot:
                 return timestamp

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Union
 
 from bloomgate.stm.atomic import run
 from bloomgate.stm.context import here
 from bloomgate.stm.errors import TransactionError
 from bloomgate.stm.operations import named
+from bloomgate.stm.shared import SharedTVar
 from bloomgate.stm.tvar import TVar
 
 __all__ = ["commute"]
 
 
-def commute(variable: TVar[Any], operation: str, operand: Any) -> None:
+def commute(variable: Union[TVar[Any], SharedTVar], operation: str, operand: Any) -> None:
     """Update a variable in a way that does not conflict with other such updates of it.
 
     ``operation`` is one of ``"add"``, ``"min"``, ``"max"`` (numbers: int, float, Fraction) and ``"append"`` (the value
@@ -22,8 +23,13 @@ def commute(variable: TVar[Any], operation: str, operand: Any) -> None:
     with others like any that reads and writes. Should the variable have got a value by then to which the operation
     cannot be applied, the update is left out and logged as an error.
 
+    A :class:`~bloomgate.SharedTVar` takes "add", "min" and "max"; its integers wrap around at 64 bits.
+
     Raises :class:`~bloomgate.stm.TransactionError` for another operation, or an operand that does not fit the value.
     """
+    if isinstance(variable, SharedTVar):
+        variable.commute(operation, operand)
+        return
     tx = here.tx
     if tx is None:
         run(commute, (variable, operation, operand))

@@ -18,7 +18,17 @@ IDLE = 1 << 65
 #: in every Python: a reader registers first and reads ``published`` second, a pruner the other way round.
 snapshots: dict[int, int] = {}
 
-COUNTERS = ("commits", "read_only", "conflicts", "other_aborts", "retries", "exceptions", "escalations", "helps")
+COUNTERS = (
+    "commits",
+    "read_only",
+    "conflicts",
+    "other_aborts",
+    "retries",
+    "exceptions",
+    "escalations",
+    "helps",
+    "versions_gone",
+)
 
 
 class Context:
@@ -34,6 +44,7 @@ class Context:
     exceptions: int
     escalations: int
     helps: int
+    versions_gone: int
 
     def __init__(self) -> None:
         with _lock:

@@ -210,6 +210,8 @@ class Runtime:
         An exception leaves memory as before, or as after the whole commit (``attempt.verdict.committed``). Raises
         :class:`TransactionTimeout` or :class:`Cancelled` when the holder of the token is in the way for too long.
         """
+        if attempt.shared is not None:
+            return attempt.shared.commit(attempt)
         device = self.device
         reads = [location._key for location in attempt.reads]
         writes = [location._key for location in attempt.writes]
@@ -454,6 +456,8 @@ class Runtime:
         Raises :class:`Restart` when what it has read is no longer the newest, :class:`TransactionTimeout` or
         :class:`Cancelled` when others hold it for too long.
         """
+        if attempt.shared is not None:
+            raise TransactionError("a transaction that uses shared data cannot be irrevocable")
         attempt.token = True
         attempt.plain = False
         here.context().escalations += 1
@@ -485,6 +489,10 @@ class Runtime:
         except BaseException:
             attempt.reads.pop(location, None)
             raise
+
+    def give_back(self, attempt: Attempt) -> None:
+        """Release the token before the end; the attempt can conflict again from now on."""
+        self._release(attempt)
 
     def _release(self, attempt: Attempt) -> None:
         if self._holder is attempt:

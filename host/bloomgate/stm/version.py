@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import itertools
 import threading
-from typing import Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
+
+if TYPE_CHECKING:
+    from bloomgate.stm.attempt import Attempt
 
 __all__ = [
     "Location",
@@ -72,6 +75,9 @@ class Location:
 
     __slots__ = ("__weakref__", "_head", "_key", "_name", "_recent")
 
+    #: Whether it lies in memory that other processes use: then it has no versions here.
+    _shared = False
+
     def __init__(self, initial: Any, name: Optional[str] = None) -> None:
         version = new_version(initial)
         version.timestamp = 0
@@ -87,6 +93,14 @@ class Location:
     def _label(self) -> str:
         """The name in reports."""
         return self._name or f"{type(self).__name__} #{self._key}"
+
+    def _at_snapshot(self, attempt: Attempt) -> Any:
+        """The value at the snapshot of an attempt, where ``_shared``."""
+        raise NotImplementedError
+
+    def _changed_since(self, attempt: Attempt) -> bool:
+        """Whether a commit after the snapshot of an attempt has written it, where ``_shared``."""
+        raise NotImplementedError
 
 
 def install(changes: dict[Location, Version], timestamp: int, horizon: Callable[[], int]) -> None:

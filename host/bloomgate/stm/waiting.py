@@ -63,6 +63,15 @@ class Parking:
                         del sleepers[location]
 
 
+def _wait(attempt: Attempt, parking: Parking, woken: threading.Event, deadline: Optional[float]) -> None:
+    if attempt.shared is not None:
+        timestamp = attempt.shared.wait(attempt, woken, deadline)
+        if timestamp is not None:
+            parking.wake(timestamp)
+    else:
+        woken.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+
+
 class Waiting:
     """Who waits for which location."""
 
@@ -81,11 +90,11 @@ class Waiting:
         try:
             parking.enter()
             if allowance is None:
-                woken.wait()
+                _wait(attempt, parking, woken, None)
             else:
                 deadline = allowance.deadline()
                 with allowance.waking(woken.set):
-                    woken.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                    _wait(attempt, parking, woken, deadline)
                     allowance.check()
             return parking.timestamp
         finally:
