@@ -27,8 +27,7 @@ class Publication:
         """``origin``: the device's newest timestamp at the start. ``last_timestamp``: reads its newest one now."""
         self._parameters = parameters
         self._max_count = parameters.max_count
-        #: The newest timestamp such that every commit up to it has been written back.
-        self.published = origin
+        self._published = origin
         self._last_timestamp = last_timestamp
         #: A timestamp that is known to have been assigned, so that not every `publish` has to ask the device.
         self._assigned = origin
@@ -46,17 +45,22 @@ class Publication:
         #: Called with an unpublished timestamp that made no progress; true means: it is written back now.
         self.helper: Optional[Callable[[int], bool]] = None
 
+    @property
+    def published(self) -> int:
+        """The newest timestamp such that every commit up to it has been written back."""
+        return self._published
+
     def publish(self, timestamp: Optional[int]) -> None:
         """Mark ``timestamp`` as written back; None and a published timestamp do nothing.
 
         Raises :class:`PublicationError` for a timestamp that was never assigned.
         """
-        if timestamp is None or timestamp <= self.published:
+        if timestamp is None or timestamp <= self._published:
             return
         if timestamp > self._assigned:
             self._require_assigned(timestamp)
         self._written_back.add(timestamp)
-        if timestamp <= self.published:
+        if timestamp <= self._published:
             # A helper was faster, and nobody will take it out.
             self._written_back.discard(timestamp)
         self._advance()
@@ -71,7 +75,7 @@ class Publication:
 
         Raises TimeoutError after ``timeout`` seconds, :class:`PublicationError` for a timestamp never assigned.
         """
-        if timestamp is None or timestamp <= self.published:
+        if timestamp is None or timestamp <= self._published:
             return
         self._require_assigned(timestamp)
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -82,7 +86,7 @@ class Publication:
                 # First registered, then looked; who moves does it the other way round.
                 self._waiting += 1
                 try:
-                    seen = self.published
+                    seen = self._published
                     if seen >= timestamp:
                         return
                     patience = HELP_AFTER if self.helper is not None else None
@@ -97,7 +101,7 @@ class Publication:
                     self._advanced.wait(patience)
                 finally:
                     self._waiting -= 1
-                stuck = self.published if self.published == seen else None
+                stuck = self._published if self._published == seen else None
             helper = self.helper
             # Outside the lock: writing back may take long, and ends in publish().
             if stuck is not None and stuck < timestamp and helper is not None and helper(stuck + 1):
@@ -126,10 +130,10 @@ class Publication:
         while not self._moving._is_owned() and self._moving.acquire(False):  # type: ignore[attr-defined]
             moved = False
             try:
-                here = self.published
+                here = self._published
                 following = self._following(here)
                 while following is not None:
-                    self.published = following
+                    self._published = following
                     # In this order: see publish().
                     self._written_back.discard(following)
                     self._epoch_ends.pop(here, None)
@@ -141,7 +145,7 @@ class Publication:
             if moved and self._waiting:
                 with self._lock:
                     self._advanced.notify_all()
-            if self._following(self.published) is None:
+            if self._following(self._published) is None:
                 return
 
     def _following(self, here: int) -> Optional[int]:
