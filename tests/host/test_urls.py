@@ -1,5 +1,6 @@
 """open_device: what a URL can say, and the message for each that says something else."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -9,8 +10,8 @@ import pytest
 from bloomgate import DeviceURLError, Parameters, open_device
 from bloomgate.urls import ENVIRONMENT, schemes
 
-NAMES = "K, D, timestamp_bits, key_bits, slots, aperture_depth, hash_seed, initial_epoch"
-SCHEMES = "model:, soft:, sim:, uio:, serial:"
+NAMES = ", ".join([*(field.name for field in dataclasses.fields(Parameters)), "initial_epoch"])
+SCHEMES = "model:, soft:, sim:, shm:, uio:, serial:"
 
 
 def test_every_parameter() -> None:
