@@ -53,7 +53,7 @@ static uint64_t bg_unpublished_of(bg_sharing *sharing, uint32_t slot) {
         bg_completion *completion =
             (bg_completion *)(sharing->completions + slot * sharing->window_bytes + place * BG_ENTRY_BYTES);
         uint64_t timestamp =
-            (load(completion->beats[1]) << sharing->timestamp_bits) + (load(completion->beats[2]) & UINT32_MAX);
+            ((load(completion->beats[1]) & UINT32_MAX) << sharing->timestamp_bits) + (load(completion->beats[2]) & UINT32_MAX);
         if ((load(completion->beats[0]) & BG_VERDICT_TIMESTAMPED) && timestamp > published && timestamp > newest)
             newest = timestamp;
     }
