@@ -2,7 +2,11 @@
 
 import asyncio
 import contextvars
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 from bloomgate import aio, stm
@@ -390,3 +394,49 @@ def test_waiting_survives_a_change_of_the_device(soft) -> None:
 
     together(wait, change)
     assert woken[-1] == 5
+
+
+OTHER = """
+import sys, bloomgate
+bloomgate.use_device(sys.argv[1])
+array = bloomgate.SharedArray("array", 2)
+sys.stdin.read()
+array[0] = 7
+"""
+
+
+def test_waiting_for_another_process_needs_no_thread(soft) -> None:
+    name = f"test-coroutines-{os.getpid()}"
+    stm.use_device(f"shm:{name}")
+    array = stm.SharedArray("array", 2)
+    other = subprocess.Popen(
+        [sys.executable, "-c", OTHER, f"shm:{name}"],
+        stdin=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(stm.__file__).parents[2])},
+    )
+
+    @atomic
+    async def wait() -> float:
+        check(array[0])
+        return array[0]
+
+    @atomic(timeout=0.03)
+    async def impatient() -> None:
+        check(array[1])
+
+    async def main() -> list[float]:
+        waiting = [asyncio.create_task(wait()) for _ in range(5)]
+        with pytest.raises(stm.TransactionTimeout):
+            await impatient()
+        other.stdin.close()
+        return await asyncio.gather(*waiting)
+
+    try:
+        # More transactions than threads.
+        assert aio.run(asyncio.wait_for(main(), LIMIT), workers=1) == [7] * 5
+        assert other.wait(LIMIT) == 0
+    finally:
+        other.kill()
+        other.wait()
+        stm.use_device(None)
+        Path(f"/dev/shm/bloomgate-{name}").unlink(missing_ok=True)

@@ -20,6 +20,8 @@ from bloomgate.stm.waiting import Parking
 __all__ = ["Job", "Workers"]
 
 _QUEUED, _RUNNING, _PARKED, _ENDED = range(4)
+#: Seconds after which a transaction that waits for other processes looks again: they wake nobody here.
+_SLICE = 0.02
 
 
 class Job:
@@ -73,8 +75,8 @@ class Workers:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._queue: deque[Job] = deque()
-        #: (time.monotonic() in seconds, number, job): the parked jobs that do not wait for ever, and others.
-        self._deadlines: list[tuple[float, int, Job, Parking]] = []
+        #: (time.monotonic() in seconds, number, whether it gives up then, ...): of parked jobs, and of others.
+        self._deadlines: list[tuple[float, int, bool, Job, Parking]] = []
         self._threads: set[threading.Thread] = set()
         self._idle = 0
         self._closed = False
@@ -137,7 +139,7 @@ class Workers:
     def _expire(self) -> Optional[float]:
         """Put the jobs whose time is over into the queue; seconds until the next one's is."""
         while self._deadlines:
-            deadline, _, job, parking = self._deadlines[0]
+            deadline, _, final, job, parking = self._deadlines[0]
             left = deadline - time.monotonic()
             if job._parking is not parking:
                 heapq.heappop(self._deadlines)
@@ -145,8 +147,9 @@ class Workers:
                 return left
             else:
                 heapq.heappop(self._deadlines)
-                job._expired = True
-                self._enqueue(job)
+                if job._state == _PARKED:
+                    job._expired = final
+                    self._enqueue(job)
         return None
 
     def _execute(self, job: Job) -> None:
@@ -180,10 +183,15 @@ class Workers:
             job._state = _PARKED
             job._forget = job._allowance.watch(lambda: self._wake(job, parking))
             if parked.deadline is not None:
-                heapq.heappush(self._deadlines, (parked.deadline, next(self._numbers), job, parking))
+                self._wake_at(parked.deadline, True, job, parking)
+            if parked.attempt.shared is not None:
+                self._wake_at(time.monotonic() + _SLICE, False, job, parking)
             if job._cancelled or job._allowance.cancelled:
                 self._enqueue(job)
         parking.enter()
+
+    def _wake_at(self, when: float, final: bool, job: Job, parking: Parking) -> None:
+        heapq.heappush(self._deadlines, (when, next(self._numbers), final, job, parking))
 
     def _wake(self, job: Job, parking: Parking) -> None:
         with self._lock:
