@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections import deque
 from typing import Any, Callable, Optional
 
@@ -29,14 +30,19 @@ class TransactionQueue:
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
         self._threads = 1 if ordered else threads or os.cpu_count() or 1
+        self._items: deque[_Item] = deque()
+        self._executed = 0
+        self._rest()
+        _all.add(self)
+
+    def _rest(self) -> None:
+        """Nobody runs it."""
         # As in token.py: "with" needs a lock whose __enter__ is not Python.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._items: deque[_Item] = deque()
         self._busy = 0
         self._running = False
         self._error: Optional[BaseException] = None
-        self._executed = 0
 
     def add(self, function: Callable[..., Any], *args: Any) -> None:
         """Put a call in. Within a transaction it goes in when that commits, and not at all if it does not."""
@@ -128,3 +134,15 @@ class TransactionQueue:
             if self._error is None:
                 self._error = error
             self._changed.notify_all()
+
+
+_all: weakref.WeakSet[TransactionQueue] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In the child no thread runs a queue. What was in it still is, as in every other container."""
+    for queue in list(_all):
+        queue._rest()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -75,6 +75,8 @@ class Runtime:
         #: The newest timestamp of the devices before this one.
         self._inherited = 0
         self._owned = False
+        #: What to open; None: the default.
+        self._url: Optional[str] = None
         #: Who records conflicts, while somebody does.
         self.profile: Optional[Profile] = None
         self._begin_state()
@@ -118,6 +120,7 @@ class Runtime:
                 self._inherited = max(self._inherited, before.published)
                 before.set_helper(None)
             self._device = None
+            self._url = device if isinstance(device, str) else None
             waiting = self.waiting
             self._begin_state()
             if before is not None and owned:
@@ -131,7 +134,7 @@ class Runtime:
         with self._opening:
             if self._device is not None:
                 return self._device
-            device = wanted if isinstance(wanted, Device) else open_device(wanted)
+            device = wanted if isinstance(wanted, Device) else open_device(wanted or self._url)
             self._owned = not isinstance(wanted, Device)
             if self._inherited and self._inherited >= device.published:
                 # The versions in memory have timestamps of another device: continue in an epoch after all of them.
@@ -525,6 +528,7 @@ class Runtime:
         self._inherited = newest
         self._device = None
         self._begin_state()
+        self.profile = None
         context.forget_other_threads()
 
 
@@ -538,7 +542,8 @@ def use_device(device: Union[Device, str, None]) -> None:
     """Let another device decide the transactions of this process from now on: a device, or the URL of one.
 
     None means the default, from ``BLOOMGATE_DEVICE`` or else ``soft:``, opened at the first transaction. A device given
-    to the STM belongs to it: nobody else may commit on it. Raises :class:`~bloomgate.stm.TransactionError` while a
+    to the STM belongs to it: nobody else may commit on it. A forked child opens the same URL when it needs a device, or
+    the default one if its parent was given an open device. Raises :class:`~bloomgate.stm.TransactionError` while a
     transaction is running.
     """
     runtime.use(device)
