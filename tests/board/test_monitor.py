@@ -206,15 +206,15 @@ def test_every_access_is_watched(board: MonitorBoard, terminal: Terminal) -> Non
 def test_an_access_without_an_answer(board: MonitorBoard, terminal: Terminal) -> None:
     board.zynq.answering = False
     terminal.type(f"peek {BASE:#x}\r")
-    # Its banner wants to identify the core, so that it does not answer a second time.
-    terminal.wait_for("bloomgate monitor")
+    # Its banner wants to identify the core, and stalls in turn, until there is no fabric any more.
     said = terminal.wait_for("fabric: ready")
     assert "last reset by: the system watchdog, during an access to the fabric that had no answer" in said
-    board.zynq.answering = True
-    terminal.wait_for_prompt()
+    board.zynq.bus = None
+    said = terminal.wait_for_prompt()
+    assert said.endswith("fabric: not configured; load a bitstream\n")
     assert board.zynq.bites >= 1
     # Reported once.
-    assert "an access to the fabric" not in terminal.say("id")
+    assert "watchdog" not in terminal.say("id")
 
 
 def test_the_bite_command(bus: SimulatedBus) -> None:
@@ -253,12 +253,13 @@ def test_an_exception_that_nobody_expected(
 ) -> None:
     place = program("uboot").symbols["__bss_end"]  # the far end of the stack
 
-    def crash(debugger: Debugger) -> None:
+    def crash(debugger: Debugger) -> bool:
         debugger.order(
             Debugger.write_word(place, instruction),
             Debugger.set_register(0, address),
             Debugger.set_register(15, place),
         )
+        return True
 
     for _ in range(2):
         board.zynq.interruption = crash
@@ -269,6 +270,23 @@ def test_an_exception_that_nobody_expected(
         assert re.match(rf"\nrestarted after: {kind}, pc 0x{pc:08X}, status 0x[0-9A-F]+, address 0x[0-9A-F]+\n", said)
         assert not board.zynq.watchdog.enabled
         assert terminal.say(f"peek {BASE:#x}") == f"0x{BASE:08X}: 0x{IDENTIFICATION:08X}\n"
+
+
+def test_an_exception_in_the_middle_of_an_access(board: MonitorBoard, terminal: Terminal) -> None:
+    """The watchdog is put to sleep, and the fabric is not left open."""
+    place = program("uboot").symbols["__bss_end"]
+
+    def crash(debugger: Debugger) -> bool:
+        if board.zynq.watchdog.enabled:
+            debugger.order(Debugger.write_word(place, 0xE7F0_00F0), Debugger.set_register(15, place))
+        return board.zynq.watchdog.enabled
+
+    before = board.zynq.accesses
+    board.zynq.interruption = crash
+    terminal.type(f"peek {BASE:#x}\r")
+    terminal.wait_for("restarted after: undefined instruction")
+    terminal.wait_for_prompt()
+    assert (board.zynq.watchdog.enabled, board.zynq.accesses) == (False, before)
 
 
 # -- the self-test -------------------------------------------------------------------------

@@ -143,6 +143,10 @@ def some_frame(source: random.Random) -> Frame:
     )
 
 
+#: Zeros, too much, and the longest runs of COBS to the end of the buffer and beyond it.
+ODDITIES = (b"\0", b"\0\0\0", b"\xff" * 3000, b"\0" + b"\xff" * 3000, b"\0" + b"\xff" * FRAME_BYTES + b"\0")
+
+
 def test_the_monitor_understands_and_says_the_same(echo: Path, seed: int) -> None:
     """Every whole frame comes back as Python writes it, and nothing else does."""
     source = random.Random(seed)
@@ -163,7 +167,7 @@ def test_the_monitor_understands_and_says_the_same(echo: Path, seed: int) -> Non
         elif kind < 0.9:
             sent = bytearray(b"peek 0x43C00000\r\n")
         else:
-            sent = bytearray(source.choice((b"\0", b"\0\0\0", b"\xff" * 3000, b"\0" + b"\xff" * 3000)))
+            sent = bytearray(source.choice(ODDITIES))
         stream += sent
     answer = subprocess.run([echo], input=stream, capture_output=True, timeout=60, check=False)
     assert answer.returncode == 0, answer.stderr.decode()

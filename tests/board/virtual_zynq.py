@@ -219,8 +219,9 @@ class VirtualZynq:
         self.accesses = 0
         #: Times the watchdog has reset the system.
         self.bites = 0
-        #: Called once, with the processor stopped at its next access to anything that is modelled here.
-        self.interruption: Callable[[Debugger], None] | None = None
+        #: Called with the processor stopped before each access to anything that is modelled here, until it returns
+        #: True: then it has sent the processor elsewhere.
+        self.interruption: Callable[[Debugger], bool] | None = None
         #: What went wrong on the processor's side.
         self.failure: BaseException | None = None
         self.console = folder / "console"
@@ -302,9 +303,8 @@ class VirtualZynq:
                 stop = self._debugger.receive()
                 if "watch:" not in stop:
                     raise VirtualZynqError(f"the processor stopped with {stop!r}")
-                if self.interruption is not None:
-                    interruption, self.interruption = self.interruption, None
-                    interruption(self._debugger)
+                if self.interruption is not None and self.interruption(self._debugger):
+                    self.interruption = None
                 else:
                     self._access()
         except (EOFError, ConnectionError):
