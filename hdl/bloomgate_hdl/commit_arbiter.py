@@ -8,6 +8,8 @@ from bloomgate.parameters import EPOCH_BITS, LANES, Parameters
 from bloomgate_hdl.decision import Decision
 from bloomgate_hdl.error_log import error_layout
 from bloomgate_hdl.key_reader import KeyReader, Pass
+from bloomgate_hdl.queue_port import queued_request_layout
+from bloomgate_hdl.request_buffers import findings_layout
 from bloomgate_hdl.request_scheduler import RequestScheduler
 from bloomgate_hdl.slot_port import request_layout, verdict_layout
 from bloomgate_hdl.timestamp_counter import TimestampCounter
@@ -24,6 +26,14 @@ class CommitArbiter(wiring.Component):
     writes or commutes. The next request's VALIDATE follows the INSERT into the same pipeline, so it sees all of it.
     A key that cannot be inserted, because its buffer lost it, raises the floor to the timestamp instead.
 
+    Requests come from the slot pages and, already fetched, from the queue pairs; from both in turns while both have
+    one. A queued request goes through the same passes, except that its read set is validated in chunks. If it has more
+    than one, other requests are decided between them. If one of those was assigned a timestamp, or the floor was raised
+    or a fault injected, the read set is validated again, now without any other request in between (*exclusively*): so
+    validation and assignment are one atomic step again. Validation ends with a chunk after which the request is certain
+    to be aborted. Afterwards, no other long request begins before each slot page that had one pending has been served.
+    The commit of a request with more keys to insert than its buffer holds raises the floor to its own timestamp.
+
     Between two requests, with priority over them, the arbiter maintains the recency filter: it ends the epoch after
     the last count was assigned or on a reset, and injects faults.
 
@@ -31,7 +41,7 @@ class CommitArbiter(wiring.Component):
     slot at once (see KeyReader).
 
     Latency: at most 16 clock cycles from pending to verdict for 8 keys, 10 + 1/2 per key for more. Between the last
-    key validated and the first one inserted, or the next request's first, 4 clock cycles pass.
+    key validated and the first one inserted, or the next request's first, 4 clock cycles pass, 5 in a queued request.
     Reset state: idle; the recency filter is being scrubbed.
     """
 
@@ -48,12 +58,33 @@ class CommitArbiter(wiring.Component):
                 "decided": Out(1),
                 "decided_slot": Out(p.slot_bits),
                 "verdict": Out(verdict_layout(p)),
+                #: The request was a queued one.
+                "decided_queued": Out(1),
                 #: Keys, see KeyLog.
                 "read": Out(1),
                 "read_slot": Out(p.slot_bits),
                 "read_word": Out(range(p.aperture_depth // LANES)),
                 "keys": In(data.ArrayLayout(p.key_bits, LANES)),
                 "bad": In(LANES),
+                #: Queued requests, see RequestBuffers for these.
+                "queue_serviceable": In(1),
+                "queue_expected": In(1),
+                "queue_request": In(queued_request_layout(p)),
+                "queue_findings": In(findings_layout(p)),
+                "queue_second": Out(1),
+                "queue_start": Out(1),
+                "queue_pass": Out(Pass),
+                "queue_ending": In(1),
+                "queue_keys": In(beat_layout(p)),
+                "queue_next_chunk": Out(1),
+                "queue_rotate": Out(1),
+                "queue_again": Out(1),
+                "queue_decided": Out(1),
+                "queue_release": Out(1),
+                #: A completion can be taken in the next clock cycle and after it, until one is.
+                "completable": In(1),
+                #: Strobe: an exclusive validation has ended.
+                "exclusive_ends": Out(1),
                 #: To and from the ValidationPipeline.
                 "beat": Out(beat_layout(p)),
                 "ready": In(1),
@@ -87,8 +118,10 @@ class CommitArbiter(wiring.Component):
                 "exhausted": Out(1),
                 #: A request is in service.
                 "busy": Out(1),
-                #: For the statistics: keys inserted for the verdict, words of bad parity, an epoch ended.
-                "keys_inserted": Out(range(p.aperture_depth + 1)),
+                #: For the statistics: keys inserted for the verdict, a floor raised instead, words of bad parity, an
+                #: epoch ended.
+                "keys_inserted": Out(range(max(p.aperture_depth, p.buffer_depth) + 1)),
+                "floor_raised": Out(1),
                 "parity_errors": Out(range(LANES * (p.K + 1) + 1)),
                 "epoch_stepped": Out(1),
                 #: Error found in deciding a request.
@@ -106,6 +139,8 @@ class CommitArbiter(wiring.Component):
 
         slot = Signal(p.slot_bits)
         request = Signal(request_layout(p))
+        queued = Signal()  # `request` came from a queue pair, where it is `queue`
+        queue = Signal(queued_request_layout(p))
         reset = Signal()
         reset_due = Signal()
         reset_in_progress = Signal()
@@ -125,7 +160,8 @@ class CommitArbiter(wiring.Component):
             self.read_word.eq(key_reader.read_word),
             key_reader.keys.eq(self.keys),
             key_reader.bad.eq(self.bad),
-            self.beat.eq(key_reader.beat),
+            # The one that has no pass offers zeros.
+            self.beat.eq(key_reader.beat.as_value() | self.queue_keys.as_value()),
             key_reader.ready.eq(self.ready),
             decision.request.eq(request),
             decision.outcome.eq(self.outcome),
@@ -148,11 +184,24 @@ class CommitArbiter(wiring.Component):
             maintenance_due.eq(rollover_due | fault_due | (reset_due & ~self.reset_owed)),
         ]
 
+        with m.If(queued):
+            m.d.comb += [
+                decision.request.reset.eq(request.reset | self.queue_findings.reset),
+                decision.request.bad_request.eq(self.queue_findings.bad_request),
+                decision.request.bus_error.eq(self.queue_findings.bus_error),
+                decision.fault.eq(self.queue_findings.fault),
+                decision.check.eq(self.queue_findings.check),
+            ]
+
         # What is not decided when a reset arrives, is decided by it.
         with m.If(reset):
             m.d.sync += [reset_due.eq(1), reset_in_progress.eq(1), request.reset.eq(1)]
         with m.If(self.inject_fault):
             m.d.sync += fault_due.eq(1)
+
+        # More keys than are inserted one by one: the floor takes their timestamp when it has been assigned.
+        too_many = Signal()
+        m.d.sync += too_many.eq(self.floor_raised)
 
         # A key lost between its check and its insertion.
         lost = Signal()
@@ -161,7 +210,7 @@ class CommitArbiter(wiring.Component):
                 self.ready
                 & sum((lane.operation == KeyOperation.INSERT) & lane.key_bad for lane in self.beat.lanes).any()
             ),
-            counter.raise_floor.eq(self.raise_floor | lost),
+            counter.raise_floor.eq(self.raise_floor | lost | too_many),
         ]
 
         # The verdict on `request`, in the clock cycle of `decides`; it leaves through registers.
@@ -169,6 +218,7 @@ class CommitArbiter(wiring.Component):
         verdict = Signal(verdict_layout(p))
         m.d.sync += [
             self.decided.eq(decides),
+            self.decided_queued.eq(queued),
             self.decided_slot.eq(slot),
             self.verdict.eq(verdict),
         ]
@@ -177,7 +227,7 @@ class CommitArbiter(wiring.Component):
         next_count = Signal(p.timestamp_bits)
         last_of_epoch = Signal()
         m.d.comb += [
-            has_writes.eq(request.write_count != 0),
+            has_writes.eq(Mux(queued, queue.writes, request.write_count != 0)),
             timestamped.eq(decision.commit & has_writes),
             next_count.eq(counter.count + 1),
             last_of_epoch.eq(next_count == p.max_count),
@@ -195,7 +245,8 @@ class CommitArbiter(wiring.Component):
         with m.If(decides):
             m.d.comb += [
                 counter.assign.eq(timestamped),
-                self.keys_inserted.eq(Mux(timestamped, request.write_count, 0)),
+                self.keys_inserted.eq(Mux(timestamped, Mux(queued, queue.insert_count, request.write_count), 0)),
+                self.floor_raised.eq(timestamped & queued & queue.raises_floor),
                 self.error.valid.eq(decision.error_code != 0),
                 self.error.code.eq(decision.error_code),
                 self.error.slot.eq(slot),
@@ -207,16 +258,65 @@ class CommitArbiter(wiring.Component):
                 m.d.comb += self.epoch_stepped.eq(~counter.epoch.all())
 
         begin = Signal()
-        m.d.comb += [decision.start.eq(begin), scheduler.next.eq(begin)]
+        begin_queued = Signal()
+        m.d.comb += [decision.start.eq(begin | begin_queued), scheduler.next.eq(begin)]
         with m.If(begin):
             m.d.sync += [
+                queued.eq(0),
                 slot.eq(scheduler.next_slot),
                 request.eq(scheduler.next_request),
                 request.reset.eq(scheduler.next_request.reset | reset),
                 repairing.eq(0),
             ]
+        with m.If(begin_queued):
+            header = self.queue_request.header
+            m.d.sync += [
+                queued.eq(1),
+                queue.eq(self.queue_request),
+                slot.eq(header.slot),
+                request.eq(0),
+                request.request.eq(header.request),
+                request.snapshot_epoch.eq(header.snapshot_epoch),
+                request.snapshot_count.eq(header.snapshot_count),
+                request.reset.eq(reset),
+                repairing.eq(0),
+            ]
 
-        def start(which):
+        # Long requests: whether what was validated so far may have become wrong, and whether it is validated again.
+        disturbed = Signal()
+        again = Signal()
+        exclusive = Signal()
+        with m.If(begin_queued & self.queue_request.first):
+            m.d.sync += [disturbed.eq(0), exclusive.eq(again)]
+        with m.Elif(counter.assign | counter.raise_floor | counter.step | self.inject):
+            m.d.sync += disturbed.eq(1)
+        with m.If(self.queue_again):
+            m.d.sync += again.eq(1)
+        with m.If(self.queue_decided & queue.long):
+            m.d.sync += [again.eq(0), exclusive.eq(0)]
+        pages_owed = Signal(p.slots)  # slot pages that are served before another long request begins
+        m.d.comb += self.exclusive_ends.eq(self.queue_decided & exclusive)
+        m.d.sync += pages_owed.eq(Mux(self.exclusive_ends, self.pending, pages_owed & self.pending))
+
+        # Who is next. While another waits, keys must be there before a queued request begins.
+        queue_turn = Signal()  # the slot pages were served last
+        queue_can = Signal()
+        picks_queue = Signal()
+        m.d.comb += [
+            queue_can.eq(
+                (self.queue_serviceable | (self.queue_expected & (~scheduler.valid | exclusive)))
+                & ~(self.queue_request.long & self.queue_request.first & ~again & pages_owed.any())
+            ),
+            picks_queue.eq(queue_can & (queue_turn | ~scheduler.valid | exclusive)),
+        ]
+        with m.If(begin):
+            m.d.sync += queue_turn.eq(1)
+        with m.If(begin_queued):
+            m.d.sync += queue_turn.eq(0)
+
+        def start(which, *, queue=False):
+            if queue:
+                return [self.queue_start.eq(1), self.queue_pass.eq(which)]
             return [key_reader.start.eq(1), key_reader.start_pass.eq(which)]
 
         # A pass that begins with a request is over keys that `request` describes one clock cycle later.
@@ -230,35 +330,66 @@ class CommitArbiter(wiring.Component):
 
             def go_on():
                 """Begin the next request, or maintenance, or wait for either."""
-                with m.If(maintenance_due):
+                with m.If(maintenance_due & ~exclusive):
                     m.d.comb += start(Pass.DRAIN)
                     m.next = "MAINTAIN"
-                with m.Elif(scheduler.valid):
+                with m.Elif(picks_queue):
+                    m.d.comb += [begin_queued.eq(1), *start(Pass.VALIDATE, queue=True)]
+                    m.next = "VALIDATE"
+                with m.Elif(scheduler.valid & ~exclusive):
                     m.d.comb += [begin.eq(1), *start(Pass.VALIDATE)]
                     m.next = "VALIDATE"
                 with m.Else():
                     m.next = "IDLE"
 
+            def decide():
+                """Give the verdict, and go on with what follows from it."""
+                m.d.comb += [decides.eq(1), self.queue_decided.eq(queued)]
+                with m.If(timestamped & ~self.floor_raised):
+                    with m.If(queued):
+                        m.d.comb += start(Pass.INSERT, queue=True)
+                    with m.Else():
+                        m.d.comb += start(Pass.INSERT)
+                    m.next = "INSERT"
+                with m.Else():
+                    m.d.comb += self.queue_release.eq(queued)
+                    with m.If(exclusive):
+                        m.next = "IDLE"
+                    with m.Else():
+                        go_on()
+
             with m.State("IDLE"):
                 go_on()
 
             with m.State("VALIDATE"):
-                m.d.comb += self.busy.eq(1)
+                m.d.comb += [self.busy.eq(1), self.queue_second.eq(queued)]
                 with m.If(self.outcome.beat.last):
                     with m.If(decision.needs_repair & ~repairing):
-                        m.d.comb += start(Pass.REPAIR)
-                        m.d.sync += repairing.eq(1)
-                    with m.Else():
-                        m.d.comb += decides.eq(1)
-                        with m.If(timestamped):
-                            m.d.comb += start(Pass.INSERT)
-                            m.next = "INSERT"
+                        with m.If(queued):
+                            m.d.comb += start(Pass.REPAIR, queue=True)
                         with m.Else():
-                            go_on()
+                            m.d.comb += start(Pass.REPAIR)
+                        m.d.sync += repairing.eq(1)
+                    with m.Elif(queued & queue.long & decision.commit & ~queue.final):
+                        m.d.comb += [self.queue_next_chunk.eq(1), self.queue_rotate.eq(~exclusive)]
+                        m.next = "IDLE"
+                    with m.Elif(queued & queue.long & decision.commit & disturbed & ~exclusive):
+                        m.d.comb += self.queue_again.eq(1)
+                        m.next = "IDLE"
+                    with m.Elif(queued & ~self.completable):
+                        m.next = "COMPLETE"
+                    with m.Else():
+                        decide()
+
+            with m.State("COMPLETE"):
+                m.d.comb += [self.busy.eq(1), self.queue_second.eq(1)]
+                with m.If(self.completable):
+                    decide()
 
             with m.State("INSERT"):
                 m.d.comb += self.busy.eq(1)
-                with m.If(key_reader.ending):
+                with m.If(Mux(queued, self.queue_ending, key_reader.ending)):
+                    m.d.comb += self.queue_release.eq(queued)
                     go_on()
 
             with m.State("MAINTAIN"):

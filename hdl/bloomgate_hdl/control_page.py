@@ -4,13 +4,16 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import EPOCH_BITS, Parameters
-from bloomgate.registers import CONTROL_PAGE, IDENTIFICATION, VERSION, Access, Fault
+from bloomgate.registers import CONTROL_PAGE, IDENTIFICATION, VERSION, Access, Fault, Register
 
 from bloomgate_hdl.read_mux import ReadMux
 from bloomgate_hdl.register_decode import PAGE_WORD_BITS, selects
 from bloomgate_hdl.register_port import RegisterPortSignature
 
 __all__ = ["ControlPage", "state_layout"]
+
+#: Names of the interrupt causes, from bit 0 on.
+CAUSES = ("ERROR", "EPOCH", "VERDICT", "COMPLETION")
 
 
 def state_layout(parameters: Parameters) -> data.StructLayout:
@@ -33,7 +36,7 @@ def state_layout(parameters: Parameters) -> data.StructLayout:
 
 
 class ControlPage(wiring.Component):
-    """Registers of the control page, except SLOT_RECORDS, which PageDecoder finds in the slot pages.
+    """Registers of the control page, except SLOT_RECORDS and QUEUE_RECORDS, which PageDecoder finds elsewhere.
 
     A write of less than a word is honoured for the bytes it has, but a command needs the whole word; other writes are
     refused. Latency: a command takes effect 1 clock cycle after the write; reads as in register_port. Reset state: no
@@ -52,6 +55,7 @@ class ControlPage(wiring.Component):
                 "error_logged": In(1),
                 "epoch_stepped": In(1),
                 "decided": In(1),
+                "completed": In(1),
                 #: Level high while an enabled cause is pending.
                 "interrupt": Out(1),
                 #: Strobes from COMMAND.
@@ -59,6 +63,9 @@ class ControlPage(wiring.Component):
                 "raise_floor": Out(1),
                 "latch_statistics": Out(1),
                 "initial_epoch": Out(EPOCH_BITS),
+                #: COALESCE, see CompletionInterrupt.
+                "coalesce_count": Out(16),
+                "coalesce_clocks": Out(16),
                 #: Strobes from FAULT_INJECTION, and where the fault goes.
                 "inject_filter_word": Out(1),
                 "inject_next_key": Out(1),
@@ -91,7 +98,11 @@ class ControlPage(wiring.Component):
             part = register(name)[field_name]
             return bus.write_data[part.lsb : part.lsb + part.width]
 
-        writable = [item for item in CONTROL_PAGE if item.access in (Access.RW, Access.WO, Access.W1C)]
+        writable = [
+            item
+            for item in CONTROL_PAGE
+            if isinstance(item, Register) and item.access in (Access.RW, Access.WO, Access.W1C)
+        ]
         honoured = Signal()
         for item in writable:
             with m.If(selects(item, bus.write_address)):
@@ -101,7 +112,7 @@ class ControlPage(wiring.Component):
         interrupt_bits = len(register("INTERRUPT_ENABLE").fields)
         pending = Signal(interrupt_bits)
         enabled = Signal(interrupt_bits)
-        causes = Cat(self.error_logged, self.epoch_stepped, self.decided)
+        causes = Cat(self.error_logged, self.epoch_stepped, self.decided, self.completed)
         acknowledged = Signal(interrupt_bits)
         with m.If(writes_to("INTERRUPT_PENDING")):
             m.d.comb += acknowledged.eq(bus.write_data & byte_mask)
@@ -109,7 +120,12 @@ class ControlPage(wiring.Component):
             pending.eq(pending & ~acknowledged | causes),
             self.interrupt.eq((pending & enabled).any()),
         ]
-        for name, target in (("INTERRUPT_ENABLE", enabled), ("INITIAL_EPOCH", self.initial_epoch)):
+        coalesce = Cat(self.coalesce_count, self.coalesce_clocks)
+        for name, target in (
+            ("INTERRUPT_ENABLE", enabled),
+            ("INITIAL_EPOCH", self.initial_epoch),
+            ("COALESCE", coalesce),
+        ):
             with m.If(writes_to(name)):
                 m.d.sync += target.eq(target & ~byte_mask | bus.write_data & byte_mask)
 
@@ -148,6 +164,11 @@ class ControlPage(wiring.Component):
             },
             "CAPACITY": {"SLOTS": p.slots, "APERTURE_DEPTH": p.aperture_depth},
             "HASH_SEED": p.hash_seed,
+            "QUEUE_CAPACITY": {
+                "LOG2_ENTRIES": (p.queue_entries - 1).bit_length(),
+                "REQUEST_BUFFERS": p.request_buffers,
+                "BUFFER_DEPTH": p.buffer_depth,
+            },
             "STATUS": {
                 "READY": state.ready,
                 "SCRUBBING": state.scrubbing,
@@ -162,12 +183,14 @@ class ControlPage(wiring.Component):
             "FLOOR": state.floor,
             "INITIAL_EPOCH": self.initial_epoch,
             "STATISTICS_SEQUENCE": self.statistics_sequence,
-            "INTERRUPT_PENDING": dict(zip(("ERROR", "EPOCH", "VERDICT"), pending, strict=True)),
-            "INTERRUPT_ENABLE": dict(zip(("ERROR", "EPOCH", "VERDICT"), enabled, strict=True)),
+            "INTERRUPT_PENDING": dict(zip(CAUSES, pending, strict=True)),
+            "INTERRUPT_ENABLE": dict(zip(CAUSES, enabled, strict=True)),
             "ERROR_COUNT": self.error_count,
+            "COALESCE": {"COUNT": self.coalesce_count, "CLOCKS": self.coalesce_clocks},
             "ERROR_LOG": self.error_data,
             "STATISTICS": self.statistics_data,
             "SLOT_RECORDS": 0,
+            "QUEUE_RECORDS": 0,
         }
         m.submodules.read_mux = read_mux = ReadMux(CONTROL_PAGE)
         m.d.comb += [read_mux.word.eq(read_word), read_mux.drive(values)]

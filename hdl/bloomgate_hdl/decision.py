@@ -7,6 +7,8 @@ from bloomgate.parameters import EPOCH_BITS, LANES, Parameters
 from bloomgate.registers import ErrorCode
 from bloomgate.verdict import Reason
 
+from bloomgate_hdl.queue_port import fault_layout
+from bloomgate_hdl.request_buffer import check_layout
 from bloomgate_hdl.slot_port import request_layout
 from bloomgate_hdl.validation_pipeline import KeyOperation, outcome_layout
 
@@ -29,6 +31,9 @@ class Decision(wiring.Component):
                 "start": In(1),
                 "request": In(request_layout(parameters)),
                 "outcome": In(outcome_layout(parameters)),
+                #: Of a queued request: why it cannot be served, and what was found when its keys arrived.
+                "fault": In(fault_layout()),
+                "check": In(check_layout(parameters)),
                 #: The newest timestamp, and whether the last epoch is over.
                 "epoch": In(EPOCH_BITS),
                 "count": In(parameters.timestamp_bits),
@@ -114,6 +119,8 @@ class Decision(wiring.Component):
             m.d.comb += self.reason.eq(Reason.RESET.value)
         with m.Elif(request.bad_request | ahead):
             m.d.comb += self.reason.eq(Reason.BAD_REQUEST.value)
+        with m.Elif(request.bus_error):
+            m.d.comb += self.reason.eq(Reason.BUS_ERROR.value)
         with m.Elif(request.overflow):
             m.d.comb += self.reason.eq(Reason.OVERFLOW.value)
         with m.Elif(request.busy):
@@ -125,10 +132,14 @@ class Decision(wiring.Component):
                 self.reason.eq(Mux(now["failed_by_parity"], Reason.PARITY.value, Reason.CONFLICT.value)),
                 self.conflict_key.eq(now["failed_key"]),
             ]
+        with m.Elif(self.check.bad):
+            m.d.comb += [self.reason.eq(Reason.PARITY.value), self.conflict_key.eq(self.check.key)]
         with m.Else():
             m.d.comb += self.commit.eq(1)
 
-        with m.If(ahead):
+        with m.If(self.fault.code != 0):
+            m.d.comb += [self.error_code.eq(self.fault.code), self.error_detail.eq(self.fault.detail)]
+        with m.Elif(ahead):
             m.d.comb += [
                 self.error_code.eq(ErrorCode.SNAPSHOT_AHEAD.value),
                 self.error_detail.eq(request.snapshot_count),
@@ -143,5 +154,10 @@ class Decision(wiring.Component):
                     )
                 ),
                 self.error_detail.eq(now["doubted_key"]),
+            ]
+        with m.Elif(self.check.bad):
+            m.d.comb += [
+                self.error_code.eq(ErrorCode.KEY_PARITY.value),
+                self.error_detail.eq(self.check.key),
             ]
         return m

@@ -17,8 +17,8 @@ def error_layout(parameters: Parameters) -> data.StructLayout:
 class ErrorLog(wiring.Component):
     """A ring of ERROR_LOG_ENTRIES entries that is never full: the newest overwrites the oldest.
 
-    Takes one event a clock cycle. Of two, the arbiter's is kept, since a client cannot repeat it at will; the other
-    shows in the ``errors`` statistic only. Reset state: count 0.
+    Takes one event a clock cycle. Of several, the arbiter's is kept, since a client cannot repeat it at will, else that
+    of a queue; the others show in the ``errors`` statistic only. Reset state: count 0.
     """
 
     def __init__(self, parameters: Parameters):
@@ -27,7 +27,9 @@ class ErrorLog(wiring.Component):
             {
                 #: Errors found when a request is decided.
                 "decision": In(error_layout(parameters)),
-                #: Errors found in bus accesses.
+                #: Errors found in doorbells, and in writing completions.
+                "queue": In(error_layout(parameters)),
+                #: Errors found in other bus accesses.
                 "access": In(error_layout(parameters)),
                 #: Strobe: an entry is being written.
                 "logged": Out(1),
@@ -48,7 +50,7 @@ class ErrorLog(wiring.Component):
         read = ram.read_port(domain="comb")
         event = Signal(error_layout(self._parameters))
         m.d.comb += [
-            event.eq(Mux(self.decision.valid, self.decision, self.access)),
+            event.eq(Mux(self.decision.valid, self.decision, Mux(self.queue.valid, self.queue, self.access))),
             self.logged.eq(event.valid),
             write.en.eq(event.valid),
             write.addr.eq(self.count),

@@ -4,11 +4,11 @@ from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import EPOCH_BITS, Parameters
-from bloomgate.registers import SLOT_PAGE, ErrorCode
+from bloomgate.registers import ErrorCode
 
 from bloomgate_hdl.error_log import error_layout
 from bloomgate_hdl.read_mux import ReadMux
-from bloomgate_hdl.register_decode import selects
+from bloomgate_hdl.register_decode import APERTURE_PAGE, selects
 from bloomgate_hdl.slot_port import (
     COUNT_WORD_BITS,
     REQUEST_BITS,
@@ -21,7 +21,7 @@ __all__ = ["SlotPages"]
 
 
 class SlotPages(wiring.Component):
-    """State of all slots between the bus and the arbiter.
+    """State of all slots between the bus and the arbiter, but for their queue pairs.
 
     A slot is idle (its request is being filled) or busy (submitted and undecided). Keys go to the key log: the read
     set from position 0 up, write and commute sets from the last position down, so that the sets share the slot's
@@ -120,7 +120,7 @@ class SlotPages(wiring.Component):
         is_busy = busy.bit_select(slot, 1)
 
         def writes_to(name):
-            item = next(item for item in SLOT_PAGE if item.name == name)
+            item = next(item for item in APERTURE_PAGE if item.name == name)
             return bus.write_valid & selects(item, word)
 
         adds_read = Signal()
@@ -306,7 +306,7 @@ class SlotPages(wiring.Component):
             "SNAPSHOT_EPOCH": reader(snapshot_epochs, read_slot),
             "SNAPSHOT_COUNT": reader(snapshot_counts, read_slot),
         }
-        m.submodules.read_mux = read_mux = ReadMux(SLOT_PAGE)
+        m.submodules.read_mux = read_mux = ReadMux(APERTURE_PAGE)
         m.d.comb += [read_mux.word.eq(read_word), read_mux.drive(values)]
         m.d.sync += [bus.read_data.eq(read_mux.data), bus.read_error.eq(read_mux.error)]
         return m

@@ -27,6 +27,7 @@ def request_layout(parameters: Parameters) -> data.StructLayout:
             # Reasons for which the request must not commit, whatever its keys.
             "reset": 1,
             "bad_request": 1,
+            "bus_error": 1,
             "overflow": 1,
             "busy": 1,
         }

@@ -15,9 +15,9 @@ def event_layout(parameters: Parameters) -> data.StructLayout:
     """How often each of the statistics happens in one clock cycle."""
     most = {
         "keys_validated": LANES,
-        "keys_inserted": parameters.aperture_depth,
-        "parity_errors": LANES * (parameters.K + 1),
-        "errors": 2,
+        "keys_inserted": max(parameters.aperture_depth, parameters.buffer_depth),
+        "parity_errors": LANES * (parameters.K + 2),
+        "errors": 4,
     }
     return data.StructLayout({name: range(most.get(name, 1) + 1) for name, _ in STATISTICS})
 

@@ -24,7 +24,7 @@ __all__ = ["BUDGET", "DEVICE", "Resource", "main", "resources_of", "synthesize"]
 DEVICE = {"LUT": 17600, "FF": 35200, "LUTRAM": 6000, "RAMB36": 60, "DSP": 80}
 
 #: The most that the core in its default geometry may take.
-BUDGET = {"LUT": 0.35 * DEVICE["LUT"], "RAMB36": 30}
+BUDGET = {"LUT": 0.6 * DEVICE["LUT"], "RAMB36": 45}
 
 #: LUTs that one LUT RAM or shift register cell occupies (UG474, tables 2-3 and 2-4).
 _LUTRAM_CELLS = {

@@ -16,6 +16,7 @@ from bloomgate_hdl.key_log import KeyLog
 from bloomgate_hdl.memory_master import MemoryMaster
 from bloomgate_hdl.memory_port import ACP, MemoryPort
 from bloomgate_hdl.page_decoder import PageDecoder
+from bloomgate_hdl.queue_engine import QueueEngine
 from bloomgate_hdl.slot_pages import SlotPages
 from bloomgate_hdl.statistics import Statistics
 from bloomgate_hdl.validation_pipeline import KeyOperation, ValidationPipeline
@@ -81,6 +82,7 @@ class Bloomgate(wiring.Component):
         m.submodules.pipeline = pipeline = ValidationPipeline(p)
         m.submodules.statistics = statistics = Statistics(p)
         m.submodules.error_log = error_log = ErrorLog(p)
+        m.submodules.queues = queues = QueueEngine(p)
         m.submodules.memory_master = memory_master = MemoryMaster(
             slot_bits=p.slot_bits, ids=p.request_buffers + 1, port=self._memory_port
         )
@@ -91,12 +93,27 @@ class Bloomgate(wiring.Component):
         connect(m, axi_slave.registers, decoder.bus)
         connect(m, decoder.control, control.bus)
         connect(m, decoder.slots, slot_pages.bus)
+        connect(m, decoder.queues, queues.bus)
+
+        # Queue pairs and memory.
+        connect(m, queues.fetch, memory_master.fetch)
+        connect(m, queues.completion, memory_master.completion)
+        m.d.comb += [
+            queues.beat.eq(memory_master.beat),
+            queues.busy.eq(memory_master.busy),
+            queues.reads_idle.eq(memory_master.reads_idle),
+            queues.written.eq(memory_master.written),
+            queues.writes_idle.eq(memory_master.writes_idle),
+        ]
 
         # Keys into their buffer. An injected fault waits for the next key, which may be there already.
         fault_waits = Signal()
         fault_next_key = Signal()
-        m.d.comb += fault_next_key.eq(fault_waits | control.inject_next_key)
-        with m.If(slot_pages.append):
+        m.d.comb += [
+            fault_next_key.eq(fault_waits | control.inject_next_key),
+            queues.corrupt.eq(fault_next_key & ~slot_pages.append),
+        ]
+        with m.If(slot_pages.append | queues.corrupts):
             m.d.sync += fault_waits.eq(fault_waits & control.inject_next_key)
         with m.Else():
             m.d.sync += fault_waits.eq(fault_next_key)
@@ -114,12 +131,38 @@ class Bloomgate(wiring.Component):
             slot_pages.take.eq(arbiter.take),
             slot_pages.request_slot.eq(arbiter.request_slot),
             arbiter.request.eq(slot_pages.request),
-            slot_pages.decided.eq(arbiter.decided),
+            slot_pages.decided.eq(arbiter.decided & ~arbiter.decided_queued),
             slot_pages.decided_slot.eq(arbiter.decided_slot),
             slot_pages.verdict.eq(arbiter.verdict),
             slot_pages.reset.eq(arbiter.reset_begins),
             slot_pages.resetting.eq(arbiter.resetting),
-            arbiter.reset_owed.eq(slot_pages.reset_owed),
+            arbiter.reset_owed.eq(slot_pages.reset_owed | queues.reset_owed),
+        ]
+
+        # The same for queued requests, with their keys.
+        m.d.comb += [
+            arbiter.queue_serviceable.eq(queues.serviceable),
+            arbiter.queue_expected.eq(queues.expected),
+            arbiter.queue_request.eq(queues.request),
+            arbiter.queue_findings.eq(queues.findings),
+            queues.second.eq(arbiter.queue_second),
+            queues.start.eq(arbiter.queue_start),
+            queues.start_pass.eq(arbiter.queue_pass),
+            arbiter.queue_ending.eq(queues.ending),
+            arbiter.queue_keys.eq(queues.keys),
+            queues.pipeline_ready.eq(pipeline.ready),
+            queues.next_chunk.eq(arbiter.queue_next_chunk),
+            queues.rotate.eq(arbiter.queue_rotate),
+            queues.again.eq(arbiter.queue_again),
+            queues.taken_out.eq(arbiter.queue_decided),
+            queues.release.eq(arbiter.queue_release),
+            queues.exclusive_ends.eq(arbiter.exclusive_ends),
+            arbiter.completable.eq(queues.completable),
+            queues.decided.eq(arbiter.decided & arbiter.decided_queued),
+            queues.decided_slot.eq(arbiter.decided_slot),
+            queues.verdict.eq(arbiter.verdict),
+            queues.reset.eq(arbiter.reset_begins),
+            queues.resetting.eq(arbiter.resetting),
         ]
 
         # Keys from their buffer through the filter.
@@ -160,7 +203,10 @@ class Bloomgate(wiring.Component):
             control.state.floor.eq(arbiter.floor),
             control.error_logged.eq(error_log.logged),
             control.epoch_stepped.eq(arbiter.epoch_stepped),
-            control.decided.eq(arbiter.decided),
+            control.decided.eq(arbiter.decided & ~arbiter.decided_queued),
+            control.completed.eq(queues.completed),
+            queues.coalesce_count.eq(control.coalesce_count),
+            queues.coalesce_clocks.eq(control.coalesce_clocks),
             self.interrupt.eq(control.interrupt),
         ]
 
@@ -169,6 +215,7 @@ class Bloomgate(wiring.Component):
         queries = Cat(lane.operation == KeyOperation.QUERY for lane in pipeline.outcome.beat.lanes)
         m.d.comb += [
             error_log.decision.eq(arbiter.error),
+            error_log.queue.eq(queues.error),
             error_log.access.eq(slot_pages.error),
             error_log.read_word.eq(control.error_word),
             control.error_data.eq(error_log.read_data),
@@ -182,9 +229,10 @@ class Bloomgate(wiring.Component):
             events.commits.eq(arbiter.decided & arbiter.verdict.committed),
             events.keys_validated.eq(sum(queries)),
             events.keys_inserted.eq(arbiter.keys_inserted),
-            events.parity_errors.eq(arbiter.parity_errors),
+            events.parity_errors.eq(arbiter.parity_errors + queues.parity_errors),
+            events.floor_raises.eq(arbiter.floor_raised),
             events.epoch_steps.eq(arbiter.epoch_stepped),
-            events.errors.eq(arbiter.error.valid + slot_pages.error.valid),
+            events.errors.eq(arbiter.error.valid + slot_pages.error.valid + queues.errors),
         ]
         for reason in Reason:
             m.d.comb += events[f"aborts_{reason.name.lower()}"].eq(

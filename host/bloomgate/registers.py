@@ -22,6 +22,8 @@ __all__ = [
     "ERROR_LOG_ENTRIES",
     "IDENTIFICATION",
     "PAGE_BYTES",
+    "QUEUE_RECORD",
+    "QUEUE_RECORD_BYTES",
     "SLOT_PAGE",
     "SLOT_RECORD_BYTES",
     "STATISTICS",
@@ -50,8 +52,9 @@ VERSION = (0, 1, 0)
 
 #: Entries of the error log, a ring.
 ERROR_LOG_ENTRIES = 16
-#: Bytes of one slot's record in the control page.
+#: Bytes of one slot's record in SLOT_RECORDS and in QUEUE_RECORDS.
 SLOT_RECORD_BYTES = 16
+QUEUE_RECORD_BYTES = 32
 
 
 class Access(Enum):
@@ -83,6 +86,16 @@ class ErrorCode(IntEnum):
     FILTER_PARITY = 7
     #: Bad parity in a buffered key. DETAIL: the key as read.
     KEY_PARITY = 8
+    #: A doorbell that is not the owner's, or that no sequence of submissions explains; dropped. DETAIL: the data word.
+    BAD_DOORBELL = 9
+    #: A submission entry that cannot be right. DETAIL: number of its first bad word, 0 to 7.
+    BAD_DESCRIPTOR = 10
+    #: SLVERR or DECERR where a submission entry or a key log was fetched. DETAIL: byte address.
+    FETCH_ERROR = 11
+    #: SLVERR or DECERR where a completion was written. DETAIL: the slot's completions before this one, modulo 2**16.
+    COMPLETION_ERROR = 12
+    #: A window was set while its queue was not disabled; dropped. DETAIL: the data word.
+    WINDOW_IN_USE = 13
 
 
 class Fault(IntEnum):
@@ -254,6 +267,22 @@ CONTROL_PAGE = Page(
     ),
     Register("HASH_SEED", 0x010, Access.RO, "Seed of the H3 matrices."),
     Register(
+        "QUEUE_CAPACITY",
+        0x018,
+        Access.RO,
+        "What queue pairs can use.",
+        (
+            Field("LOG2_ENTRIES", 0, 4, "log2 of the entries of each submission and each completion ring"),
+            Field("REQUEST_BUFFERS", 8, 4, "requests that are fetched and decided at the same time, over all slots"),
+            Field(
+                "BUFFER_DEPTH",
+                16,
+                16,
+                "keys that are inserted one by one and, of a read set, keys that are validated without a pause",
+            ),
+        ),
+    ),
+    Register(
         "STATUS",
         0x014,
         Access.RO,
@@ -303,6 +332,7 @@ CONTROL_PAGE = Page(
             Field("ERROR", 0, 1, "an entry was written to the error log"),
             Field("EPOCH", 1, 1, "the epoch stepped"),
             Field("VERDICT", 2, 1, "a request was decided"),
+            Field("COMPLETION", 3, 1, "completions were written to memory, see COALESCE"),
         ),
     ),
     Register(
@@ -314,6 +344,7 @@ CONTROL_PAGE = Page(
             Field("ERROR", 0, 1, "as in INTERRUPT_PENDING"),
             Field("EPOCH", 1, 1, "as in INTERRUPT_PENDING"),
             Field("VERDICT", 2, 1, "as in INTERRUPT_PENDING"),
+            Field("COMPLETION", 3, 1, "as in INTERRUPT_PENDING"),
         ),
     ),
     Register(
@@ -331,6 +362,16 @@ CONTROL_PAGE = Page(
             Field("KIND", 0, 2, "1: a recency filter word, 2: the next buffered key of any slot"),
             Field("TABLE", 4, 3, "for KIND 1: table"),
             Field("ROW", 8, 16, "for KIND 1: row"),
+        ),
+    ),
+    Register(
+        "COALESCE",
+        0x050,
+        Access.RW,
+        "How many completions share an interrupt: it comes with the one that makes COUNT, or CLOCKS after the first.",
+        (
+            Field("COUNT", 0, 16, "completions written since the cause was last raised; 0 and 1: every one raises it"),
+            Field("CLOCKS", 16, 16, "clock cycles from the first of them, at most this and one more; 0: no such limit"),
         ),
     ),
     Window(
@@ -354,9 +395,68 @@ CONTROL_PAGE = Page(
         Access.RO,
         "For each slot the four words VERDICT, TIMESTAMP_EPOCH, TIMESTAMP_COUNT and CONFLICT_KEY of its page.",
     ),
+    Window(
+        "QUEUE_RECORDS",
+        0xC00,
+        32 * QUEUE_RECORD_BYTES,
+        Access.RW,
+        "For each slot the eight words of a queue record: its window, its state, its last verdict.",
+    ),
+)
+
+_QUEUE_STATUS_FIELDS = (
+    Field("ENABLED", 0, 1, "doorbells are taken and requests are served"),
+    Field("DRAINING", 1, 1, "what was fetched for the owner before is being finished; QUEUE_CONTROL waits for it"),
+    Field("GENERATION", 16, 16, "of the owner"),
+)
+
+#: One record of QUEUE_RECORDS; offsets are bytes within the record.
+QUEUE_RECORD = Page(
+    "QUEUE",
+    Register(
+        "WINDOW_BASE",
+        0x00,
+        Access.RW,
+        "First byte address that the co-processor may touch for the slot, a multiple of 4096: bits 11:0 are ignored,"
+        " and read as 0. Can be changed while the queue is neither ENABLED nor DRAINING.",
+    ),
+    Register(
+        "WINDOW_SIZE",
+        0x04,
+        Access.RW,
+        "Bytes from there on, a multiple of 4096: bits 11:0 are ignored, and read as 0. Can be changed like"
+        " WINDOW_BASE.",
+    ),
+    Register(
+        "QUEUE_CONTROL",
+        0x08,
+        Access.WO,
+        "Disables the queue and lets what was fetched for it come to its end; then all indices are 0, and with ENABLE"
+        " the queue is the new owner's. Entries that were not fetched are forgotten.",
+        (
+            Field("ENABLE", 0, 1, "enable it again"),
+            Field("GENERATION", 16, 16, "of the new owner, not 0"),
+        ),
+    ),
+    Register("QUEUE_STATUS", 0x0C, Access.RO, "State of the queue.", _QUEUE_STATUS_FIELDS),
+    Register(
+        "LAST_VERDICT",
+        0x10,
+        Access.RO,
+        "The verdict on the slot's last queued request, kept until the next one is decided.",
+        _VERDICT_FIELDS,
+    ),
+    Register("LAST_EPOCH", 0x14, Access.RO, "Epoch of its timestamp."),
+    Register("LAST_COUNT", 0x18, Access.RO, "Count of its timestamp."),
+    Register("COMPLETED", 0x1C, Access.RO, "Completions that memory has, modulo 2**16; 0 when the queue is enabled."),
 )
 
 _APERTURE_BYTES = 0x400
+
+_DOORBELL_FIELDS = (
+    Field("INDEX", 0, 16, "a ring index, see queues.md"),
+    Field("GENERATION", 16, 16, "of the slot's owner, else the write is dropped"),
+)
 
 SLOT_PAGE = Page(
     "SLOT",
@@ -389,6 +489,22 @@ SLOT_PAGE = Page(
         (Field("REQUEST", 0, 16, "a number that VERDICT repeats"),),
     ),
     Register("DISCARD", 0x02C, Access.WO, "Any word empties the sets being filled and clears the errors."),
+    Register(
+        "COMPLETION_HEAD",
+        0x030,
+        Access.WO,
+        "Doorbell: completions before INDEX have been read, and their entries may be used again.",
+        _DOORBELL_FIELDS,
+    ),
+    Register(
+        "SUBMISSION_TAIL",
+        0x034,
+        Access.WO,
+        "Doorbell: submissions before INDEX are in the ring. One burst can write COMPLETION_HEAD and this.",
+        _DOORBELL_FIELDS,
+    ),
+    Register("SUBMISSION_HEAD", 0x038, Access.RO, "Submissions taken out of the ring, modulo 2**16."),
+    Register("QUEUE_STATUS", 0x03C, Access.RO, "State of the slot's queue.", _QUEUE_STATUS_FIELDS),
     Window("READ_APERTURE", 0x400, _APERTURE_BYTES, Access.WO, "A word adds a key to the read set."),
     Window("WRITE_APERTURE", 0x800, _APERTURE_BYTES, Access.WO, "A word adds a key to the write set."),
     Window("COMMUTE_APERTURE", 0xC00, _APERTURE_BYTES, Access.WO, "A word adds a key to the commute set."),

@@ -18,9 +18,20 @@ from bloomgate_hdl.control_page import ControlPage
 
 from tests.hdl.simulation import PageBus, drive, simulate
 
-PARAMETERS = Parameters(K=3, D=128, timestamp_bits=20, key_bits=24, slots=5, aperture_depth=64, hash_seed=0xCAFE_F00D)
+PARAMETERS = Parameters(
+    K=3,
+    D=128,
+    timestamp_bits=20,
+    key_bits=24,
+    slots=5,
+    aperture_depth=64,
+    queue_entries=32,
+    request_buffers=3,
+    buffer_depth=128,
+    hash_seed=0xCAFE_F00D,
+)
 STROBES = ("soft_reset", "raise_floor", "latch_statistics", "inject_filter_word", "inject_next_key")
-CAUSES = {"ERROR": "error_logged", "EPOCH": "epoch_stepped", "VERDICT": "decided"}
+CAUSES = {"ERROR": "error_logged", "EPOCH": "epoch_stepped", "VERDICT": "decided", "COMPLETION": "completed"}
 COMMAND = CONTROL_PAGE.register("COMMAND")
 FAULT_INJECTION = CONTROL_PAGE.register("FAULT_INJECTION")
 
@@ -44,6 +55,8 @@ def test_constants():
         assert (version["MAJOR"], version["MINOR"], version["PATCH"]) == VERSION
         assert await bus.fields("GEOMETRY") == {"K": 3, "LOG2_D": 7, "TIMESTAMP_BITS": 20, "KEY_BITS": 24}
         assert await bus.fields("CAPACITY") == {"SLOTS": 5, "APERTURE_DEPTH": 64}
+        queues = {"LOG2_ENTRIES": 5, "REQUEST_BUFFERS": 3, "BUFFER_DEPTH": 128}
+        assert await bus.fields("QUEUE_CAPACITY") == queues
 
     simulate(dut, bench, clocks=100)
 
@@ -116,7 +129,7 @@ def test_holes_are_refused_and_what_is_write_only_reads_as_zero():
         await bus.write(FAULT_INJECTION, 0xFFFF_FFFC)
         for word in range(PAGE_BYTES // 4):
             item = items.get(word)
-            if item is not None and item.name == "SLOT_RECORDS":
+            if item is not None and item.name in ("SLOT_RECORDS", "QUEUE_RECORDS"):
                 continue  # PageDecoder sends these elsewhere
             data, refused = await bus.read_raw(word)
             assert refused == (item is None)
@@ -181,9 +194,9 @@ def test_partial_writes_are_honoured_byte_by_byte_but_a_command_needs_the_whole_
         assert ctx.get(dut.initial_epoch) == 0xAABB_CCDD & mask | 0x1122_3344 & ~mask
         assert await bus.read(initial_epoch) == ctx.get(dut.initial_epoch)
         # Interrupts: all causes pending, then acknowledged through some of the bytes; all are in the first one.
-        drive(ctx, dut, error_logged=1, epoch_stepped=1, decided=1)
+        drive(ctx, dut, **dict.fromkeys(CAUSES.values(), 1))
         await ctx.tick()
-        drive(ctx, dut, error_logged=0, epoch_stepped=0, decided=0)
+        drive(ctx, dut, **dict.fromkeys(CAUSES.values(), 0))
         assert not await bus.write(CONTROL_PAGE.register("INTERRUPT_PENDING"), 0xFFFF_FFFF, strobe=strobe)
         assert not await bus.write(CONTROL_PAGE.register("INTERRUPT_ENABLE"), 0xFFFF_FFFF, strobe=strobe)
         first = strobe & 1
@@ -209,7 +222,7 @@ def test_interrupts_against_a_model(seed):
             causes = {name: int(rng.random() < 0.1) for name in CAUSES}
             drive(ctx, dut, **{CAUSES[name]: bit for name, bit in causes.items()})
             written = sum(fields[name].insert(bit) for name, bit in causes.items())
-            target, data = rng.choice((None, None, "PENDING", "ENABLE")), rng.getrandbits(3)
+            target, data = rng.choice((None, None, "PENDING", "ENABLE")), rng.getrandbits(len(CAUSES))
             acknowledged = 0
             if target is not None:
                 bus.offer_write(registers[target], data)
@@ -234,9 +247,9 @@ def test_reads_have_no_side_effects():
 
     async def bench(ctx):
         bus = PageBus(ctx, dut.bus)
-        drive(ctx, dut, error_logged=1, epoch_stepped=1, decided=1)
-        await bus.write(CONTROL_PAGE.register("INTERRUPT_ENABLE"), 7)
-        drive(ctx, dut, error_logged=0, epoch_stepped=0, decided=0)
+        drive(ctx, dut, **dict.fromkeys(CAUSES.values(), 1))
+        await bus.write(CONTROL_PAGE.register("INTERRUPT_ENABLE"), (1 << len(CAUSES)) - 1)
+        drive(ctx, dut, **dict.fromkeys(CAUSES.values(), 0))
         for _ in range(2):
             for item in CONTROL_PAGE:
                 if isinstance(item, Register):

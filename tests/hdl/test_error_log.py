@@ -9,7 +9,7 @@ from bloomgate_hdl.error_log import ErrorLog
 from tests.hdl.simulation import simulate
 
 
-def test_random_events_from_both_sides(seed):
+def test_random_events_from_all_sides(seed):
     rng = random.Random(seed)
     dut = ErrorLog(Parameters(slots=32, D=16, aperture_depth=4))
 
@@ -21,10 +21,10 @@ def test_random_events_from_both_sides(seed):
         entries = []
         for density in (0, 0.3, 1):
             for _ in range(80):
-                decision, access = (event(int(rng.random() < density)) for _ in range(2))
-                ctx.set(dut.decision, decision)
-                ctx.set(dut.access, access)
-                logged = decision if decision["valid"] else access if access["valid"] else None
+                events = [event(int(rng.random() < density)) for _ in range(3)]
+                for port, what in zip((dut.decision, dut.queue, dut.access), events, strict=True):
+                    ctx.set(port, what)
+                logged = next((what for what in events if what["valid"]), None)
                 assert ctx.get(dut.logged) == (logged is not None)
                 if logged is not None:
                     entries.append(logged)

@@ -6,6 +6,7 @@ import random
 import pytest
 from bloomgate.parameters import Parameters
 from bloomgate.registers import PAGE_BYTES, SLOT_PAGE, Access, ErrorCode, Register
+from bloomgate_hdl.register_decode import APERTURE_PAGE
 from bloomgate_hdl.register_port import READ_LATENCY
 from bloomgate_hdl.slot_pages import SlotPages
 from bloomgate_hdl.slot_port import request_layout, verdict_layout
@@ -13,7 +14,7 @@ from bloomgate_hdl.slot_port import request_layout, verdict_layout
 from tests.hdl.simulation import PageBus, drive, simulate, value_of
 
 PARAMETERS = Parameters(K=1, D=16, timestamp_bits=20, key_bits=24, slots=3, aperture_depth=4)
-ITEMS = {item.word + n: item for item in SLOT_PAGE for n in range(item.size // 4)}
+ITEMS = {item.word + n: item for item in APERTURE_PAGE for n in range(item.size // 4)}
 APERTURES = {name: SLOT_PAGE.window(f"{name}_APERTURE") for name in ("READ", "WRITE", "COMMUTE")}
 SUBMIT, DISCARD = SLOT_PAGE.register("SUBMIT"), SLOT_PAGE.register("DISCARD")
 SNAPSHOT = {name: SLOT_PAGE.register(f"SNAPSHOT_{name}") for name in ("EPOCH", "COUNT")}
@@ -76,6 +77,7 @@ class Model:
             "read_count": state.reads,
             "write_count": state.writes,
             "reset": int(state.reset),
+            "bus_error": 0,
         }
 
     def clock(self, write=None, *, take=None, decided=None, reset=False, resetting=False):
@@ -224,7 +226,7 @@ class Bench:
     async def check_all(self, ctx):
         """Every word of every slot."""
         for slot in range(self.parameters.slots):
-            for item in SLOT_PAGE:
+            for item in APERTURE_PAGE:
                 await self.step(ctx, read=(slot, item.word))
         for _ in range(READ_LATENCY):
             await self.step(ctx)
@@ -252,7 +254,7 @@ def test_reset_state():
         assert ctx.get(bench.dut.pending) == 0
         bus = PageBus(ctx, bench.dut.bus)
         for slot in range(3):
-            for item in SLOT_PAGE:
+            for item in APERTURE_PAGE:
                 if isinstance(item, Register) and item.access is not Access.WO:
                     assert await bus.read(item, slot) == 0
 
@@ -526,7 +528,7 @@ def test_random_accesses_in_every_clock(slots, seed):
                 taken.append(take)
             reset = not resetting and rng.random() < 0.02
             resetting = rng.randint(1, 9) if reset else max(0, resetting - 1)
-            word = rng.choice([item.word for item in SLOT_PAGE if item.access is not Access.WO])
+            word = rng.choice([item.word for item in APERTURE_PAGE if item.access is not Access.WO])
             read = (rng.randrange(slots), word)
             await bench.step(ctx, write, read=read, take=take, decided=decided, reset=reset, resetting=resetting > 0)
         await bench.check_all(ctx)

@@ -10,15 +10,15 @@ from bloomgate_hdl.statistics import Statistics, event_layout
 
 from tests.hdl.simulation import simulate
 
-PARAMETERS = Parameters(K=8, D=16, aperture_depth=16, slots=2)
+PARAMETERS = Parameters(K=8, D=16, aperture_depth=16, slots=2, buffer_depth=64)
 NAMES = [name for name, _ in STATISTICS]
 #: The most that can happen of each in one clock cycle.
 MOST = {
     **dict.fromkeys(NAMES, 1),
     "keys_validated": 2,
-    "keys_inserted": PARAMETERS.aperture_depth,
-    "parity_errors": 2 * (PARAMETERS.K + 1),
-    "errors": 2,
+    "keys_inserted": PARAMETERS.buffer_depth,
+    "parity_errors": 2 * (PARAMETERS.K + 2),
+    "errors": 4,
 }
 
 

@@ -22,8 +22,8 @@ def test_default_geometry(tmp_path):
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     used = {name: resource["used"] for name, resource in report["resources"].items()}
-    assert used["LUT"] <= BUDGET["LUT"] == 6160
-    assert used["RAMB36"] <= BUDGET["RAMB36"] == 30
+    assert used["LUT"] <= BUDGET["LUT"] == 10560
+    assert used["RAMB36"] <= BUDGET["RAMB36"] == 45
 
     # 32 bits of count or key and their 4 parity bits fill the native word, so nothing is wasted.
     parameters = Parameters()

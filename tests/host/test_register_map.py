@@ -7,6 +7,8 @@ from bloomgate.registers import (
     CONTROL_PAGE,
     IDENTIFICATION,
     PAGE_BYTES,
+    QUEUE_RECORD,
+    QUEUE_RECORD_BYTES,
     SLOT_PAGE,
     SLOT_RECORD_BYTES,
     STATISTICS,
@@ -20,7 +22,7 @@ from bloomgate.registers import (
     slot_page_offset,
 )
 
-PAGES = (CONTROL_PAGE, SLOT_PAGE)
+PAGES = (CONTROL_PAGE, SLOT_PAGE, QUEUE_RECORD)
 
 
 def test_identification_and_version_come_first() -> None:
@@ -101,6 +103,8 @@ def test_reasons_fit_their_field_and_have_a_statistic() -> None:
 
 def test_every_slot_has_a_record_and_a_page() -> None:
     assert CONTROL_PAGE.window("SLOT_RECORDS").size == 32 * SLOT_RECORD_BYTES
+    assert CONTROL_PAGE.window("QUEUE_RECORDS").size == 32 * QUEUE_RECORD_BYTES
+    assert max(item.offset + item.size for item in QUEUE_RECORD) == QUEUE_RECORD_BYTES
     for slots in (1, 3, 16, 32):
         parameters = Parameters(slots=slots)
         assert page_count(parameters) == 1 + slots

@@ -44,6 +44,7 @@
 #define BLOOMGATE_ERROR_LOG_ENTRIES                           16u
 #define BLOOMGATE_ERROR_LOG_ENTRY_BYTES                       8u
 #define BLOOMGATE_SLOT_RECORD_BYTES                           16u
+#define BLOOMGATE_QUEUE_RECORD_BYTES                          32u
 
 /* Byte offsets in the control page, then the fields of that register. */
 
@@ -107,6 +108,18 @@
 #define BLOOMGATE_CONTROL_STATUS_FAULT_PENDING_SHIFT          4
 #define BLOOMGATE_CONTROL_STATUS_FAULT_PENDING_MASK           0x00000010u
 
+/* Read-only. What queue pairs can use. */
+#define BLOOMGATE_CONTROL_QUEUE_CAPACITY                      0x018u
+/* 3:0: log2 of the entries of each submission and each completion ring */
+#define BLOOMGATE_CONTROL_QUEUE_CAPACITY_LOG2_ENTRIES_SHIFT   0
+#define BLOOMGATE_CONTROL_QUEUE_CAPACITY_LOG2_ENTRIES_MASK    0x0000000Fu
+/* 11:8: requests that are fetched and decided at the same time, over all slots */
+#define BLOOMGATE_CONTROL_QUEUE_CAPACITY_REQUEST_BUFFERS_SHIFT 8
+#define BLOOMGATE_CONTROL_QUEUE_CAPACITY_REQUEST_BUFFERS_MASK 0x00000F00u
+/* 31:16: keys that are inserted one by one and, of a read set, keys that are validated without a pause */
+#define BLOOMGATE_CONTROL_QUEUE_CAPACITY_BUFFER_DEPTH_SHIFT   16
+#define BLOOMGATE_CONTROL_QUEUE_CAPACITY_BUFFER_DEPTH_MASK    0xFFFF0000u
+
 /* Read-only. The current epoch. */
 #define BLOOMGATE_CONTROL_EPOCH                               0x020u
 
@@ -155,6 +168,9 @@
 /* 2: a request was decided */
 #define BLOOMGATE_CONTROL_INTERRUPT_PENDING_VERDICT_SHIFT     2
 #define BLOOMGATE_CONTROL_INTERRUPT_PENDING_VERDICT_MASK      0x00000004u
+/* 3: completions were written to memory, see COALESCE */
+#define BLOOMGATE_CONTROL_INTERRUPT_PENDING_COMPLETION_SHIFT  3
+#define BLOOMGATE_CONTROL_INTERRUPT_PENDING_COMPLETION_MASK   0x00000008u
 
 /* Read-write. Which causes raise the interrupt line; none after power-up. */
 #define BLOOMGATE_CONTROL_INTERRUPT_ENABLE                    0x044u
@@ -167,6 +183,9 @@
 /* 2: as in INTERRUPT_PENDING */
 #define BLOOMGATE_CONTROL_INTERRUPT_ENABLE_VERDICT_SHIFT      2
 #define BLOOMGATE_CONTROL_INTERRUPT_ENABLE_VERDICT_MASK       0x00000004u
+/* 3: as in INTERRUPT_PENDING */
+#define BLOOMGATE_CONTROL_INTERRUPT_ENABLE_COMPLETION_SHIFT   3
+#define BLOOMGATE_CONTROL_INTERRUPT_ENABLE_COMPLETION_MASK    0x00000008u
 
 /* Read-only. Entries ever written to the error log; the newest is number (ERROR_COUNT - 1) modulo the
  * ring's length.
@@ -185,6 +204,17 @@
 #define BLOOMGATE_CONTROL_FAULT_INJECTION_ROW_SHIFT           8
 #define BLOOMGATE_CONTROL_FAULT_INJECTION_ROW_MASK            0x00FFFF00u
 
+/* Read-write. How many completions share an interrupt: it comes with the one that makes COUNT, or CLOCKS
+ * after the first.
+ */
+#define BLOOMGATE_CONTROL_COALESCE                            0x050u
+/* 15:0: completions written since the cause was last raised; 0 and 1: every one raises it */
+#define BLOOMGATE_CONTROL_COALESCE_COUNT_SHIFT                0
+#define BLOOMGATE_CONTROL_COALESCE_COUNT_MASK                 0x0000FFFFu
+/* 31:16: clock cycles from the first of them, at most this and one more; 0: no such limit */
+#define BLOOMGATE_CONTROL_COALESCE_CLOCKS_SHIFT               16
+#define BLOOMGATE_CONTROL_COALESCE_CLOCKS_MASK                0xFFFF0000u
+
 /* Read-only. A ring of two words an entry: CODE in bits 7:0 and the slot in bits 15:8, then DETAIL. */
 #define BLOOMGATE_CONTROL_ERROR_LOG                           0x100u
 #define BLOOMGATE_CONTROL_ERROR_LOG_BYTES                     0x080u
@@ -198,6 +228,10 @@
  */
 #define BLOOMGATE_CONTROL_SLOT_RECORDS                        0x800u
 #define BLOOMGATE_CONTROL_SLOT_RECORDS_BYTES                  0x200u
+
+/* Read-write. For each slot the eight words of a queue record: its window, its state, its last verdict. */
+#define BLOOMGATE_CONTROL_QUEUE_RECORDS                       0xC00u
+#define BLOOMGATE_CONTROL_QUEUE_RECORDS_BYTES                 0x400u
 
 /* Byte offsets in a slot page, then the fields of that register. */
 
@@ -269,6 +303,43 @@
 /* Write-only, reads as 0. Any word empties the sets being filled and clears the errors. */
 #define BLOOMGATE_SLOT_DISCARD                                0x02Cu
 
+/* Write-only, reads as 0. Doorbell: completions before INDEX have been read, and their entries may be used
+ * again.
+ */
+#define BLOOMGATE_SLOT_COMPLETION_HEAD                        0x030u
+/* 15:0: a ring index, see queues.md */
+#define BLOOMGATE_SLOT_COMPLETION_HEAD_INDEX_SHIFT            0
+#define BLOOMGATE_SLOT_COMPLETION_HEAD_INDEX_MASK             0x0000FFFFu
+/* 31:16: of the slot's owner, else the write is dropped */
+#define BLOOMGATE_SLOT_COMPLETION_HEAD_GENERATION_SHIFT       16
+#define BLOOMGATE_SLOT_COMPLETION_HEAD_GENERATION_MASK        0xFFFF0000u
+
+/* Write-only, reads as 0. Doorbell: submissions before INDEX are in the ring. One burst can write
+ * COMPLETION_HEAD and this.
+ */
+#define BLOOMGATE_SLOT_SUBMISSION_TAIL                        0x034u
+/* 15:0: a ring index, see queues.md */
+#define BLOOMGATE_SLOT_SUBMISSION_TAIL_INDEX_SHIFT            0
+#define BLOOMGATE_SLOT_SUBMISSION_TAIL_INDEX_MASK             0x0000FFFFu
+/* 31:16: of the slot's owner, else the write is dropped */
+#define BLOOMGATE_SLOT_SUBMISSION_TAIL_GENERATION_SHIFT       16
+#define BLOOMGATE_SLOT_SUBMISSION_TAIL_GENERATION_MASK        0xFFFF0000u
+
+/* Read-only. Submissions taken out of the ring, modulo 2**16. */
+#define BLOOMGATE_SLOT_SUBMISSION_HEAD                        0x038u
+
+/* Read-only. State of the slot's queue. */
+#define BLOOMGATE_SLOT_QUEUE_STATUS                           0x03Cu
+/* 0: doorbells are taken and requests are served */
+#define BLOOMGATE_SLOT_QUEUE_STATUS_ENABLED_SHIFT             0
+#define BLOOMGATE_SLOT_QUEUE_STATUS_ENABLED_MASK              0x00000001u
+/* 1: what was fetched for the owner before is being finished; QUEUE_CONTROL waits for it */
+#define BLOOMGATE_SLOT_QUEUE_STATUS_DRAINING_SHIFT            1
+#define BLOOMGATE_SLOT_QUEUE_STATUS_DRAINING_MASK             0x00000002u
+/* 31:16: of the owner */
+#define BLOOMGATE_SLOT_QUEUE_STATUS_GENERATION_SHIFT          16
+#define BLOOMGATE_SLOT_QUEUE_STATUS_GENERATION_MASK           0xFFFF0000u
+
 /* Write-only, reads as 0. A word adds a key to the read set. */
 #define BLOOMGATE_SLOT_READ_APERTURE                          0x400u
 #define BLOOMGATE_SLOT_READ_APERTURE_BYTES                    0x400u
@@ -280,6 +351,69 @@
 /* Write-only, reads as 0. A word adds a key to the commute set. */
 #define BLOOMGATE_SLOT_COMMUTE_APERTURE                       0xC00u
 #define BLOOMGATE_SLOT_COMMUTE_APERTURE_BYTES                 0x400u
+
+/* Byte offsets in a record of QUEUE_RECORDS, then the fields of that register. */
+
+/* Read-write. First byte address that the co-processor may touch for the slot, a multiple of 4096: bits
+ * 11:0 are ignored, and read as 0. Can be changed while the queue is neither ENABLED nor DRAINING.
+ */
+#define BLOOMGATE_QUEUE_WINDOW_BASE                           0x000u
+
+/* Read-write. Bytes from there on, a multiple of 4096: bits 11:0 are ignored, and read as 0. Can be
+ * changed like WINDOW_BASE.
+ */
+#define BLOOMGATE_QUEUE_WINDOW_SIZE                           0x004u
+
+/* Write-only, reads as 0. Disables the queue and lets what was fetched for it come to its end; then all
+ * indices are 0, and with ENABLE the queue is the new owner's. Entries that were not fetched are
+ * forgotten.
+ */
+#define BLOOMGATE_QUEUE_QUEUE_CONTROL                         0x008u
+/* 0: enable it again */
+#define BLOOMGATE_QUEUE_QUEUE_CONTROL_ENABLE_SHIFT            0
+#define BLOOMGATE_QUEUE_QUEUE_CONTROL_ENABLE_MASK             0x00000001u
+/* 31:16: of the new owner, not 0 */
+#define BLOOMGATE_QUEUE_QUEUE_CONTROL_GENERATION_SHIFT        16
+#define BLOOMGATE_QUEUE_QUEUE_CONTROL_GENERATION_MASK         0xFFFF0000u
+
+/* Read-only. State of the queue. */
+#define BLOOMGATE_QUEUE_QUEUE_STATUS                          0x00Cu
+/* 0: doorbells are taken and requests are served */
+#define BLOOMGATE_QUEUE_QUEUE_STATUS_ENABLED_SHIFT            0
+#define BLOOMGATE_QUEUE_QUEUE_STATUS_ENABLED_MASK             0x00000001u
+/* 1: what was fetched for the owner before is being finished; QUEUE_CONTROL waits for it */
+#define BLOOMGATE_QUEUE_QUEUE_STATUS_DRAINING_SHIFT           1
+#define BLOOMGATE_QUEUE_QUEUE_STATUS_DRAINING_MASK            0x00000002u
+/* 31:16: of the owner */
+#define BLOOMGATE_QUEUE_QUEUE_STATUS_GENERATION_SHIFT         16
+#define BLOOMGATE_QUEUE_QUEUE_STATUS_GENERATION_MASK          0xFFFF0000u
+
+/* Read-only. The verdict on the slot's last queued request, kept until the next one is decided. */
+#define BLOOMGATE_QUEUE_LAST_VERDICT                          0x010u
+/* 0: the request is decided and the words beside this one are its verdict */
+#define BLOOMGATE_QUEUE_LAST_VERDICT_DONE_SHIFT               0
+#define BLOOMGATE_QUEUE_LAST_VERDICT_DONE_MASK                0x00000001u
+/* 1: COMMIT, else ABORT */
+#define BLOOMGATE_QUEUE_LAST_VERDICT_COMMITTED_SHIFT          1
+#define BLOOMGATE_QUEUE_LAST_VERDICT_COMMITTED_MASK           0x00000002u
+/* 2: the commit was assigned the timestamp beside this word */
+#define BLOOMGATE_QUEUE_LAST_VERDICT_TIMESTAMPED_SHIFT        2
+#define BLOOMGATE_QUEUE_LAST_VERDICT_TIMESTAMPED_MASK         0x00000004u
+/* 7:4: why it was aborted, 0 when it was not */
+#define BLOOMGATE_QUEUE_LAST_VERDICT_REASON_SHIFT             4
+#define BLOOMGATE_QUEUE_LAST_VERDICT_REASON_MASK              0x000000F0u
+/* 31:16: the request number that was written to SUBMIT */
+#define BLOOMGATE_QUEUE_LAST_VERDICT_REQUEST_SHIFT            16
+#define BLOOMGATE_QUEUE_LAST_VERDICT_REQUEST_MASK             0xFFFF0000u
+
+/* Read-only. Epoch of its timestamp. */
+#define BLOOMGATE_QUEUE_LAST_EPOCH                            0x014u
+
+/* Read-only. Count of its timestamp. */
+#define BLOOMGATE_QUEUE_LAST_COUNT                            0x018u
+
+/* Read-only. Completions that memory has, modulo 2**16; 0 when the queue is enabled. */
+#define BLOOMGATE_QUEUE_COMPLETED                             0x01Cu
 
 /* Why a request was aborted. The values are the codes of the REASON field on the wire. */
 enum bloomgate_reason {
@@ -327,6 +461,20 @@ enum bloomgate_error_code {
     BLOOMGATE_ERROR_CODE_FILTER_PARITY = 7,
     /* Bad parity in a buffered key. DETAIL: the key as read. */
     BLOOMGATE_ERROR_CODE_KEY_PARITY = 8,
+    /* A doorbell that is not the owner's, or that no sequence of submissions explains; dropped. DETAIL: the
+     * data word.
+     */
+    BLOOMGATE_ERROR_CODE_BAD_DOORBELL = 9,
+    /* A submission entry that cannot be right. DETAIL: number of its first bad word, 0 to 7. */
+    BLOOMGATE_ERROR_CODE_BAD_DESCRIPTOR = 10,
+    /* SLVERR or DECERR where a submission entry or a key log was fetched. DETAIL: byte address. */
+    BLOOMGATE_ERROR_CODE_FETCH_ERROR = 11,
+    /* SLVERR or DECERR where a completion was written. DETAIL: the slot's completions before this one, modulo
+     * 2**16.
+     */
+    BLOOMGATE_ERROR_CODE_COMPLETION_ERROR = 12,
+    /* A window was set while its queue was not disabled; dropped. DETAIL: the data word. */
+    BLOOMGATE_ERROR_CODE_WINDOW_IN_USE = 13,
 };
 
 /* KIND of a FAULT_INJECTION command. An injected fault can only cause aborts, never a false commit. */
@@ -406,7 +554,8 @@ _Static_assert(BLOOMGATE_SLOT_CONFLICT_KEY == BLOOMGATE_SLOT_VERDICT + 12u, "the
 _Static_assert(BLOOMGATE_SLOT_SNAPSHOT_EPOCH == BLOOMGATE_SLOT_SNAPSHOT_EPOCH + 0u, "one burst submits");
 _Static_assert(BLOOMGATE_SLOT_SNAPSHOT_COUNT == BLOOMGATE_SLOT_SNAPSHOT_EPOCH + 4u, "one burst submits");
 _Static_assert(BLOOMGATE_SLOT_SUBMIT == BLOOMGATE_SLOT_SNAPSHOT_EPOCH + 8u, "one burst submits");
-_Static_assert(BLOOMGATE_CONTROL_SLOT_RECORDS + BLOOMGATE_CONTROL_SLOT_RECORDS_BYTES <= BLOOMGATE_PAGE_BYTES, "CONTROL fits its page");
+_Static_assert(BLOOMGATE_CONTROL_QUEUE_RECORDS + BLOOMGATE_CONTROL_QUEUE_RECORDS_BYTES <= BLOOMGATE_PAGE_BYTES, "CONTROL fits its page");
 _Static_assert(BLOOMGATE_SLOT_COMMUTE_APERTURE + BLOOMGATE_SLOT_COMMUTE_APERTURE_BYTES <= BLOOMGATE_PAGE_BYTES, "SLOT fits its page");
+_Static_assert(BLOOMGATE_QUEUE_COMPLETED + 4u <= BLOOMGATE_PAGE_BYTES, "QUEUE fits its page");
 
 #endif

@@ -1,0 +1,206 @@
+"""Fetches submission entries ahead of their turn."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+from bloomgate.parameters import Parameters
+from bloomgate.queue_layout import ENTRY_BYTES, submission_ring_offset
+from bloomgate.registers import ErrorCode
+
+from bloomgate_hdl.axi3 import Response
+from bloomgate_hdl.descriptor_check import BEATS, DescriptorCheck
+from bloomgate_hdl.queue_port import ADDRESS_BITS, order_layout, ring_place_layout
+from bloomgate_hdl.read_master import fetch_layout, fetched_layout
+from bloomgate_hdl.round_robin import RoundRobin
+from bloomgate_hdl.stream_queue import StreamQueue
+from bloomgate_hdl.window_check import window_layout
+
+__all__ = ["DESCRIPTOR_ID", "DescriptorFetcher", "entry_address"]
+
+#: AXI ID of the fetches; those of the request buffers come behind it.
+DESCRIPTOR_ID = 0
+#: Entries of one slot that can be here.
+_AHEAD = 2
+_PAGE_BITS = 12
+_ENTRY_BITS = (ENTRY_BYTES - 1).bit_length()
+
+
+def entry_address(place, ring_offset: int, entries: int):
+    """Byte address of a ring's entry: 32 bits."""
+    number = place.index[: (entries - 1).bit_length()]
+    return ((place.window.base << _PAGE_BITS) + ring_offset + (number << _ENTRY_BITS))[:ADDRESS_BITS]
+
+
+class DescriptorFetcher(wiring.Component):
+    """Fetches submission entries of all slots in turns, checks them, and hands them on in turns as orders.
+
+    Up to two entries of each slot are fetched ahead, so that a slot whose next request must wait (a long one, while
+    ``hold_long``) keeps no other waiting, and one slot alone keeps memory busy. Entries of one slot leave in the order
+    of its ring. What is here of a slot that is disabled is dropped when it has arrived.
+
+    Latency: ``pending`` to command 1 clock cycle; last beat to ``order`` 1. Throughput: a command every second clock
+    cycle, an order per clock cycle. Reset state: empty.
+    """
+
+    def __init__(self, parameters: Parameters):
+        self._parameters = parameters
+        slots = parameters.slots
+        ids = parameters.request_buffers + 1
+        super().__init__(
+            {
+                #: See QueueSlots.
+                "enabled": In(slots),
+                "pending": In(slots),
+                "fetch_slot": Out(parameters.slot_bits),
+                "fetch_place": In(ring_place_layout()),
+                "fetched": Out(1),
+                "held": Out(slots),
+                "restarted": In(1),
+                "restarted_slot": In(parameters.slot_bits),
+                #: To and from the ReadMaster.
+                "fetch": Out(stream.Signature(fetch_layout(ids))),
+                "beat": In(fetched_layout(ids)),
+                #: Fetch no further entries, hand none on.
+                "hold": In(1),
+                #: Keep orders with more than one chunk.
+                "hold_long": In(1),
+                #: Slots whose oldest entry here is such an order.
+                "long": Out(slots),
+                #: Orders, which are taken when ``ready``; not a stream, since another slot's may take its place.
+                "valid": Out(1),
+                "ready": In(1),
+                "order": Out(order_layout(parameters)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        p = self._parameters
+        slots = p.slots
+
+        def one_hot(slot, enable):
+            return Mux(enable, Const(1, slots) << slot, 0)[:slots]
+
+        # Places of each slot: given away, and filled. The turns say which one is fetched to, or handed on, next.
+        busy = [Signal(slots, name=f"busy_{place}") for place in range(_AHEAD)]
+        ready = [Signal(slots, name=f"ready_{place}") for place in range(_AHEAD)]
+        long = [Signal(slots, name=f"long_{place}") for place in range(_AHEAD)]
+        fetch_turn = Signal(slots)
+        order_turn = Signal(slots)
+
+        def of_turn(turn, flags):
+            return (turn & flags[1]) | (~turn & flags[0])
+
+        m.d.comb += self.held.eq(busy[0] | busy[1])
+
+        # --- Fetch --------------------------------------------------------------------------------------------------
+        m.submodules.fetch_robin = fetch_robin = RoundRobin(slots)
+        place_layout = data.StructLayout({"slot": p.slot_bits, "place": 1})
+        # Where the entries under way go, oldest first; and the address of each, in case it is refused.
+        under_way_layout = data.StructLayout({"to": place_layout, "address": ADDRESS_BITS, "window": window_layout()})
+        depth = 1 << (slots * _AHEAD - 1).bit_length()
+        m.submodules.under_way = under_way = StreamQueue(under_way_layout, min(8, max(2, depth)))
+        command = self.fetch
+        picks = Signal()
+        m.d.comb += [
+            fetch_robin.requests.eq(self.pending & ~of_turn(fetch_turn, busy)),
+            picks.eq(fetch_robin.valid & ~self.hold & (~command.valid | command.ready) & under_way.i.ready),
+            fetch_robin.take.eq(picks),
+            self.fetch_slot.eq(fetch_robin.choice),
+            self.fetched.eq(picks),
+            under_way.i.valid.eq(picks),
+            under_way.i.payload.to.slot.eq(fetch_robin.choice),
+            under_way.i.payload.to.place.eq(fetch_turn.bit_select(fetch_robin.choice, 1)),
+            under_way.i.payload.address.eq(entry_address(self.fetch_place, submission_ring_offset(), p.queue_entries)),
+            under_way.i.payload.window.eq(self.fetch_place.window),
+        ]
+        with m.If(command.ready):
+            m.d.sync += command.valid.eq(0)
+        with m.If(picks):
+            m.d.sync += [
+                command.valid.eq(1),
+                command.payload.id.eq(DESCRIPTOR_ID),
+                command.payload.address.eq(under_way.i.payload.address),
+                command.payload.beats.eq(BEATS),
+                command.payload.window.eq(self.fetch_place.window),
+            ]
+
+        # --- Arrival ------------------------------------------------------------------------------------------------
+        m.submodules.check = check = DescriptorCheck(p)
+        orders = memory.Memory(shape=order_layout(p), depth=slots * _AHEAD, init=[])
+        m.submodules.orders = orders
+        store = orders.write_port()
+        arrived = Signal()
+        finished = Signal()
+        number = Signal(range(BEATS))
+        failed = Signal()
+        refused = Signal()
+        failing = Signal()
+        refusing = Signal()
+        to = under_way.o.payload.to
+        m.d.comb += [
+            arrived.eq(self.beat.valid & (self.beat.id == DESCRIPTOR_ID)),
+            finished.eq(arrived & self.beat.last),
+            failing.eq(failed | (self.beat.response != Response.OKAY)),
+            refusing.eq(refused | self.beat.refused),
+            check.valid.eq(arrived),
+            check.beat.eq(number),
+            check.data.eq(self.beat.data),
+            check.window.eq(under_way.o.payload.window),
+            under_way.o.ready.eq(finished),
+            store.en.eq(finished),
+            store.addr.eq(Cat(to.place, to.slot)),
+            store.data.eq(check.order),
+            store.data.header.slot.eq(to.slot),
+        ]
+        with m.If(arrived):
+            m.d.sync += [
+                number.eq(Mux(self.beat.last, 0, number + 1)),
+                failed.eq(failing & ~self.beat.last),
+                refused.eq(refusing & ~self.beat.last),
+            ]
+        # What was not read says nothing. Refused is an entry outside the window: a window of no size.
+        with m.If(failing | refusing):
+            m.d.comb += [
+                store.data.bad_request.eq(refusing),
+                store.data.bus_error.eq(~refusing),
+                store.data.fault.code.eq(ErrorCode.FETCH_ERROR.value),
+                store.data.fault.detail.eq(under_way.o.payload.address),
+            ]
+
+        # --- Orders -------------------------------------------------------------------------------------------------
+        m.submodules.order_robin = order_robin = RoundRobin(slots)
+        load = orders.read_port(domain="comb")
+        chosen_place = order_turn.bit_select(order_robin.choice, 1)
+        taken = Signal()
+        is_long = of_turn(order_turn, long)
+        is_ready = of_turn(order_turn, ready) & self.enabled
+        m.d.comb += [
+            self.long.eq(is_long & is_ready),
+            order_robin.requests.eq(is_ready & ~Mux(self.hold_long, is_long, 0)),
+            order_robin.take.eq(taken),
+            self.valid.eq(order_robin.valid & ~self.hold),
+            taken.eq(self.valid & self.ready),
+            load.addr.eq(Cat(chosen_place, order_robin.choice)),
+            self.order.eq(load.data),
+        ]
+
+        long_now = Signal()
+        m.d.comb += long_now.eq(check.long & ~store.data.bad_request & ~store.data.bus_error)
+        restarted = one_hot(self.restarted_slot, self.restarted)
+        for place in range(_AHEAD):
+            fetched_here = one_hot(fetch_robin.choice, picks) & (fetch_turn if place else ~fetch_turn)
+            finished_here = one_hot(to.slot, finished & (to.place == place))
+            taken_here = one_hot(order_robin.choice, taken) & (order_turn if place else ~order_turn)
+            dropped = ready[place] & ~self.enabled
+            gone = taken_here | dropped
+            m.d.sync += [
+                busy[place].eq((busy[place] | fetched_here) & ~gone),
+                ready[place].eq((ready[place] & ~gone) | finished_here),
+                long[place].eq(Mux(long_now, long[place] | finished_here, long[place] & ~finished_here)),
+            ]
+        m.d.sync += [
+            fetch_turn.eq((fetch_turn ^ one_hot(fetch_robin.choice, picks)) & ~restarted),
+            order_turn.eq((order_turn ^ one_hot(order_robin.choice, taken)) & ~restarted),
+        ]
+        return m

@@ -1,0 +1,102 @@
+"""Layouts that pass between the parts of the queue engine and the arbiter."""
+
+from amaranth.lib import data
+from bloomgate.parameters import EPOCH_BITS, Parameters
+from bloomgate.queue_layout import INDEX_BITS, MAX_READ_KEYS
+from bloomgate.registers import SLOT_PAGE
+
+from bloomgate_hdl.memory_port import BEAT_BITS
+from bloomgate_hdl.slot_port import COUNT_WORD_BITS, REQUEST_BITS
+from bloomgate_hdl.window_check import window_layout
+
+__all__ = [
+    "ADDRESS_BITS",
+    "GENERATION_BITS",
+    "INDEX_BITS",
+    "KEY_BYTES",
+    "LOG_COUNT_BITS",
+    "READ_COUNT_BITS",
+    "fault_layout",
+    "header_layout",
+    "log_layout",
+    "order_layout",
+    "queued_request_layout",
+    "ring_place_layout",
+]
+
+ADDRESS_BITS = 32
+#: Bytes of a key in a log, whatever key_bits is.
+KEY_BYTES = 4
+GENERATION_BITS = SLOT_PAGE.register("SUBMISSION_TAIL")["GENERATION"].width
+#: Width of a count of read keys.
+READ_COUNT_BITS = MAX_READ_KEYS.bit_length()
+#: Width of WRITE_COUNT and COMMUTE_COUNT.
+LOG_COUNT_BITS = 16
+_CODE_BITS = 4
+
+
+def fault_layout() -> data.StructLayout:
+    """Why a queued request cannot be served, for the error log; ``code`` 0 for no reason."""
+    return data.StructLayout({"code": _CODE_BITS, "detail": 32})
+
+
+def header_layout(parameters: Parameters) -> data.StructLayout:
+    """What a queued request is, beside its keys."""
+    return data.StructLayout(
+        {
+            "slot": parameters.slot_bits,
+            # The number that the client wrote to the entry.
+            "request": REQUEST_BITS,
+            # The snapshot as the client wrote it, not yet checked.
+            "snapshot_epoch": EPOCH_BITS,
+            "snapshot_count": COUNT_WORD_BITS,
+        }
+    )
+
+
+def log_layout(count_bits: int) -> data.StructLayout:
+    """A key log: byte address of its first key, and how many keys there are."""
+    return data.StructLayout({"address": ADDRESS_BITS, "count": count_bits})
+
+
+def order_layout(parameters: Parameters) -> data.StructLayout:
+    """A request for a buffer: whose keys to fetch. Nothing is fetched when ``bad_request`` or ``bus_error``."""
+    return data.StructLayout(
+        {
+            "header": header_layout(parameters),
+            "window": window_layout(),
+            "reads": log_layout(READ_COUNT_BITS),
+            "writes": log_layout(LOG_COUNT_BITS),
+            "commutes": log_layout(LOG_COUNT_BITS),
+            # Its entry was not what it must be, or could not be fetched; ``fault`` says more.
+            "bad_request": 1,
+            "bus_error": 1,
+            "fault": fault_layout(),
+        }
+    )
+
+
+def queued_request_layout(parameters: Parameters) -> data.StructLayout:
+    """What the arbiter has to know of the request that it begins or goes on with."""
+    return data.StructLayout(
+        {
+            "header": header_layout(parameters),
+            # Keys to insert one by one.
+            "insert_count": range(parameters.buffer_depth + 1),
+            # It writes or commutes something, and if so, more than is inserted one by one.
+            "writes": 1,
+            "raises_floor": 1,
+            # Its read set has more than one chunk; the chunk that comes next is the first one, the last one.
+            "long": 1,
+            "first": 1,
+            "final": 1,
+        }
+    )
+
+
+def ring_place_layout() -> data.StructLayout:
+    """Where an entry of a ring is: the slot's window and the entry's index."""
+    return data.StructLayout({"window": window_layout(), "index": INDEX_BITS, "generation": GENERATION_BITS})
+
+
+assert BEAT_BITS == 2 * 8 * KEY_BYTES

@@ -1,0 +1,301 @@
+"""The slots' queue pairs: doorbells, windows, and how far each ring has come."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+from bloomgate.parameters import Parameters
+from bloomgate.registers import QUEUE_RECORD, ErrorCode
+
+from bloomgate_hdl.error_log import error_layout
+from bloomgate_hdl.queue_port import GENERATION_BITS, INDEX_BITS, ring_place_layout
+from bloomgate_hdl.read_mux import ReadMux
+from bloomgate_hdl.register_decode import QUEUE_PAGE, selects
+from bloomgate_hdl.slot_port import SlotPortSignature, verdict_layout
+
+__all__ = ["QueueSlots"]
+
+_PAGE_BITS = 12
+_PAGE_NUMBER_BITS = 32 - _PAGE_BITS
+
+
+class QueueSlots(wiring.Component):
+    """State of all queue pairs between the bus, the descriptor fetcher and the completions.
+
+    An index counts for ever, modulo 2**16. For each slot, in the order in which they grow: submissions rung in (tail),
+    fetched, taken out of the ring, decided, written to memory, and read by the client (completion head). A doorbell
+    counts only when it is a whole word, carries the generation of the owner of an enabled queue, and leaves these in
+    their order with at most queue_entries between tail and completion head; else it is dropped and logged.
+
+    Disabling stops fetching at once. The slot drains until the fetcher has nothing of it and as many completions are
+    written as requests were taken; then all its indices become 0 and the new generation counts.
+
+    Indices live in LUT RAM, which has one write port each. A slot is restarted in a clock cycle in which no other slot
+    moves an index.
+
+    Latency: a doorbell shows in ``pending`` 2 clock cycles after its write; an error is reported 2 clock cycles after
+    the write; reads as in register_port. Throughput: one access per clock cycle. Reset state: all queues disabled.
+    """
+
+    def __init__(self, parameters: Parameters):
+        self._parameters = parameters
+        slots = parameters.slots
+        super().__init__(
+            {
+                #: Words of QUEUE_RECORD, and of QUEUE_PAGE.
+                "bus": In(SlotPortSignature(parameters)),
+                #: Slots that are enabled, and of these the ones with a submission that was not fetched.
+                "enabled": Out(slots),
+                "pending": Out(slots),
+                #: Slot to look at, its next entry to fetch in the same clock cycle, and the strobe that it is fetched.
+                "fetch_slot": In(parameters.slot_bits),
+                "fetch_place": Out(ring_place_layout()),
+                "fetched": In(1),
+                #: Strobe: the oldest submission of ``take_slot`` that was fetched has left the ring.
+                "take_slot": In(parameters.slot_bits),
+                "taken": In(1),
+                #: Slot whose request is decided, where its completion goes, and the strobe that it is on its way, with
+                #: the verdict.
+                "decided_slot": In(parameters.slot_bits),
+                "decided_place": Out(ring_place_layout()),
+                "decided": In(1),
+                "verdict": In(verdict_layout(parameters)),
+                #: Strobe: memory has the completion of ``written_slot``; its index.
+                "written_slot": In(parameters.slot_bits),
+                "written": In(1),
+                "written_index": Out(INDEX_BITS),
+                #: Slots of which the fetcher has something.
+                "held": In(slots),
+                #: Strobe: ``restarted_slot`` begins anew.
+                "restarted": Out(1),
+                "restarted_slot": Out(parameters.slot_bits),
+                #: A write that was not honoured.
+                "error": Out(error_layout(parameters)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        p = self._parameters
+        slots = p.slots
+        bus = self.bus
+
+        def one_hot(slot, enable):
+            return Mux(enable, Const(1, slots) << slot, 0)[:slots]
+
+        def slot_memory(name, shape):
+            slot_ram = memory.Memory(shape=shape, depth=slots, init=[])
+            m.submodules[name] = slot_ram
+            return slot_ram
+
+        def reader(slot_ram, slot):
+            port = slot_ram.read_port(domain="comb")
+            m.d.comb += port.addr.eq(slot)
+            return port.data
+
+        bases = slot_memory("bases", _PAGE_NUMBER_BITS)
+        sizes = slot_memory("sizes", _PAGE_NUMBER_BITS)
+        generations = slot_memory("generations", GENERATION_BITS)
+        next_generations = slot_memory("next_generations", GENERATION_BITS)
+        verdicts = slot_memory("verdicts", verdict_layout(p))
+        tails, fetches, takes, decisions, writes, heads = (
+            slot_memory(name, INDEX_BITS) for name in ("tails", "fetches", "takes", "decisions", "writes", "heads")
+        )
+
+        enabled = self.enabled
+        pending = Signal(slots)
+        draining = Signal(slots)
+        wanted = Signal(slots)  # to be enabled when it has drained
+        m.d.comb += self.pending.eq(pending & enabled)
+
+        # --- Bus writes: a register first, since they come late in the clock cycle -----------------------------------
+        record = {name: QUEUE_RECORD.register(name) for name in ("WINDOW_BASE", "WINDOW_SIZE", "QUEUE_CONTROL")}
+        doorbells = {name: QUEUE_PAGE.register(name) for name in ("COMPLETION_HEAD", "SUBMISSION_TAIL")}
+        words = {name: Signal(name=f"is_{name.lower()}") for name in (*record, *doorbells)}
+        whole = Signal()
+        slot = Signal(p.slot_bits)
+        word = Signal(32)
+        honoured = Signal()
+        for name, item in (record | doorbells).items():
+            here = selects(item, bus.write_word)
+            m.d.sync += words[name].eq(bus.write_valid & here & (bus.write_strobe.all() | (name in doorbells)))
+            with m.If(here):
+                # A partial doorbell is in the error log: refusing a posted write would only kill its client.
+                m.d.comb += honoured.eq(bus.write_strobe.all() | (name in doorbells))
+        m.d.sync += [
+            bus.write_error.eq(bus.write_valid & ~honoured),
+            whole.eq(bus.write_strobe.all()),
+            slot.eq(bus.write_slot),
+            word.eq(bus.write_data),
+        ]
+
+        tail_field = QUEUE_PAGE.register("SUBMISSION_TAIL")
+        index = word[tail_field["INDEX"].lsb :][: tail_field["INDEX"].width]
+        generation = word[tail_field["GENERATION"].lsb :][: tail_field["GENERATION"].width]
+        fetched_here = Signal()  # another submission of the slot is being fetched
+        fetch_index = Signal(INDEX_BITS)
+        head = reader(heads, slot)
+        owner = Signal()
+        tail_fits = Signal()
+        head_fits = Signal()
+        rings_tail = Signal()
+        rings_head = Signal()
+
+        def between(first, last):
+            """Entries from one index to another."""
+            return (last - first)[:INDEX_BITS]
+
+        m.d.comb += [
+            fetched_here.eq(self.fetched & (self.fetch_slot == slot)),
+            fetch_index.eq(reader(fetches, slot) + fetched_here),
+            owner.eq(enabled.bit_select(slot, 1) & (generation == reader(generations, slot)) & whole),
+            tail_fits.eq((between(head, index) <= p.queue_entries) & (between(fetch_index, index) <= p.queue_entries)),
+            head_fits.eq(between(head, index) <= between(head, reader(decisions, slot))),
+            rings_tail.eq(words["SUBMISSION_TAIL"] & owner & tail_fits),
+            rings_head.eq(words["COMPLETION_HEAD"] & owner & head_fits),
+        ]
+
+        # --- Windows and owners -------------------------------------------------------------------------------------
+        controls = words["QUEUE_CONTROL"]
+        control = QUEUE_RECORD.register("QUEUE_CONTROL")
+        locked = (enabled | draining).bit_select(slot, 1)
+        sets_window = Signal()
+        m.d.comb += sets_window.eq(words["WINDOW_BASE"] | words["WINDOW_SIZE"])
+        for slot_ram, name in ((bases, "WINDOW_BASE"), (sizes, "WINDOW_SIZE")):
+            write = slot_ram.write_port()
+            m.d.comb += [
+                write.addr.eq(slot),
+                write.data.eq(word[_PAGE_BITS:]),
+                write.en.eq(words[name] & ~locked),
+            ]
+        write = next_generations.write_port()
+        new_generation = word[control["GENERATION"].lsb :][: control["GENERATION"].width]
+        m.d.comb += [write.addr.eq(slot), write.data.eq(new_generation), write.en.eq(controls)]
+
+        # One slot after the other is looked at whether it has drained.
+        scanned = Signal(p.slot_bits)
+        m.d.sync += scanned.eq(Mux(scanned == slots - 1, 0, scanned + 1))
+        quiet = Signal()
+        restart = Signal()
+        m.d.comb += [
+            quiet.eq(~(rings_tail | rings_head | self.fetched | self.taken | self.decided | self.written | controls)),
+            restart.eq(
+                draining.bit_select(scanned, 1)
+                & ~self.held.bit_select(scanned, 1)
+                & (reader(takes, scanned) == reader(writes, scanned))
+                & quiet
+            ),
+            self.restarted.eq(restart),
+            self.restarted_slot.eq(scanned),
+        ]
+        restart_mask = one_hot(scanned, restart)
+        control_mask = one_hot(slot, controls)
+        # The generation 0 is no owner's, so it enables nothing.
+        enables = word[control["ENABLE"].lsb] & (new_generation != 0)
+        m.d.sync += [
+            wanted.eq(Mux(enables, wanted | control_mask, wanted & ~control_mask)),
+            draining.eq((draining | control_mask) & ~restart_mask),
+            enabled.eq((enabled & ~control_mask) | (restart_mask & wanted)),
+        ]
+        write = generations.write_port()
+        m.d.comb += [write.addr.eq(scanned), write.data.eq(reader(next_generations, scanned)), write.en.eq(restart)]
+
+        # --- Indices ------------------------------------------------------------------------------------------------
+        def place(index_ram, at):
+            base = Signal(_PAGE_NUMBER_BITS)
+            found = Signal(ring_place_layout())
+            m.d.comb += [
+                base.eq(reader(bases, at)),
+                found.window.base.eq(base),
+                found.window.end.eq(base + reader(sizes, at)),
+                found.index.eq(reader(index_ram, at)),
+                found.generation.eq(reader(generations, at)),
+            ]
+            return found
+
+        m.d.comb += [
+            self.fetch_place.eq(place(fetches, self.fetch_slot)),
+            self.decided_place.eq(place(decisions, self.decided_slot)),
+            self.written_index.eq(reader(writes, self.written_slot)),
+        ]
+        next_fetch = Signal(INDEX_BITS)
+        m.d.comb += next_fetch.eq(self.fetch_place.index + 1)
+        for index_ram, strobe, at, value in (
+            (tails, rings_tail, slot, index),
+            (heads, rings_head, slot, index),
+            (fetches, self.fetched, self.fetch_slot, next_fetch),
+            (takes, self.taken, self.take_slot, reader(takes, self.take_slot) + 1),
+            (decisions, self.decided, self.decided_slot, self.decided_place.index + 1),
+            (writes, self.written, self.written_slot, self.written_index + 1),
+        ):
+            write = index_ram.write_port()
+            m.d.comb += [
+                write.en.eq(strobe | restart),
+                write.addr.eq(Mux(restart, scanned, at)),
+                write.data.eq(Mux(restart, 0, value)),
+            ]
+
+        with m.If(self.fetched):
+            with m.If(next_fetch == reader(tails, self.fetch_slot)):
+                m.d.sync += pending.bit_select(self.fetch_slot, 1).eq(0)
+        with m.If(rings_tail):
+            m.d.sync += pending.bit_select(slot, 1).eq(index != fetch_index)
+        with m.If(restart):
+            m.d.sync += pending.bit_select(scanned, 1).eq(0)
+
+        verdict_write = verdicts.write_port()
+        m.d.comb += [
+            verdict_write.addr.eq(self.decided_slot),
+            verdict_write.data.eq(self.verdict),
+            verdict_write.en.eq(self.decided),
+        ]
+
+        # --- Errors -------------------------------------------------------------------------------------------------
+        bad_doorbell = Signal()
+        m.d.comb += bad_doorbell.eq((words["SUBMISSION_TAIL"] & ~rings_tail) | (words["COMPLETION_HEAD"] & ~rings_head))
+        m.d.sync += [
+            self.error.valid.eq(bad_doorbell | (sets_window & locked)),
+            self.error.code.eq(Mux(sets_window, ErrorCode.WINDOW_IN_USE.value, ErrorCode.BAD_DOORBELL.value)),
+            self.error.slot.eq(slot),
+            self.error.detail.eq(word),
+        ]
+
+        # --- Bus reads ----------------------------------------------------------------------------------------------
+        read_slot = Signal(p.slot_bits)
+        read_word = Signal.like(bus.read_word)
+        m.d.sync += [read_slot.eq(bus.read_slot), read_word.eq(bus.read_word)]
+        verdict = Signal(verdict_layout(p))
+        m.d.comb += verdict.eq(reader(verdicts, read_slot))
+        status = {
+            "ENABLED": enabled.bit_select(read_slot, 1),
+            "DRAINING": draining.bit_select(read_slot, 1),
+            "GENERATION": reader(generations, read_slot),
+        }
+        values = {
+            "WINDOW_BASE": Cat(Const(0, _PAGE_BITS), reader(bases, read_slot)),
+            "WINDOW_SIZE": Cat(Const(0, _PAGE_BITS), reader(sizes, read_slot)),
+            "QUEUE_STATUS": status,
+            "LAST_VERDICT": {
+                "DONE": verdict.committed | (verdict.reason != 0),
+                "COMMITTED": verdict.committed,
+                "TIMESTAMPED": verdict.timestamped,
+                "REASON": verdict.reason,
+                "REQUEST": verdict.request,
+            },
+            "LAST_EPOCH": verdict.epoch,
+            "LAST_COUNT": verdict.count,
+            "COMPLETED": reader(writes, read_slot),
+        }
+        m.submodules.record_mux = record_mux = ReadMux(QUEUE_RECORD)
+        m.submodules.page_mux = page_mux = ReadMux(QUEUE_PAGE)
+        m.d.comb += [
+            record_mux.word.eq(read_word),
+            record_mux.drive(values),
+            page_mux.word.eq(read_word),
+            page_mux.drive({"SUBMISSION_HEAD": reader(takes, read_slot), "QUEUE_STATUS": status}),
+        ]
+        # Words of the two pages are different, so what one has is an error in the other, which then reads as 0.
+        m.d.sync += [
+            bus.read_data.eq(record_mux.data | page_mux.data),
+            bus.read_error.eq(record_mux.error & page_mux.error),
+        ]
+        return m

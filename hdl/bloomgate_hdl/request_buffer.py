@@ -1,0 +1,449 @@
+"""Room for one queued request: its keys on their way from memory to the filter."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, enum, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+from bloomgate.parameters import LANES, Parameters
+from bloomgate.registers import ErrorCode
+
+from bloomgate_hdl.axi3 import Response
+from bloomgate_hdl.memory_port import MAX_BEATS
+from bloomgate_hdl.parity import is_bad, parity_of, protected_bits
+from bloomgate_hdl.queue_port import READ_COUNT_BITS, fault_layout, order_layout
+from bloomgate_hdl.read_master import fetch_layout, fetched_layout
+
+__all__ = ["KEY_WORD_BITS", "RequestBuffer", "chunk_layout", "check_layout", "word_layout"]
+
+#: A key as it lies in memory.
+KEY_WORD_BITS = 32
+_BEAT_BYTES = LANES * KEY_WORD_BITS // 8
+_BEAT_BITS = (_BEAT_BYTES - 1).bit_length()
+_LANE_BITS = (LANES - 1).bit_length()
+
+
+def word_layout() -> data.ArrayLayout:
+    """A word of the buffer: two key words, each with its parity."""
+    return data.ArrayLayout(protected_bits(KEY_WORD_BITS), LANES)
+
+
+def chunk_layout(parameters: Parameters) -> data.StructLayout:
+    """The part of a read set that comes next."""
+    return data.StructLayout(
+        {
+            # Keys in it, and the lane of the first one.
+            "keys": range(parameters.buffer_depth + 1),
+            "lane": _LANE_BITS,
+            # It is the first, or the last; both if there is one only.
+            "first": 1,
+            "final": 1,
+        }
+    )
+
+
+def check_layout(parameters: Parameters) -> data.StructLayout:
+    """What was found in the write and commute logs: the first key with bad parity, and if any is too wide."""
+    return data.StructLayout({"bad": 1, "key": parameters.key_bits, "wide": 1, "wide_word": KEY_WORD_BITS})
+
+
+class _Log(enum.Enum, shape=2):
+    """What is being fetched."""
+
+    WRITES = 0
+    COMMUTES = 1
+    READS = 2
+    NOTHING = 3
+
+
+class RequestBuffer(wiring.Component):
+    """Fetches the logs of one request, first the write and commute logs, then the read log.
+
+    A word is a data beat as it comes, two keys; a log that does not begin or end on a beat has a lane without a key in
+    its first or last word. One block RAM holds the write and commute logs, of at most buffer_depth keys, and a ring of
+    buffer_depth / 4 words through which the read log streams. If there are more keys to insert they are not fetched.
+
+    Each key of the write and commute logs is read back once behind its arrival to check its parity and width. ``take``
+    consumes the read log. ``rewind`` begins it anew from its first key or from the first key of the current chunk.
+
+    The beats of commands are of the ID ``number + 1``. ``fetch`` may be changed while it waits: it is no stream.
+
+    Latency: ``load`` to ``fetch`` 1 clock cycle; a beat is in ``stored`` 1, in ``word`` 2 clock cycles after it. The
+    result of the check is there 3 clock cycles after the last beat. Throughput: one word per clock cycle in and out.
+    Reset state: free.
+    """
+
+    def __init__(self, parameters: Parameters, number: int):
+        self._parameters = parameters
+        self._number = number
+        depth = parameters.buffer_depth
+        ids = parameters.request_buffers + 1
+        super().__init__(
+            {
+                #: Nothing is in here: may be loaded.
+                "free": Out(1),
+                #: Strobe: fetch what ``order`` says.
+                "load": In(1),
+                "order": In(order_layout(parameters)),
+                #: To and from the ReadMaster; ``busy``: it has not answered all commands.
+                "fetch": Out(stream.Signature(fetch_layout(ids))),
+                "beat": In(fetched_layout(ids)),
+                "busy": In(1),
+                #: Store the next key with bad parity; taken with ``corrupts``, by a beat of this buffer.
+                "corrupt": In(1),
+                "corrupts": Out(1),
+                #: The write and commute logs are here.
+                "complete": Out(1),
+                #: What there is to insert: keys in each log, the lane and word of its first key.
+                "write_keys": Out(range(depth + 1)),
+                "write_lane": Out(_LANE_BITS),
+                "commute_keys": Out(range(depth + 1)),
+                "commute_lane": Out(_LANE_BITS),
+                "commute_word": Out(range(depth)),
+                #: It writes or commutes something, and if so, more than is inserted.
+                "writes": Out(1),
+                "raises_floor": Out(1),
+                "long": Out(1),
+                "check": Out(check_layout(parameters)),
+                #: Keys found with bad parity in this clock cycle.
+                "parity_errors": Out(range(LANES + 1)),
+                #: The chunk to be taken, words of it and beyond that are stored, and that some are on their way.
+                "chunk": Out(chunk_layout(parameters)),
+                "stored": Out(range(depth // 4 + 1)),
+                "coming": Out(1),
+                #: A word of the read log arrives, and which of its keys are stored with bad parity.
+                "arrives": Out(1),
+                "arriving_bad": Out(LANES),
+                #: Strobes: the word read in this clock cycle is used up; the chunk is.
+                "take": In(1),
+                "next_chunk": In(1),
+                #: Strobe: forget what is stored and fetch the read log again, from the chunk's first key or its own.
+                "rewind": In(1),
+                "rewind_to_chunk": In(1),
+                #: Read the oldest word that is stored, or with ``read_insert`` word ``read_word`` of those to insert.
+                "read": In(1),
+                "read_insert": In(1),
+                "read_word": In(range(depth)),
+                "word": Out(word_layout()),
+                #: Strobe: a reset aborts the request.
+                "reset": In(1),
+                #: Strobe: a key of the read log does not fit in key_bits.
+                "wide": In(1),
+                "wide_word": In(KEY_WORD_BITS),
+                #: Nothing more comes: the request can only be aborted.
+                "cut": Out(1),
+                "was_reset": Out(1),
+                "bad_request": Out(1),
+                "bus_error": Out(1),
+                "fault": Out(fault_layout()),
+                #: Strobe: the request is decided and its keys are not needed any more.
+                "release": In(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        p = self._parameters
+        depth = p.buffer_depth
+        ring_words = depth // 4
+        chunk_bits = (depth - 1).bit_length()
+        order = self.order
+        beat_address_bits = 32 - _BEAT_BITS
+        beat_count_bits = READ_COUNT_BITS
+
+        ram = memory.Memory(shape=word_layout(), depth=depth, init=[])
+        m.submodules.ram = ram
+        write = ram.write_port()
+        read = ram.read_port()
+
+        def lane_of(log):
+            return log.address[2 : 2 + _LANE_BITS]
+
+        def beats_of(log):
+            return Mux(log.count != 0, (log.count + lane_of(log) + 1) >> 1, 0)
+
+        # --- The request --------------------------------------------------------------------------------------------
+        free = Signal(init=1)
+        releasing = Signal()
+        window = Signal(order.window.shape())
+        read_log = Signal(order.reads.shape())
+        read_beats = Signal(beat_count_bits)
+        beat_addresses = {
+            log: Signal(beat_address_bits, name=f"{log.name.lower()}_at") for log in _Log if log.value < 3
+        }
+        write_beats = Signal(range(depth))
+        commute_beats = Signal(range(depth))
+        write_odd = Signal()  # the last word has no key in its last lane
+        commute_odd = Signal()
+        chunk = Signal(READ_COUNT_BITS - chunk_bits)
+        too_many = Signal()
+        good = Signal()
+        m.d.comb += [
+            self.free.eq(free),
+            too_many.eq(order.writes.count + order.commutes.count > depth),
+            good.eq(~(order.bad_request | order.bus_error | self.reset)),
+        ]
+        with m.If(self.load):
+            m.d.sync += [
+                free.eq(0),
+                releasing.eq(0),
+                window.eq(order.window),
+                read_log.eq(order.reads),
+                read_beats.eq(beats_of(order.reads)),
+                self.writes.eq((order.writes.count | order.commutes.count) != 0),
+                self.raises_floor.eq(too_many),
+                self.long.eq(good & (order.reads.count > depth)),
+                self.write_keys.eq(Mux(too_many, 0, order.writes.count)),
+                self.commute_keys.eq(Mux(too_many, 0, order.commutes.count)),
+                self.write_lane.eq(lane_of(order.writes)),
+                self.commute_lane.eq(lane_of(order.commutes)),
+                write_beats.eq(Mux(too_many, 0, beats_of(order.writes))),
+                commute_beats.eq(Mux(too_many, 0, beats_of(order.commutes))),
+                write_odd.eq((order.writes.count + lane_of(order.writes))[0]),
+                commute_odd.eq((order.commutes.count + lane_of(order.commutes))[0]),
+                chunk.eq(0),
+                self.was_reset.eq(0),
+                self.cut.eq(~good),
+                self.bad_request.eq(order.bad_request),
+                self.bus_error.eq(order.bus_error),
+                self.fault.eq(order.fault),
+                self.check.eq(0),
+                *(
+                    beat_addresses[log].eq(place.address[_BEAT_BITS:])
+                    for log, place in (
+                        (_Log.WRITES, order.writes),
+                        (_Log.COMMUTES, order.commutes),
+                        (_Log.READS, order.reads),
+                    )
+                ),
+            ]
+        with m.If(self.reset):
+            m.d.sync += [self.was_reset.eq(1), self.cut.eq(1)]
+        with m.If(self.next_chunk):
+            m.d.sync += chunk.eq(chunk + 1)
+        with m.If(self.rewind & ~self.rewind_to_chunk):
+            m.d.sync += chunk.eq(0)
+
+        last_key = Signal(READ_COUNT_BITS)
+        final = Signal()
+        m.d.comb += [
+            last_key.eq(read_log.count - 1),
+            final.eq((chunk == last_key[chunk_bits:]) | (read_log.count == 0)),
+            self.chunk.first.eq(chunk == 0),
+            self.chunk.final.eq(final),
+            self.chunk.lane.eq(lane_of(read_log)),
+        ]
+        with m.If(read_log.count == 0):
+            m.d.comb += self.chunk.keys.eq(0)
+        with m.Elif(final):
+            m.d.comb += self.chunk.keys.eq(last_key[:chunk_bits] + 1)
+        with m.Else():
+            m.d.comb += self.chunk.keys.eq(depth)
+
+        # --- Commands -----------------------------------------------------------------------------------------------
+        log = Signal(_Log, init=_Log.NOTHING)
+        address = Signal(beat_address_bits)
+        left = Signal(beat_count_bits)
+        to_boundary = Signal(range(MAX_BEATS + 1))
+        claimed = Signal(range(ring_words + 1))  # words of the ring that are stored or on their way
+        flushing = Signal()
+        rewinding = Signal()  # the read log begins anew when nothing is on its way
+        m.d.comb += [
+            to_boundary.eq(MAX_BEATS - address[: (MAX_BEATS - 1).bit_length()]),
+            self.fetch.payload.id.eq(self._number + 1),
+            self.fetch.payload.address.eq(address << _BEAT_BITS),
+            self.fetch.payload.beats.eq(Mux(left < to_boundary, left, to_boundary)),
+            self.fetch.payload.window.eq(window),
+            self.fetch.valid.eq(
+                (log != _Log.NOTHING)
+                & ~(self.cut | rewinding | releasing)
+                & ((log != _Log.READS) | (claimed <= ring_words - MAX_BEATS))
+            ),
+        ]
+        fetched = Signal()
+        ends_log = Signal()
+        m.d.comb += [
+            fetched.eq(self.fetch.valid & self.fetch.ready),
+            ends_log.eq(left <= to_boundary),
+        ]
+
+        def begin(which, at, beats):
+            return [log.eq(which), address.eq(at), left.eq(beats)]
+
+        with m.If(fetched):
+            m.d.sync += [address.eq(address + self.fetch.payload.beats), left.eq(left - self.fetch.payload.beats)]
+            with m.If(ends_log):
+                with m.If((log == _Log.WRITES) & (commute_beats != 0)):
+                    m.d.sync += begin(_Log.COMMUTES, beat_addresses[_Log.COMMUTES], commute_beats)
+                with m.Elif((log != _Log.READS) & (read_beats != 0)):
+                    m.d.sync += begin(_Log.READS, beat_addresses[_Log.READS], read_beats)
+                with m.Else():
+                    m.d.sync += log.eq(_Log.NOTHING)
+        with m.If(self.load):
+            with m.If(~good):
+                m.d.sync += log.eq(_Log.NOTHING)
+            with m.Elif((order.writes.count != 0) & ~too_many):
+                m.d.sync += begin(_Log.WRITES, order.writes.address[_BEAT_BITS:], beats_of(order.writes))
+            with m.Elif((order.commutes.count != 0) & ~too_many):
+                m.d.sync += begin(_Log.COMMUTES, order.commutes.address[_BEAT_BITS:], beats_of(order.commutes))
+            with m.Elif(order.reads.count != 0):
+                m.d.sync += begin(_Log.READS, order.reads.address[_BEAT_BITS:], beats_of(order.reads))
+            with m.Else():
+                m.d.sync += log.eq(_Log.NOTHING)
+
+        # --- Arrival ------------------------------------------------------------------------------------------------
+        inserted_beats = Signal(range(depth))
+        insert_beats = Signal(range(depth))
+        received = Signal(beat_count_bits)  # of the read log
+        comes = Signal()
+        arrives = Signal()
+        for_insertion = Signal()
+        failing = Signal()
+        failed = Signal()
+        corrupt = Signal(LANES)
+        m.d.comb += [
+            insert_beats.eq(write_beats + commute_beats),
+            self.complete.eq(inserted_beats == insert_beats),
+            comes.eq(self.beat.valid & (self.beat.id == self._number + 1) & ~flushing),
+            failing.eq((self.beat.response != Response.OKAY) | self.beat.refused),
+            failed.eq(comes & failing),
+            arrives.eq(comes & ~failing),
+            for_insertion.eq(~self.complete),
+            self.arrives.eq(arrives & ~for_insertion),
+            self.arriving_bad.eq(corrupt),
+            write.en.eq(arrives),
+            write.addr.eq(Mux(for_insertion, ring_words + inserted_beats, received[: (ring_words - 1).bit_length()])),
+        ]
+        stored = self.stored
+        m.d.sync += [
+            inserted_beats.eq(inserted_beats + (arrives & for_insertion)),
+            received.eq(received + (arrives & ~for_insertion)),
+            stored.eq(stored + (arrives & ~for_insertion) - self.take),
+            claimed.eq(claimed + Mux(fetched & (log == _Log.READS), self.fetch.payload.beats, 0) - self.take),
+        ]
+        m.d.comb += self.coming.eq(claimed != stored)
+
+        # Where the first and last beat of a log have no key.
+        of_writes = inserted_beats < write_beats
+        first_beat = Signal()
+        last_beat = Signal()
+        lane = Signal(_LANE_BITS)
+        odd = Signal()
+        m.d.comb += [
+            first_beat.eq((inserted_beats == 0) | (inserted_beats == write_beats)),
+            last_beat.eq((inserted_beats == write_beats - 1) | (inserted_beats == insert_beats - 1)),
+            lane.eq(Mux(of_writes, self.write_lane, self.commute_lane)),
+            odd.eq(Mux(of_writes, write_odd, commute_odd)),
+        ]
+        first_read = received == 0
+        holds_key = Signal(LANES)  # for the write and commute logs
+        m.d.comb += [
+            holds_key.eq(Cat(~(first_beat & lane), ~(last_beat & odd))),
+            self.corrupts.eq(self.corrupt & arrives),
+        ]
+        with m.If(self.corrupts):
+            skips = Mux(for_insertion, ~holds_key[0], first_read & lane_of(read_log))
+            m.d.comb += corrupt.eq(Mux(skips, 0b10, 0b01))
+        for index in range(LANES):
+            key_word = self.beat.data.word_select(index, KEY_WORD_BITS)
+            parity = parity_of(key_word)
+            m.d.comb += write.data[index].eq(Cat(key_word, parity ^ corrupt[index].replicate(len(parity))))
+
+        # --- Reading ------------------------------------------------------------------------------------------------
+        checks = Signal(LANES)  # the word behind `checked_word` is to be checked
+        check_word = Signal.like(write.addr)
+        checking = Signal(LANES)
+        taken = Signal((ring_words - 1).bit_length())
+        m.d.sync += [
+            checks.eq(Mux(arrives & for_insertion, holds_key, 0)),
+            check_word.eq(write.addr),
+            checking.eq(checks),
+            taken.eq(taken + self.take),
+        ]
+        m.d.comb += self.word.eq(read.data)
+        with m.If(checks.any()):
+            m.d.comb += [read.en.eq(1), read.addr.eq(check_word)]
+        with m.Else():
+            m.d.comb += [
+                read.en.eq(self.read),
+                read.addr.eq(Mux(self.read_insert, ring_words + self.read_word, taken)),
+            ]
+        found_bad = Signal(LANES)
+        m.d.comb += self.parity_errors.eq(sum(found_bad))
+        for index in reversed(range(LANES)):
+            key_word = read.data[index][:KEY_WORD_BITS]
+            m.d.comb += found_bad[index].eq(checking[index] & is_bad(read.data[index], KEY_WORD_BITS))
+            with m.If(found_bad[index]):
+                with m.If(~self.check.bad):
+                    m.d.sync += [self.check.bad.eq(1), self.check.key.eq(key_word)]
+            if p.key_bits < KEY_WORD_BITS:
+                with m.If(checking[index] & key_word[p.key_bits :].any()):
+                    with m.If(~self.check.wide):
+                        m.d.sync += [self.check.wide.eq(1), self.check.wide_word.eq(key_word)]
+
+        # --- The read log again -------------------------------------------------------------------------------------
+        with m.If(self.rewind):
+            m.d.sync += [rewinding.eq(1), flushing.eq(1)]
+        with m.Elif(rewinding & ~self.busy):
+            # `busy` shows a command of the clock cycle of `rewind`, the last one before this one.
+            passed = Signal(beat_count_bits)
+            m.d.comb += passed.eq(chunk << (chunk_bits - _LANE_BITS))
+            m.d.sync += [
+                rewinding.eq(0),
+                flushing.eq(0),
+                begin(_Log.READS, beat_addresses[_Log.READS] + passed, read_beats - passed),
+                received.eq(passed),
+                stored.eq(0),
+                claimed.eq(0),
+                taken.eq(0),
+            ]
+        with m.If(rewinding):
+            m.d.comb += self.coming.eq(1)
+        with m.If(self.rewind):
+            m.d.sync += stored.eq(0)
+        with m.If(self.load):
+            m.d.sync += [
+                inserted_beats.eq(0),
+                received.eq(0),
+                stored.eq(0),
+                claimed.eq(0),
+                taken.eq(0),
+                rewinding.eq(0),
+                flushing.eq(0),
+            ]
+
+        # --- Failures -----------------------------------------------------------------------------------------------
+        def fails(code, detail):
+            with m.If(self.fault.code == 0):
+                m.d.sync += [self.fault.code.eq(code), self.fault.detail.eq(detail)]
+
+        failed_at = Signal(beat_address_bits)
+        with m.If(~for_insertion):
+            m.d.comb += failed_at.eq(beat_addresses[_Log.READS] + received)
+        with m.Elif(of_writes):
+            m.d.comb += failed_at.eq(beat_addresses[_Log.WRITES] + inserted_beats)
+        with m.Else():
+            m.d.comb += failed_at.eq(
+                beat_addresses[_Log.COMMUTES] + (inserted_beats - write_beats)[: len(insert_beats)]
+            )
+        if p.key_bits < KEY_WORD_BITS:
+            with m.If(self.check.wide & ~self.load):
+                m.d.sync += self.bad_request.eq(1)
+                fails(ErrorCode.KEY_RANGE.value, self.check.wide_word)
+            with m.If(self.wide):
+                m.d.sync += self.bad_request.eq(1)
+                fails(ErrorCode.KEY_RANGE.value, self.wide_word)
+        with m.If(failed):
+            m.d.sync += self.cut.eq(1)
+            with m.If(self.beat.refused):
+                m.d.sync += self.bad_request.eq(1)
+            with m.Else():
+                m.d.sync += self.bus_error.eq(1)
+            fails(ErrorCode.FETCH_ERROR.value, failed_at << _BEAT_BITS)
+
+        m.d.comb += self.commute_word.eq(write_beats)
+
+        # --- The end ------------------------------------------------------------------------------------------------
+        with m.If(self.release):
+            m.d.sync += [releasing.eq(1), log.eq(_Log.NOTHING), flushing.eq(1)]
+        with m.If(releasing & ~self.busy):
+            m.d.sync += [free.eq(1), releasing.eq(0), self.writes.eq(0), self.long.eq(0)]
+        return m

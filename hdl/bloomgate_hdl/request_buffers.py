@@ -1,0 +1,243 @@
+"""All request buffers: who fetches, and who is served."""
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+from bloomgate.parameters import LANES, Parameters
+
+from bloomgate_hdl.buffer_reader import BufferReader
+from bloomgate_hdl.key_reader import Pass
+from bloomgate_hdl.queue_port import fault_layout, header_layout, order_layout, queued_request_layout
+from bloomgate_hdl.read_master import fetch_layout, fetched_layout
+from bloomgate_hdl.request_buffer import RequestBuffer, check_layout
+from bloomgate_hdl.validation_pipeline import beat_layout
+
+__all__ = ["RequestBuffers", "findings_layout"]
+
+
+def findings_layout(parameters: Parameters) -> data.StructLayout:
+    """What the buffer in service has found out by itself."""
+    return data.StructLayout(
+        {
+            "reset": 1,
+            "bad_request": 1,
+            "bus_error": 1,
+            "fault": fault_layout(),
+            "check": check_layout(parameters),
+        }
+    )
+
+
+class RequestBuffers(wiring.Component):
+    """The buffers in the order of their requests, and the reader of the one in service.
+
+    The first buffer of the order is served, and fetches before the others do. ``decided`` takes it out of the order,
+    ``next_chunk`` with ``rotate`` puts it at the end. A buffer that was taken out is loaded again when it is released
+    and everything that it asked memory for has come.
+
+    ``fetch`` may be changed while it waits: it is no stream.
+
+    Latency: ``load`` to ``fetch`` 1 clock cycle; see BufferReader for the rest. Reset state: all buffers free.
+    """
+
+    def __init__(self, parameters: Parameters):
+        self._parameters = parameters
+        ids = parameters.request_buffers + 1
+        super().__init__(
+            {
+                #: Orders, see DescriptorFetcher.
+                "order": In(order_layout(parameters)),
+                "valid": In(1),
+                "ready": Out(1),
+                #: A request with more than one chunk is here.
+                "long": Out(1),
+                #: Not all buffers are free.
+                "active": Out(1),
+                #: To and from the ReadMaster.
+                "fetch": Out(stream.Signature(fetch_layout(ids))),
+                "beat": In(fetched_layout(ids)),
+                "busy": In(ids),
+                #: Strobe: a reset aborts all requests here.
+                "reset": In(1),
+                #: Store the next key with bad parity, until ``corrupts``.
+                "corrupt": In(1),
+                "corrupts": Out(1),
+                #: Look at the second request, since the first one is in service.
+                "second": In(1),
+                #: That request can be begun: keys are there; or: they are coming.
+                "serviceable": Out(1),
+                "expected": Out(1),
+                "request": Out(queued_request_layout(parameters)),
+                "findings": Out(findings_layout(parameters)),
+                #: See BufferReader; REPAIR goes back to the first key of the chunk.
+                "start": In(1),
+                "start_pass": In(Pass),
+                "ending": Out(1),
+                "keys": Out(beat_layout(parameters)),
+                "pipeline_ready": In(1),
+                #: Strobes: the chunk is done; other requests come first.
+                "next_chunk": In(1),
+                "rotate": In(1),
+                #: Strobe: the whole read set must be validated again; other requests come first.
+                "again": In(1),
+                #: Strobe: the first request is decided.
+                "decided": In(1),
+                #: Strobe: the request decided last is inserted.
+                "release": In(1),
+                #: Buffered keys found with bad parity on arrival.
+                "parity_errors": Out(range(LANES + 1)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        p = self._parameters
+        count = p.request_buffers
+        numbers = range(count)
+        buffers = []
+        for number in numbers:
+            buffer = RequestBuffer(p, number)
+            m.submodules[f"buffer_{number}"] = buffer
+            buffers.append(buffer)
+        m.submodules.reader = reader = BufferReader(p)
+
+        def of(number, name):
+            """A port of the buffer with that number."""
+            return Array(getattr(buffer, name) for buffer in buffers)[number]
+
+        # --- Order --------------------------------------------------------------------------------------------------
+        order = [Signal(range(count), name=f"order_{place}") for place in numbers]
+        waiting = Signal(range(count + 1))  # requests in the order
+        first = order[0]
+        free = Cat(buffer.free for buffer in buffers)
+        vacant = Signal(range(count))
+        for number in reversed(numbers):
+            with m.If(free[number]):
+                m.d.comb += vacant.eq(number)
+        loads = Signal()
+        goes = Signal()  # the first one leaves its place
+        returns = Signal()  # and goes to the end
+        m.d.comb += [
+            self.ready.eq(free.any()),
+            self.active.eq(~free.all()),
+            self.long.eq(Cat(buffer.long for buffer in buffers).any()),
+            loads.eq(self.valid & self.ready),
+            returns.eq((self.next_chunk & self.rotate) | self.again),
+            goes.eq(self.decided | returns),
+        ]
+        kept = Signal(range(count + 1))
+        m.d.comb += kept.eq(waiting - goes)
+        m.d.sync += waiting.eq(kept + returns + loads)
+        for place in numbers:
+            following = order[place + 1] if place + 1 < count else order[place]
+            with m.If(goes):
+                m.d.sync += order[place].eq(following)
+            with m.If(returns & (kept == place)):
+                m.d.sync += order[place].eq(first)
+            with m.If(loads & (kept + returns == place)):
+                m.d.sync += order[place].eq(vacant)
+
+        candidate = Signal(range(count))
+        m.d.comb += candidate.eq(Mux(self.second, order[1], first))
+
+        headers = memory.Memory(shape=header_layout(p), depth=count, init=[])
+        m.submodules.headers = headers
+        header_write = headers.write_port()
+        header_read = headers.read_port(domain="comb")
+        m.d.comb += [
+            header_write.en.eq(loads),
+            header_write.addr.eq(vacant),
+            header_write.data.eq(self.order.header),
+            header_read.addr.eq(candidate),
+        ]
+
+        # --- Commands and beats -------------------------------------------------------------------------------------
+        corrupts = []
+        for number, buffer in enumerate(buffers):
+            m.d.comb += [
+                buffer.load.eq(loads & (vacant == number)),
+                buffer.order.eq(self.order),
+                buffer.beat.eq(self.beat),
+                buffer.busy.eq(self.busy[number + 1]),
+                buffer.reset.eq(self.reset),
+                buffer.corrupt.eq(self.corrupt),
+            ]
+            corrupts.append(buffer.corrupts)
+        m.d.comb += self.corrupts.eq(Cat(corrupts).any())
+        asks = Cat(buffer.fetch.valid for buffer in buffers)
+        asking = Signal(range(count))
+        # A buffer that was decided has left the order and asks for nothing.
+        for place in reversed(numbers):
+            with m.If((waiting > place) & asks.bit_select(order[place], 1)):
+                m.d.comb += [asking.eq(order[place]), self.fetch.valid.eq(1)]
+        m.d.comb += self.fetch.payload.eq(Array(buffer.fetch.payload.as_value() for buffer in buffers)[asking])
+        for number, buffer in enumerate(buffers):
+            m.d.comb += buffer.fetch.ready.eq(self.fetch.ready & self.fetch.valid & (asking == number))
+
+        # --- The next request ---------------------------------------------------------------------------------------
+        exists = Signal()
+        complete = Signal()
+        cut = Signal()
+        chunk = Signal(buffers[0].chunk.shape())
+        m.d.comb += [
+            exists.eq(waiting > self.second),
+            complete.eq(of(candidate, "complete")),
+            cut.eq(of(candidate, "cut")),
+            chunk.eq(Array(buffer.chunk.as_value() for buffer in buffers)[candidate]),
+            self.serviceable.eq(exists & (cut | (complete & ((of(candidate, "stored") != 0) | (chunk.keys == 0))))),
+            self.expected.eq(exists & complete & of(candidate, "coming")),
+            self.request.header.eq(header_read.data),
+            self.request.insert_count.eq(of(candidate, "write_keys") + of(candidate, "commute_keys")),
+            self.request.writes.eq(of(candidate, "writes")),
+            self.request.raises_floor.eq(of(candidate, "raises_floor")),
+            self.request.long.eq(of(candidate, "long")),
+            self.request.first.eq(chunk.first),
+            self.request.final.eq(chunk.final),
+        ]
+
+        # --- The request in service ---------------------------------------------------------------------------------
+        serving = Signal(range(count))
+        served = Signal(range(count))
+        m.d.comb += served.eq(serving)
+        rewinds_chunk = Signal()
+        m.d.comb += rewinds_chunk.eq(self.start & (self.start_pass == Pass.REPAIR))
+        with m.If(self.start & (self.start_pass == Pass.VALIDATE)):
+            m.d.comb += served.eq(candidate)
+            m.d.sync += serving.eq(candidate)
+        m.d.comb += [
+            reader.start.eq(self.start),
+            reader.start_pass.eq(self.start_pass),
+            self.ending.eq(reader.ending),
+            self.keys.eq(reader.beat),
+            reader.ready.eq(self.pipeline_ready),
+            reader.chunk.eq(Array(buffer.chunk.as_value() for buffer in buffers)[served]),
+            reader.stored.eq(of(serving, "stored") != 0),
+            reader.arriving.eq(self.beat.data),
+            reader.word.eq(Array(buffer.word.as_value() for buffer in buffers)[serving]),
+            *(
+                getattr(reader, name).eq(of(serving, name))
+                for name in ("write_keys", "write_lane", "commute_keys", "commute_lane", "commute_word")
+            ),
+            *(getattr(reader, name).eq(of(serving, name)) for name in ("arrives", "arriving_bad", "cut")),
+            self.findings.reset.eq(of(serving, "was_reset")),
+            self.findings.bad_request.eq(of(serving, "bad_request")),
+            self.findings.bus_error.eq(of(serving, "bus_error")),
+            self.findings.fault.eq(Array(buffer.fault.as_value() for buffer in buffers)[serving]),
+            self.findings.check.eq(Array(buffer.check.as_value() for buffer in buffers)[serving]),
+            self.parity_errors.eq(sum(buffer.parity_errors for buffer in buffers)),
+        ]
+        for number, buffer in enumerate(buffers):
+            mine = serving == number
+            m.d.comb += [
+                buffer.take.eq(mine & reader.take),
+                buffer.read.eq(mine & reader.read),
+                buffer.read_insert.eq(reader.read_insert),
+                buffer.read_word.eq(reader.read_word),
+                buffer.wide.eq(mine & reader.wide),
+                buffer.wide_word.eq(reader.wide_word),
+                buffer.next_chunk.eq(mine & self.next_chunk),
+                buffer.rewind.eq(mine & (rewinds_chunk | self.again)),
+                buffer.rewind_to_chunk.eq(rewinds_chunk),
+                buffer.release.eq(mine & self.release),
+            ]
+        return m
