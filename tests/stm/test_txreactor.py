@@ -1,9 +1,14 @@
 """The Twisted integration. Every reactor needs a process of its own."""
 
+import itertools
 import json
 import re
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -42,6 +47,51 @@ def test_a_program_does_what_it_does_elsewhere(program: str) -> None:
     expected = run("twisted_programs.py", program)
     assert "Failure" not in expected
     assert run("twisted_programs.py", "bloomgate", program) == expected
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def connect(port: int, process: subprocess.Popen[str]) -> socket.socket:
+    for _ in range(2000):
+        assert process.poll() is None, process.communicate()[1]
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=20)
+        except ConnectionRefusedError:
+            time.sleep(0.01)
+    raise AssertionError("nobody listens")
+
+
+def test_the_example_in_the_tutorial() -> None:
+    text = (HERE.parents[1] / "docs" / "stm.md").read_text(encoding="utf-8")
+    (example,) = [
+        block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "txreactor.install" in block
+    ]
+    web, echo = free_port(), free_port()
+    assert "8080" in example
+    assert "8007" in example
+    example = example.replace("8080", str(web)).replace("8007", str(echo)).replace("60, report", "0.01, report")
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", example], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            with connect(echo, process) as connection:
+                connection.sendall(b"twisted")
+                assert connection.recv(100) == b"twisted"
+            for number in (2, 3):
+                with urllib.request.urlopen(f"http://127.0.0.1:{web}", timeout=20) as answer:
+                    assert answer.headers["content-type"] == "text/plain"
+                    assert answer.read() == b"hit %d" % number
+            lines = iter(process.stdout.readline, "")
+            assert "hits: 3\n" in itertools.islice(lines, 2000)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=20)
+    assert process.returncode in (0, -signal.SIGTERM)
 
 
 def test_another_reactor_is_refused() -> None:
