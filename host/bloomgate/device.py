@@ -127,6 +127,17 @@ class Device(abc.ABC):
         self._require_open()
         raise BloomgateError(f"the {self.info().backend}: device has no queue pairs")
 
+    #: Whether :meth:`recall` is implemented.
+    recalls = False
+
+    def recall(self, thread: int) -> Optional[Verdict]:
+        """The verdict of the newest ``commit`` of a thread (``threading.get_ident()``), also one cut short.
+
+        Then the caller has to publish its timestamp. None: nothing was submitted, or the device has published it as an
+        empty commit. For devices that others use too, so that nobody can tell from the newest timestamp.
+        """
+        raise NotImplementedError
+
     @property
     def clock_cycles(self) -> Optional[int]:
         """Clock cycles since power-up; None where there is no clock."""

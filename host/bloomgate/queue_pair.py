@@ -161,13 +161,14 @@ class QueuePair:
             self._abandon(thread)
             raise
 
-    def recall(self) -> Optional[Verdict]:
-        """The verdict of the newest :meth:`commit` of this thread, also if an exception has cut it short.
+    def recall(self, thread: Optional[int] = None) -> Optional[Verdict]:
+        """The verdict of the newest :meth:`commit` of this (or that) thread, also if an exception has cut it short.
 
         Then the caller takes over what it has to write back and to publish. None: nothing was submitted, or
         :meth:`settle` has already published it as an empty commit.
         """
-        thread = threading.get_ident()
+        if thread is None:
+            thread = threading.get_ident()
         with self.lock:
             for entry in [entry for entry in self._abandoned if entry[0] == thread]:
                 self._known[thread] = self._recover(entry[1])

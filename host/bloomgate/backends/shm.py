@@ -131,9 +131,10 @@ class ShmDevice(Device):
         self.queue.settle(self._publication.publish)
         super().wait_published(timestamp, timeout)
 
-    def recall(self) -> Optional[Verdict]:
-        """See :meth:`bloomgate.queue_pair.QueuePair.recall`."""
-        return self.queue.recall()
+    recalls = True
+
+    def recall(self, thread: int) -> Optional[Verdict]:
+        return self.queue.recall(thread)
 
     def require_alive(self) -> None:
         """Raises :class:`~bloomgate.errors.DeviceTimeout` when nobody is going to decide."""

@@ -34,7 +34,7 @@ COUNTERS = (
 class Context:
     """One thread's share."""
 
-    __slots__ = ("__weakref__", "last_snapshot", "number", *COUNTERS)
+    __slots__ = ("__weakref__", "last_snapshot", "number", "thread", *COUNTERS)
 
     commits: int
     read_only: int
@@ -53,6 +53,8 @@ class Context:
             self.number = _numbers
             contexts[self.number] = self
             _fold()
+        #: threading.get_ident()
+        self.thread = threading.get_ident()
         #: Not newer than the next one.
         self.last_snapshot = 0
         for name in COUNTERS:

@@ -318,6 +318,11 @@ class Runtime:
         if attempt is None:
             return
         verdict = attempt.verdict
+        if verdict is None and self.device.recalls:
+            verdict = self.device.recall(attempt.context.thread) or _NOT_COMMITTED
+            if verdict.timestamp is not None and verdict.timestamp <= attempt.snapshot:
+                verdict = _NOT_COMMITTED  # this is the transaction before
+            attempt.verdict = verdict
         if verdict is None:
             device = self.device
             self._drain()
