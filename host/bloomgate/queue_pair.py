@@ -21,7 +21,7 @@ from operator import index as as_index
 from types import TracebackType
 from typing import Callable, NamedTuple, Optional, Union
 
-from bloomgate.errors import QueueFull, RequestTooLarge
+from bloomgate.errors import QueueFull, RequestError, RequestTooLarge
 from bloomgate.parameters import Parameters
 from bloomgate.queue_layout import FORMAT, MAX_READ_KEYS, SUBMISSION, WINDOW_ALIGNMENT, log_area_offset
 from bloomgate.queue_port import QueuePort, verdict_of
@@ -274,6 +274,8 @@ class QueuePair:
             if parameters.key_bits < 32 or not 0 <= snapshot <= parameters.max_timestamp:
                 self._check(snapshot, reads, writes, commutes)
             epoch, count = parameters.epoch_and_count(as_index(snapshot))
+        except RequestError:
+            raise
         except (struct.error, TypeError, ValueError, OverflowError):
             if self._check(snapshot, reads, writes, commutes) == 0:
                 raise

@@ -51,38 +51,57 @@ class SlotPort(CPort):
             self._result = ffi.new("uint64_t *")
             #: ``published`` of the segment, seen from this slot.
             self.publication = SharedPublication(segment.parameters, segment, self.handle, self.last_timestamp)
-            self.slot = self._lock_slot()
-            begin = segment.layout.window(self.slot)
-            window = memoryview(segment.map)[begin : begin + segment.layout.window_bytes]
-            client = ffi.gc(_allocated(ffi, lib.bg_client_of(self.handle, self.slot)), lib.bg_client_free)
-            super().__init__(segment.parameters, window, module, client)
-            self._take_over()
+            self.slot = -1
+            super().__init__(segment.parameters, memoryview(b""), module, None)
+            self._claim()
         except BaseException:
             self.close()
             raise
 
     # Ownership.
 
-    def _lock_slot(self) -> int:
+    def _claim(self) -> None:
+        """Own a slot, if possible one in which no commit of an earlier owner waits for others to be published."""
         slots = self.segment.parameters.slots
-        for slot in range(slots):
-            if locks.try_lock(self.segment.file, slot):
-                return slot
+        locked = False
+        for patience in (0.0, self.patience):
+            for slot in range(slots):
+                if not locks.try_lock(self.segment.file, slot):
+                    continue
+                locked = True
+                self._use(slot)
+                try:
+                    self._settle(patience)
+                except TimeoutError as error:
+                    locks.unlock(self.segment.file, slot)
+                    why = error
+                    continue
+                self._begin()
+                return
+        if locked:
+            raise DeviceTimeout(f"no free slot of {self._where} can be taken over: {why}") from why
         raise BloomgateError(f"all {slots} slots of {self._where} are in use; end a client, or use more slots")
 
-    def _take_over(self) -> None:
-        """Begin where nothing of the earlier owner is left undecided or unpublished."""
+    def _use(self, slot: int) -> None:
+        lib, ffi = self.module.lib, self.module.ffi
+        self.slot = slot
+        begin = self.segment.layout.window(slot)
+        self.window = memoryview(self.segment.map)[begin : begin + self.segment.layout.window_bytes]
+        self.client = ffi.gc(_allocated(ffi, lib.bg_client_of(self.handle, slot)), lib.bg_client_free)
+
+    def _settle(self, patience: float) -> None:
+        """See that nothing of the earlier owner is undecided or unpublished."""
         control = self.segment.layout.slot_control(self.slot)
-        generation = self.segment.read(SLOT_CONTROL["generation"], base=control) % _GENERATIONS + 1
         self.segment.write(SLOT_CONTROL["owner_pid"], os.getpid(), base=control)
         if self.segment.has_server:
             self.call(Command.DRAIN)
         else:
             self.patiently(lambda ns: self.module.lib.bg_segment_drain(self.handle, self.slot, ns))
-        try:
-            self.publication.settle_slot(self.slot, self.patience)
-        except TimeoutError as error:
-            raise DeviceTimeout(f"slot {self.slot} of {self._where} cannot be taken over: {error}") from error
+        self.publication.settle_slot(self.slot, patience)
+
+    def _begin(self) -> None:
+        control = self.segment.layout.slot_control(self.slot)
+        generation = self.segment.read(SLOT_CONTROL["generation"], base=control) % _GENERATIONS + 1
         self.segment.write(SLOT_CONTROL["generation"], generation, base=control)
         self.segment.write(SLOT_CONTROL["released"], 0, base=control)
         if self.segment.has_server:
