@@ -27,7 +27,7 @@ static const char *lookup(const struct name *names, uint32_t count, uint32_t val
     return otherwise;
 }
 
-/* PSS_IDCODE bits 16:12, as shared/docs/board.md has them. */
+/* PSS_IDCODE bits 16:12, UG585 appendix B.28. */
 static const struct name parts[] = {{0x02, "xc7z010"}, {0x07, "xc7z020"}};
 static const struct name resets[] = {
     {REBOOT_SWDT, "the system watchdog"},     {REBOOT_AWDT0, "the watchdog of processor 0"},
@@ -54,7 +54,7 @@ void console_identify(uint32_t reboot_status)
     print_hex(idcode);
     print("\nlast reset by: ");
     if (watchdog_has_bitten(reboot_status))
-        print("the system watchdog, during an access to the fabric that had no answer");
+        print("the system watchdog, during an access that had no answer");
     else
         print(lookup(resets, COUNT(resets), reboot_status & (0x7Fu << 16), "unknown"));
     print(", REBOOT_STATUS ");
@@ -222,7 +222,7 @@ static const struct {
     {"peek", "peek ADDRESS [COUNT]  read words", command_peek},
     {"poke", "poke ADDRESS VALUE    write a word", command_poke},
     {"test", "test                  self-test of the core, which it resets", command_test},
-    {"bite", "bite                  let the watchdog reset the system, as a test of it", command_bite},
+    {"bite", "bite                  let the watchdog bite, as after an access without an answer", command_bite},
     {"reboot", "reboot                reset the system", command_reboot},
 };
 

@@ -6,8 +6,8 @@
 
 enum bloomgate_pl_state fabric_state(void)
 {
-    /* In the order in which a boot loader makes them true. board.md, from UG585 and Linux's zynq-fpga.c: PCFG_DONE,
-     * level shifters and resets; an FCLK0 that Linux has stopped stalls the bus just the same. */
+    /* In the order in which a boot loader makes them true. PCFG_DONE, level shifters and resets as Linux's zynq-fpga.c
+     * sets them; an FCLK0 that somebody has stopped stalls the bus just the same. */
     if (!(read32(DEVCFG_INT_STS) & DEVCFG_PCFG_DONE))
         return BLOOMGATE_PL_STATE_NOT_CONFIGURED;
     if ((read32(SLCR_LVL_SHFTR_EN) & SLCR_LVL_SHFTR_ALL) != SLCR_LVL_SHFTR_ALL)

@@ -1,5 +1,5 @@
-/* The way to the fabric. An access to it that nobody answers stalls the processor for ever (shared/docs/board.md, "Rules
- * that emulation does not check"), so that every access goes through here. */
+/* The way to the fabric. An access to it that nobody answers (not configured, level shifters off, in reset, no clock)
+ * stalls the processor for ever: UG585, and docs/board.md. So every access goes through here. */
 #ifndef FABRIC_H
 #define FABRIC_H
 

@@ -8,7 +8,7 @@
 
 void watchdog_arm(void)
 {
-    slcr_write(SLCR_REBOOT_STATUS, (read32(SLCR_REBOOT_STATUS) & ~REBOOT_MARK) | REBOOT_MARK_PL_ACCESS);
+    slcr_write(SLCR_REBOOT_STATUS, (read32(SLCR_REBOOT_STATUS) & ~REBOOT_MARK) | REBOOT_MARK_ACCESS);
     write32(SWDT_MODE, SWDT_MODE_KEY);
     write32(SWDT_CONTROL, SWDT_CONTROL_KEY | COUNT << SWDT_CONTROL_COUNT_SHIFT | SWDT_CONTROL_PRESCALE_4096);
     write32(SWDT_RESTART, SWDT_RESTART_KEY);
@@ -24,7 +24,7 @@ void watchdog_disarm(void)
 
 bool watchdog_has_bitten(uint32_t reboot_status)
 {
-    if ((reboot_status & REBOOT_MARK) != REBOOT_MARK_PL_ACCESS)
+    if ((reboot_status & REBOOT_MARK) != REBOOT_MARK_ACCESS)
         return false;
     slcr_write(SLCR_REBOOT_STATUS, reboot_status & ~(REBOOT_MARK | REBOOT_SWDT));
     return reboot_status & REBOOT_SWDT;

@@ -56,7 +56,7 @@
 #define REBOOT_POWER_ON (1u << 22)
 /* Xilinx's first-stage boot loader uses 31:28 for its own state, so the monitor's mark is in 27:24. */
 #define REBOOT_MARK (0xFu << 24)
-#define REBOOT_MARK_PL_ACCESS (0xAu << 24)
+#define REBOOT_MARK_ACCESS (0xAu << 24)
 
 /* System watchdog: resets the whole system, so also what an access without an answer has wedged. */
 #define SWDT_MODE 0xF8005000u
@@ -86,7 +86,8 @@
 /* 33.33 MHz crystal of the Parallella (parallella-hw, ps7_init.tcl), and of most Zynq boards. */
 #define PS_CLOCK_HZ 33333333u
 
-/* One 32-bit load or store, never split or merged. For registers that certainly answer; see access.h for the others. */
+/* One 32-bit load or store: device memory wants whole words (docs/board.md), and a compiler may split or merge what C
+ * writes. For registers that certainly answer; see access.h for the others. */
 static inline uint32_t read32(uint32_t address)
 {
     uint32_t word;
