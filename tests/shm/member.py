@@ -1,0 +1,94 @@
+"""A process of the tests of shared transactions: ``python -m tests.shm.member SEGMENT WHAT ARGUMENT...``."""
+
+import json
+import random
+import sys
+import time
+
+import bloomgate
+from bloomgate.stm.context import here
+
+#: Locations of the array "x" of random programs.
+LOCATIONS = 3
+
+
+def programs(segment: str, seed: int, count: int) -> None:
+    """Random transactions; prints what every attempt saw, one JSON object a line."""
+    dice = random.Random(seed)
+    x = bloomgate.SharedArray("x", LOCATIONS)
+    attempts: list[tuple[dict[str, object], object]] = []
+
+    def perform(steps: list[tuple[str, int, int]], name: str) -> None:
+        now = time.monotonic()
+        reads: dict[int, int] = {}
+        writes: dict[int, int] = {}
+        adds: dict[int, int] = {}
+        seen = {"name": name, "began": now, "ended": 0.0, "committed": False, "reads": reads}
+        seen.update(writes=writes, adds=adds)
+        attempts.append((seen, here.tx))
+        for kind, place, value in steps:
+            if kind == "read":
+                got = int(x[place])
+                if place in writes:
+                    assert got == writes[place] + adds.get(place, 0), "does not read its own writes"
+                else:
+                    before = got - adds.get(place, 0)
+                    assert reads.setdefault(place, before) == before, "an unrepeatable read"
+            elif kind == "write":
+                x[place] = writes[place] = value
+                adds.pop(place, None)
+            elif kind == "add":
+                x.commute(place, "add", 1)
+                adds[place] = adds.get(place, 0) + 1
+            else:
+                time.sleep(0)
+
+    run = bloomgate.atomic(perform)
+    for number in range(count):
+        steps = [
+            (dice.choice(("read", "read", "write", "add", "yield")), dice.randrange(LOCATIONS), dice.getrandbits(40))
+            for _ in range(dice.randint(1, 6))
+        ]
+        begin = len(attempts)
+        run(steps, f"{seed}.{number}")
+        ended = time.monotonic()
+        for place, (seen, tx) in enumerate(attempts[begin:], begin):
+            last = place == len(attempts) - 1
+            seen["ended"] = ended if last else attempts[place + 1][0]["began"]
+            seen["committed"] = last
+            timestamp = tx.verdict.timestamp if last and tx.verdict is not None else None
+            # Of an attempt that did not even begin to read there is nothing to check.
+            seen["place"] = tx.snapshot if timestamp is None else timestamp
+    for seen, _ in attempts:
+        print(json.dumps(seen))
+
+
+def add(segment: str, count: int) -> None:
+    """Count the first element of "x" up."""
+    x = bloomgate.SharedArray("x")
+
+    def increment() -> None:
+        x[0] += 1
+
+    run = bloomgate.atomic(increment)
+    for _ in range(count):
+        run()
+
+
+def echo(segment: str, count: int) -> None:
+    """Answer each number in "ball"[0] by the same one in [1]."""
+    ball = bloomgate.SharedArray("ball")
+    for number in range(1, count + 1):
+
+        @bloomgate.atomic(timeout=30)
+        def answer(number: int = number) -> None:
+            bloomgate.check(ball[0] == number)
+            ball[1] = number
+
+        answer()
+
+
+if __name__ == "__main__":
+    segment, what, *arguments = sys.argv[1:]
+    bloomgate.use_device(f"shm:{segment}")
+    globals()[what](segment, *map(int, arguments))

@@ -1,0 +1,433 @@
+"""``SharedArray`` and ``SharedTVar`` as the STM's users see them, in one process and in several."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import bloomgate
+import pytest
+from bloomgate import SharedArray, SharedTVar, TransactionError, TVar, atomic, commute, stats
+from bloomgate.shm.array import ArrayMemory, VersionGone
+from bloomgate.shm.layout import REDO_ENTRIES, VERSIONS
+from bloomgate.shm.segment import remove
+from bloomgate.stm.context import here
+from bloomgate.stm.runtime import runtime
+
+from tests.shm.member import LOCATIONS
+from tests.stm.history_checker import Attempted, NotSerialisable, check_opacity
+
+LIMIT = 60
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def segment():
+    """The STM's device is a fresh segment; its name."""
+    name = f"test-array-{os.getpid()}-{time.monotonic_ns()}"
+    bloomgate.use_device(f"shm:{name}?D=256")
+    yield name
+    bloomgate.use_device(None)
+    remove(name)
+
+
+def member(segment: str, what: str, *arguments: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.shm.member", segment, what, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def output(process: subprocess.Popen[str]) -> str:
+    text, _ = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0
+    return text
+
+
+# What an array is.
+
+
+@pytest.mark.parametrize(
+    ("typecode", "values"),
+    [
+        ("q", [0, 1, -1, 2**63 - 1, -(2**63), 0x123456789ABCDEF]),
+        ("Q", [0, 1, 2**64 - 1, 0xFEDCBA9876543210]),
+        ("d", [0.0, -0.5, 1e300, float("inf"), float("-inf")]),
+    ],
+)
+def test_every_bit_of_a_value_survives(segment, typecode, values) -> None:
+    written = SharedArray("written", len(values), typecode)
+    initial = SharedArray("initial", len(values), typecode, values)
+    for index, value in enumerate(values):
+        written[index] = value
+    for array in (written, initial):
+        assert list(array) == values
+        assert list(map(type, array)) == [type(values[0])] * len(values)
+    assert (written.typecode, len(written)) == (typecode, len(values))
+
+
+def test_elements_are_numbered_like_a_list(segment) -> None:
+    array = SharedArray("a", 3, initial=[10, 20, 30])
+    assert array[-1] == 30
+    array[-3] = 11
+    assert array.snapshot() == [11, 20, 30]
+    for index in (3, -4):
+        with pytest.raises(IndexError, match="^the array 'a' has 3 words$"):
+            array[index]
+
+
+@pytest.mark.parametrize(
+    ("typecode", "value", "error"),
+    [
+        ("q", 2**63, OverflowError),
+        ("Q", -1, OverflowError),
+        ("q", 1.5, TypeError),
+        ("q", "1", TypeError),
+        ("d", "1", TypeError),
+        ("q", None, TypeError),
+    ],
+)
+def test_a_value_that_does_not_fit(segment, typecode, value, error) -> None:
+    array = SharedArray("a", 1, typecode)
+    with pytest.raises(error, match="^a value must be "):
+        array[0] = value
+    with pytest.raises(error, match="^a value must be "):
+        array.commute(0, "add", value)
+    assert array[0] == 0
+
+
+def test_an_array_is_found_by_its_name(segment) -> None:
+    first = SharedArray("a", 2, "q")
+    first[1] = 7
+    assert SharedArray("a")[1] == 7
+    assert SharedArray("a", 2, "q", initial=[5, 5])[1] == 7, "initial values are for a new one only"
+    with pytest.raises(ValueError, match="^the array 'a' has 2 words of type q, not 3 of type None$"):
+        SharedArray("a", 3)
+    with pytest.raises(ValueError, match="not 2 of type d$"):
+        SharedArray("a", 2, "d")
+    with pytest.raises(KeyError, match="the segment has no array 'b'"):
+        SharedArray("b")
+    with pytest.raises(ValueError, match="1 to 40 bytes"):
+        SharedArray("b" * 41, 1)
+    with pytest.raises(ValueError, match="must be one of q, Q, d, not 'f'"):
+        SharedArray("b", 1, "f")
+    with pytest.raises(ValueError, match="at least 1 word"):
+        SharedArray("b", 0)
+    with pytest.raises(MemoryError, match="words, of which 1 and 2 are used$"):
+        SharedArray("b", 1 << 40)
+
+
+def test_only_a_segment_can_be_shared() -> None:
+    bloomgate.use_device("soft:")
+    with pytest.raises(TransactionError, match="^shared data need a device like shm:NAME, not soft"):
+        SharedArray("a", 1)
+    bloomgate.use_device(None)
+
+
+def test_of_another_segment(segment) -> None:
+    array = SharedArray("a", 1)
+    bloomgate.use_device("soft:")
+    with pytest.raises(TransactionError, match=f"use_device\\('shm:{segment}'\\)$"):
+        array[0]
+    bloomgate.use_device(f"shm:{segment}")
+    assert array[0] == 0
+
+
+# Transactions.
+
+
+def test_all_or_nothing(segment) -> None:
+    array = SharedArray("a", 2)
+
+    @atomic
+    def fail() -> None:
+        array[0] = 1
+        array.commute(1, "add", 1)
+        assert (array[0], array[1]) == (1, 1)
+        raise RuntimeError("too late")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert array.snapshot() == [0, 0]
+
+
+def test_commuting_updates(segment) -> None:
+    array = SharedArray("a", 3, initial=[5, 5, 2**63 - 1])
+    variable = SharedTVar(2.5)
+
+    @atomic
+    def update() -> None:
+        array.commute(0, "add", 3)
+        array.commute(0, "min", 6)
+        array.commute(0, "add", 1)
+        commute(array.variable(1), "max", -9)
+        array.commute(2, "add", 1)
+        commute(variable, "min", 1)
+
+    update()
+    assert array.snapshot() == [7, 5, -(2**63)]
+    assert variable.value == 1.0
+
+    @atomic
+    def promoted() -> int:
+        array.commute(2, "add", -1)
+        return array[2]
+
+    assert promoted() == 2**63 - 1 == array[2]
+    with pytest.raises(TransactionError, match="must be add, min or max, not 'append'$"):
+        array.commute(0, "append", 1)
+    with pytest.raises(TransactionError, match="not nan"):
+        commute(variable, "add", float("nan"))
+
+
+def test_or_else_takes_back_what_it_must(segment) -> None:
+    array = SharedArray("a", 2)
+
+    def first() -> None:
+        array[0] = 1
+        bloomgate.retry()
+
+    def second() -> None:
+        assert array[0] == 0
+        array[1] = 2
+
+    bloomgate.or_else(first, second)
+    assert array.snapshot() == [0, 2]
+
+
+def test_versions_count_the_commits(segment) -> None:
+    array = SharedArray("a", 2, initial=[4, 0])
+    assert array.versioned(0) == (4, 1)
+    array[1] = 1
+    first = array.versioned(1).version
+    array[0] = 5
+    array[1] = 2
+    assert [array.versioned(0), array.versioned(1)] == [(5, first + 1), (2, first + 2)]
+
+
+def test_a_snapshot_keeps_its_values_until_they_are_gone(segment) -> None:
+    """A reader sees the versions of its snapshot; when they are gone it says so, and never shows a newer one."""
+    array = SharedArray("a", 1)
+    memory = ArrayMemory.open(runtime.device, "a")
+    position = memory.publication.now()[1]
+    for number in range(1, VERSIONS):
+        array[0] = number
+        assert memory.read(memory.location(0), position) == (0, 1)
+    array[0] = VERSIONS
+    with pytest.raises(VersionGone):
+        memory.read(memory.location(0), position)
+
+
+def test_a_reader_whose_version_is_gone_begins_again(segment) -> None:
+    array = SharedArray("a", 2)
+    attempts = []
+    before = stats()["versions_gone"]
+
+    def others() -> None:
+        for number in range(2 * VERSIONS):
+            array[1] = number
+
+    @atomic
+    def read() -> tuple[int, int]:
+        attempts.append(here.tx)
+        first = array[0]
+        if len(attempts) == 1:
+            thread = threading.Thread(target=others)
+            thread.start()
+            thread.join(LIMIT)
+        return first, array[1]
+
+    assert read() == (0, 2 * VERSIONS - 1)
+    assert len(attempts) == 2
+    assert stats()["versions_gone"] == before + 1
+
+
+def test_reads_of_private_variables_are_validated_too(segment) -> None:
+    array, private = SharedArray("a", 1), TVar(1)
+    runs = []
+
+    @atomic
+    def copy() -> None:
+        runs.append(private.value)
+        if len(runs) == 1:
+            thread = threading.Thread(target=lambda: setattr(private, "value", 2))
+            thread.start()
+            thread.join(LIMIT)
+        array[0] = private.value
+
+    copy()
+    assert runs == [1, 2]
+    assert array[0] == 2
+
+
+def test_private_and_shared_writes_do_not_mix(segment) -> None:
+    array, private = SharedArray("a", 1), TVar(0, "mine")
+
+    @atomic
+    def both() -> None:
+        array[0] = private.value = 1
+
+    with pytest.raises(TransactionError, match="^a transaction that changes shared data cannot change mine, which"):
+        both()
+    assert (array[0], private.value) == (0, 0)
+
+
+def test_irrevocable_ones_use_no_shared_data(segment) -> None:
+    array = SharedArray("a", 1)
+
+    @atomic
+    def first(before: bool) -> None:
+        if before:
+            bloomgate.irrevocable()
+        array[0] = 1
+        bloomgate.irrevocable()
+
+    for before in (True, False):
+        with pytest.raises(TransactionError, match="irrevocable"):
+            first(before)
+    assert array[0] == 0
+
+
+def test_too_much_for_one_transaction(segment) -> None:
+    array = SharedArray("a", REDO_ENTRIES + 1)
+
+    @atomic
+    def write() -> None:
+        for index in range(len(array)):
+            array[index] = 1
+
+    with pytest.raises(bloomgate.RequestTooLarge, match=f"^a transaction can change {REDO_ENTRIES} shared locations"):
+        write()
+    assert set(array) == {0}
+
+
+def test_a_reset_in_between(segment) -> None:
+    array = SharedArray("a", 1, initial=[1])
+    runs = []
+
+    @atomic
+    def increment() -> None:
+        runs.append(array[0])
+        array[0] += 1
+        if len(runs) == 1:
+            runtime.device.reset()
+
+    increment()
+    assert runs == [1, 1]
+    assert array[0] == 2
+    for _ in range(5):
+        runtime.device.reset(runtime.device.parameters.epoch_and_count(runtime.device.last_timestamp())[0] + 7)
+        array[0] += 1
+    assert array[0] == 7
+
+
+# Processes.
+
+
+def test_members_count_together(segment) -> None:
+    array = SharedArray("x", 1)
+    members = [member(segment, "add", 200) for _ in range(3)]
+    for process in members:
+        output(process)
+    assert array[0] == 600
+
+
+def test_epochs_roll_over(segment) -> None:
+    name = f"{segment}-small"
+    try:
+        with bloomgate.open_device(f"shm:{name}?D=16&timestamp_bits=4") as device:
+            memory = ArrayMemory.open(device, "x", 1)
+            for process in [member(name, "add", 50) for _ in range(2)]:
+                output(process)
+            value, version = memory.read(memory.location(0), memory.publication.now()[1])
+            # The beginning of an epoch is a position too.
+            assert value == 100 < version - 1
+            assert device.parameters.epoch_and_count(device.last_timestamp())[0] == 100 // 15
+    finally:
+        remove(name)
+
+
+def test_retry_waits_for_other_processes(segment) -> None:
+    ball = SharedArray("ball", 2)
+    other = member(segment, "echo", 20)
+    for number in range(1, 21):
+        ball[0] = number
+
+        @atomic(timeout=LIMIT)
+        def received(number: int = number) -> None:
+            bloomgate.check(ball[1] == number)
+
+        received()
+    output(other)
+
+
+def test_retry_has_a_timeout(segment) -> None:
+    array = SharedArray("a", 1)
+
+    @atomic(timeout=0.05)
+    def never() -> None:
+        bloomgate.check(array[0] == 1)
+
+    with pytest.raises(bloomgate.TransactionTimeout):
+        never()
+
+
+def test_pickled_it_is_the_same(segment) -> None:
+    array = SharedArray("a", 3)
+    variable = SharedTVar(5, "v")
+    copies = pickle.loads(pickle.dumps((array, variable, array.variable(2))))
+    copies[0][1] = 4
+    copies[1].value += 1
+    copies[2].value = 9
+    assert array.snapshot() == [0, 4, 9]
+    assert variable.value == 6
+    program = (
+        "import pickle, sys; array, variable = pickle.load(sys.stdin.buffer); array[0] = variable.value * 10;"
+        " print(variable.value)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], input=pickle.dumps((array, variable)), capture_output=True, timeout=LIMIT
+    )
+    assert result.stdout == b"6\n", result.stderr.decode()
+    assert array[0] == 60
+
+
+def test_a_forked_child_opens_its_own_slot(segment) -> None:
+    array = SharedArray("a", 2)
+    array[0] = 1
+    slot = runtime.device.slot
+    child = os.fork()
+    if child == 0:
+        try:
+            array[0] += 1
+            array[1] = runtime.device.slot
+            os._exit(0)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+            os._exit(1)
+    array[0] += 10
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert array[0] == 12
+    assert array[1] != slot
+
+
+def test_histories_of_processes(segment, seed: int) -> None:
+    """Random programs in three processes: strictly serialisable, and aborted attempts saw one state too."""
+    SharedArray("x", LOCATIONS)
+    members = [member(segment, "programs", seed + number, 150) for number in range(3)]
+    attempts = []
+    for process in members:
+        for line in output(process).splitlines():
+            seen = json.loads(line)
+            for sets in ("reads", "writes", "adds"):
+                seen[sets] = {int(place): value for place, value in seen[sets].items()}
+            attempts.append(Attempted(**seen))
+    final = check_opacity(attempts, dict.fromkeys(range(LOCATIONS), 0))
+    assert [final[place] for place in range(LOCATIONS)] == list(SharedArray("x"))
+    # The checker has something to check.
+    reader = next(attempt for attempt in attempts if attempt.committed and attempt.reads)
+    reader.reads[next(iter(reader.reads))] += 1
+    with pytest.raises(NotSerialisable):
+        check_opacity(attempts, dict.fromkeys(range(LOCATIONS), 0))
