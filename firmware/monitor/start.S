@@ -54,6 +54,7 @@ _start:
         bic     r0, r0, #(1 << 11)              /* Z: no prediction, so no speculative fetches */
         bic     r0, r0, #(1 << 12)              /* I */
         bic     r0, r0, #(1 << 13)              /* V: vectors at VBAR */
+        bic     r0, r0, #(3 << 28)              /* TRE, AFE: page tables as mmu.c writes them */
         bic     r0, r0, #(1 << 30)              /* TE: exceptions in ARM state */
         mcr     p15, 0, r0, c1, c0, 0
         isb

@@ -26,10 +26,14 @@ void uart_begin(void)
     set_bits(SLCR_APER_CLK_CTRL, SLCR_APER_CLK_UART1, SLCR_APER_CLK_UART1);
     set_bits(SLCR_UART_CLK_CTRL, SLCR_UART_CLK_UART1, SLCR_UART_CLK_UART1);
     set_bits(SLCR_UART_RST_CTRL, SLCR_UART_RST_UART1, 0);
-    set_bits(SLCR_MIO_PIN_08, MIO_FUNCTION | MIO_TRISTATE, MIO_FUNCTION_UART);
-    set_bits(SLCR_MIO_PIN_09, MIO_FUNCTION | MIO_TRISTATE, MIO_FUNCTION_UART | MIO_TRISTATE);
+    if (read32(UART1_CONTROL) & UART_CONTROL_TX_ENABLE) {
+        uart_flush();
+    } else {
+        /* Nobody has used it, so that nobody has given it pins: those of the Parallella. */
+        set_bits(SLCR_MIO_PIN_08, MIO_FUNCTION | MIO_TRISTATE, MIO_FUNCTION_UART);
+        set_bits(SLCR_MIO_PIN_09, MIO_FUNCTION | MIO_TRISTATE, MIO_FUNCTION_UART | MIO_TRISTATE);
+    }
 
-    uart_flush();
     /* Baud rate = clock / (generator * (divisor + 1)), divisor 4 to 255 (UG585 section 19.2.3). */
     clock = clock_uart_hz();
     for (divisor = 4; divisor <= 255; divisor++) {

@@ -21,6 +21,8 @@ pytestmark = pytest.mark.xdist_group("sim")
 
 BASE = 0x43C0_0000
 LVL_SHFTR_EN, FPGA_RST_CTRL = 0xF800_0900, 0xF800_0240
+IO_PLL_CTRL, UART_CLK_CTRL, MIO_PIN_08 = 0xF800_0108, 0xF800_0154, 0xF800_0720
+UART1_BAUDGEN, UART1_BAUDDIV = 0xE000_1018, 0xE000_1034
 SLCR_UNLOCK, SLCR_UNLOCK_KEY = 0xF800_0008, 0xDF0D
 
 
@@ -83,6 +85,35 @@ def test_peek_and_poke(terminal: Terminal) -> None:
     assert terminal.say(f"peek {epoch:#x} 1") == f"0x{epoch:08X}: 0xDEADBEEF\n"
     lines = terminal.say(f"peek {BASE:#X} 5").splitlines()
     assert [line.split(":")[0] for line in lines] == [f"0x{BASE + 4 * n:08X}" for n in range(5)]
+
+
+def peeked(terminal: Terminal, address: int) -> int:
+    return int(terminal.say(f"peek {address:#x}").split()[1], 16)
+
+
+@pytest.mark.parametrize(
+    ("pll", "divisor", "clock"),
+    [
+        (0x0001_A008, 0x3F03, 33_333_333 * 26 / 63),  # after a reset
+        (0x0001_E008, 0x1403, 33_333_333 * 30 / 20),  # 50 MHz, of which boot loaders are fond
+        (0x0001_E008, 0x0A03, 33_333_333 * 30 / 10),
+    ],
+)
+def test_the_baud_rate(board: MonitorBoard, terminal: Terminal, pll: int, divisor: int, clock: float) -> None:
+    """From the clocks as the monitor finds them when it begins, here after an exception."""
+    terminal.say(f"poke {SLCR_UNLOCK:#x} {SLCR_UNLOCK_KEY:#x}")
+    terminal.say(f"poke {IO_PLL_CTRL:#x} {pll:#x}")
+    terminal.say(f"poke {UART_CLK_CTRL:#x} {divisor:#x}")
+    crash(board, 0xE7F0_00F0, 0)
+    terminal.type("id\r")
+    terminal.wait_for("restarted after")
+    terminal.wait_for_prompt()
+    generator, unit = peeked(terminal, UART1_BAUDGEN), peeked(terminal, UART1_BAUDDIV) + 1
+    assert unit >= 5
+    # A receiver samples the last of ten bits at its middle: each end may be off by 2 % and more.
+    assert clock / (generator * unit) == pytest.approx(115200, rel=0.01)
+    # Nobody had given the UART its pins: UART1 to send on MIO8 and to receive on MIO9.
+    assert [peeked(terminal, MIO_PIN_08 + 4 * n) & 0xFF for n in range(2)] == [0xE0, 0xE1]
 
 
 @pytest.mark.parametrize(
@@ -247,22 +278,31 @@ CRASHES = [
 ]
 
 
+def crash(board: MonitorBoard, instruction: int, r0: int, *, accessing: bool = False) -> int:
+    """Have the processor execute an instruction, at the next access to a device, or in the middle of one.
+
+    Returns the address of the instruction: the far end of the monitor's stack.
+    """
+    place = program("uboot").symbols["__bss_end"]
+
+    def interruption(debugger: Debugger) -> bool:
+        if accessing and not board.zynq.watchdog.enabled:
+            return False
+        debugger.order(
+            Debugger.write_word(place, instruction), Debugger.set_register(0, r0), Debugger.set_register(15, place)
+        )
+        return True
+
+    board.zynq.interruption = interruption
+    return place
+
+
 @pytest.mark.parametrize(("kind", "instruction", "address"), CRASHES)
 def test_an_exception_that_nobody_expected(
     board: MonitorBoard, terminal: Terminal, kind: str, instruction: int, address: int
 ) -> None:
-    place = program("uboot").symbols["__bss_end"]  # the far end of the stack
-
-    def crash(debugger: Debugger) -> bool:
-        debugger.order(
-            Debugger.write_word(place, instruction),
-            Debugger.set_register(0, address),
-            Debugger.set_register(15, place),
-        )
-        return True
-
     for _ in range(2):
-        board.zynq.interruption = crash
+        place = crash(board, instruction, address)
         terminal.type("id\r")
         terminal.wait_for("bloomgate monitor")
         said = terminal.wait_for_prompt()
@@ -274,15 +314,8 @@ def test_an_exception_that_nobody_expected(
 
 def test_an_exception_in_the_middle_of_an_access(board: MonitorBoard, terminal: Terminal) -> None:
     """The watchdog is put to sleep, and the fabric is not left open."""
-    place = program("uboot").symbols["__bss_end"]
-
-    def crash(debugger: Debugger) -> bool:
-        if board.zynq.watchdog.enabled:
-            debugger.order(Debugger.write_word(place, 0xE7F0_00F0), Debugger.set_register(15, place))
-        return board.zynq.watchdog.enabled
-
     before = board.zynq.accesses
-    board.zynq.interruption = crash
+    crash(board, 0xE7F0_00F0, 0, accessing=True)
     terminal.type(f"peek {BASE:#x}\r")
     terminal.wait_for("restarted after: undefined instruction")
     terminal.wait_for_prompt()
