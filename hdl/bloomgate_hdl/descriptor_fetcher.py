@@ -159,11 +159,14 @@ class DescriptorFetcher(wiring.Component):
                 failed.eq(failing & ~self.beat.last),
                 refused.eq(refusing & ~self.beat.last),
             ]
-        # What was not read says nothing. Refused is an entry outside the window: a window of no size.
+        # What was not read says nothing, not even that its snapshot is ahead. Refused is an entry outside the window: a
+        # window of no size.
         with m.If(failing | refusing):
             m.d.comb += [
                 store.data.bad_request.eq(refusing),
                 store.data.bus_error.eq(~refusing),
+                store.data.header.snapshot_epoch.eq(0),
+                store.data.header.snapshot_count.eq(0),
                 store.data.fault.code.eq(ErrorCode.FETCH_ERROR.value),
                 store.data.fault.detail.eq(under_way.o.payload.address),
             ]

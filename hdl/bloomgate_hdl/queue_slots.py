@@ -176,12 +176,14 @@ class QueueSlots(wiring.Component):
         m.d.sync += scanned.eq(Mux(scanned == slots - 1, 0, scanned + 1))
         quiet = Signal()
         restart = Signal()
+        # A reset leaves LUT RAM as it is, so until a slot's first restart its indices mean nothing.
+        unused = Signal(slots, init=(1 << slots) - 1)
         m.d.comb += [
             quiet.eq(~(rings_tail | rings_head | self.fetched | self.taken | self.decided | self.written | controls)),
             restart.eq(
                 draining.bit_select(scanned, 1)
                 & ~self.held.bit_select(scanned, 1)
-                & (reader(takes, scanned) == reader(writes, scanned))
+                & (unused.bit_select(scanned, 1) | (reader(takes, scanned) == reader(writes, scanned)))
                 & quiet
             ),
             self.restarted.eq(restart),
@@ -194,6 +196,7 @@ class QueueSlots(wiring.Component):
         m.d.sync += [
             wanted.eq(Mux(enables, wanted | control_mask, wanted & ~control_mask)),
             draining.eq((draining | control_mask) & ~restart_mask),
+            unused.eq(unused & ~restart_mask),
             enabled.eq((enabled & ~control_mask) | (restart_mask & wanted)),
         ]
         write = generations.write_port()
