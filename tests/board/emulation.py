@@ -62,12 +62,12 @@ class Machine:
     def require(self) -> None:
         needs(self.compiler, *(self.runner[:1]))
 
-    def program(self, target: Path, *sources: Path) -> Path:
+    def program(self, target: Path, *sources: Path, options: Sequence[str] = ()) -> Path:
         """A program made of libbloomgate and these sources, without a warning."""
         here = SOURCES[0].parent
         flags = [flag for flag in FLAGS if flag not in ("-fPIC", "-shared")]
         everything = [*map(str, SOURCES), *map(str, sources)]
-        command = [self.compiler, *flags, *STRICT, *self.options, f"-I{INCLUDE}", f"-I{here}", *everything]
+        command = [self.compiler, *flags, *STRICT, *self.options, *options, f"-I{INCLUDE}", f"-I{here}", *everything]
         subprocess.run([*command, "-o", str(target)], check=True, timeout=SECONDS)
         return target
 

@@ -1,0 +1,66 @@
+#!/bin/sh
+# build.sh [FOLDER]: what the virtual Parallella needs, once: a kernel, its modules' build tree, and a root file system
+# with Debian's armhf Python. Into FOLDER, by default ~/.cache/bloomgate/virtual-board. `make virtual-board` runs it.
+#
+# Needs: apt install linux-source-6.1 gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-system-arm qemu-user
+#        device-tree-compiler flex bison bc cpio make xz-utils apt
+# The kernel takes some minutes. What is there already is not built again.
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+cache=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/bloomgate/virtual-board}
+jobs=$(nproc)
+mkdir -p "$cache"
+cd "$cache"
+
+for tool in arm-linux-gnueabihf-gcc qemu-system-arm dtc flex bison bc cpio xz apt-get; do
+    command -v $tool >/dev/null || {
+        echo "build.sh: $tool is not there; the packages are named at the top of $here/build.sh" >&2
+        exit 1
+    }
+done
+
+# The kernel. Debian's own for armhf has no Zynq, so it is built from Debian's source.
+if [ ! -f kernel/done ] || ! cmp -s "$here/kernel.config" kernel/config; then
+    source=/usr/src/linux-source-6.1.tar.xz
+    [ -f $source ] || {
+        echo "build.sh: no $source: apt install linux-source-6.1" >&2
+        exit 1
+    }
+    [ -d linux-source-6.1 ] || nice tar xf $source
+    rm -rf kernel
+    mkdir kernel
+    export ARCH=arm CROSS_COMPILE=arm-linux-gnueabihf-
+    nice make -s -C linux-source-6.1 KCONFIG_ALLCONFIG="$here/kernel.config" tinyconfig
+    nice make -s -C linux-source-6.1 -j "$jobs" zImage dtbs modules
+    cp linux-source-6.1/arch/arm/boot/zImage linux-source-6.1/arch/arm/boot/dts/zynq-parallella.dtb \
+        linux-source-6.1/System.map kernel/
+    cp "$here/kernel.config" kernel/config
+    touch kernel/done
+fi
+
+# The root file system: Debian's armhf packages, unpacked and not installed.
+packages="busybox-static python3.11-minimal libpython3.11-minimal libpython3.11-stdlib python3-cffi
+    python3-cffi-backend python3-pycparser python3-ply libc6 libffi8 zlib1g libexpat1 libgcc-s1"
+if [ ! -f root/done ]; then
+    rm -rf root apt
+    mkdir -p root apt/lists/partial apt/archives/partial apt/etc
+    touch apt/status
+    set -- -o APT::Architecture=armhf -o APT::Architectures=armhf -o Dir::State="$cache/apt" \
+        -o Dir::State::status="$cache/apt/status" -o Dir::State::lists="$cache/apt/lists" \
+        -o Dir::Cache="$cache/apt" -o APT::Sandbox::User=root -o Debug::NoLocking=1 -qq
+    # One package source out of several may be away; what counts is the download below.
+    apt-get "$@" update || echo "build.sh: apt-get update complained; going on" >&2
+    # shellcheck disable=SC2086  # a list of words
+    (cd apt/archives && apt-get "$@" download $packages)
+    for package in apt/archives/*.deb; do
+        dpkg-deb -x "$package" root
+    done
+    rm -rf root/usr/share/doc root/usr/share/man root/usr/share/locale apt
+    # Byte code, which is that of any Python 3.11: without it a program needs half a minute to begin.
+    if python3 -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then
+        python3 -m compileall -q -s root root/usr/lib/python3.11 root/usr/lib/python3 || true
+    fi
+    touch root/done
+fi
+echo "$cache"

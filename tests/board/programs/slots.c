@@ -1,0 +1,142 @@
+/*
+ * The kernel module's devices, one after the other: what each file gives, and what it refuses. Prints a line for each
+ * step that went as it should; ends with status 1 and a message at the first that did not.
+ */
+#define _DEFAULT_SOURCE
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "bloomgate.h"
+#include "bloomgate_registers.h"
+#include "bloomgate_uapi.h"
+
+#define SLOT "/dev/bloomgate-slot3"
+
+static void require(int right, const char *what)
+{
+    if (!right) {
+        printf("failed: %s (%s)\n", what, strerror(errno));
+        exit(1);
+    }
+    printf("ok: %s\n", what);
+    fflush(stdout);
+}
+
+static void *map(int file, size_t bytes, off_t offset)
+{
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, offset);
+    return at == MAP_FAILED ? NULL : at;
+}
+
+/* A commit by programmed I/O through the mapped page; its timestamp. */
+static uint64_t commit(void *page, uint64_t snapshot)
+{
+    struct bloomgate_window window = {.words = page, .bytes = BLOOMGATE_PAGE_BYTES, .file = -1};
+    struct bloomgate_geometry geometry = {.timestamp_bits = 32, .key_bits = 32, .slots = 16, .aperture_depth = 512};
+    struct bloomgate_slot slot;
+    struct bloomgate_decision decision;
+    uint32_t keys[] = {7, 8, 9};
+    require(bloomgate_slot_open(&slot, &window, &geometry) == BLOOMGATE_OK, "the slot is taken over");
+    struct bloomgate_request request = {.snapshot = snapshot, .writes = keys, .write_count = 3};
+    require(bloomgate_commit(&slot, &request, &decision) == BLOOMGATE_OK && decision.timestamped, "a commit");
+    return decision.timestamp;
+}
+
+int main(void)
+{
+    struct bloomgate_info info, again;
+    int file = open(SLOT, O_RDWR);
+    require(file >= 0, "a slot opens");
+    require(open(SLOT, O_RDWR) < 0 && errno == EBUSY, "and not twice");
+    require(ioctl(file, BLOOMGATE_GET_INFO, &info) == 0, "it says what it is");
+    require(info.identity[0] == BLOOMGATE_IDENTIFICATION && info.generation != 0, "it is bloomgate's");
+    require(info.buffer_bytes >= 65536, "it has a buffer");
+
+    uint32_t *buffer = map(file, info.buffer_bytes, BLOOMGATE_MAP_BUFFER);
+    require(buffer != NULL, "the buffer is mapped");
+    uint32_t sum = 0;
+    for (size_t i = 0; i < info.buffer_bytes / 4; i++) {
+        sum |= buffer[i];
+        buffer[i] = (uint32_t)i;
+    }
+    require(sum == 0, "the buffer was empty");
+    require(map(file, info.buffer_bytes + 4096, BLOOMGATE_MAP_BUFFER) == NULL, "nothing behind the buffer is mapped");
+    require(map(file, 8192, BLOOMGATE_MAP_PAGE) == NULL, "nor the next slot's page");
+    require(map(file, 4096, 4096) == NULL, "nor by its offset");
+    require(mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, file, 0) == MAP_FAILED, "nor privately");
+    void *page = map(file, BLOOMGATE_PAGE_BYTES, BLOOMGATE_MAP_PAGE);
+    require(page != NULL, "the page is mapped");
+
+    uint64_t snapshot = ((uint64_t)info.epoch << 32) + info.count;
+    uint64_t timestamp = commit(page, snapshot);
+    require(timestamp == snapshot + 1, "the timestamp is the next one");
+
+    uint32_t seen;
+    struct pollfd waiting = {.fd = file, .events = POLLIN};
+    require(read(file, &seen, sizeof seen) == sizeof seen, "waiting is armed");
+    timestamp = commit(page, timestamp);
+    require(poll(&waiting, 1, 30000) == 1 && waiting.revents & POLLIN, "a verdict wakes");
+    uint32_t later;
+    require(read(file, &later, sizeof later) == sizeof later && later != seen, "and is counted");
+    /* The cause of the arming before may come once more; then there is quiet. */
+    while (poll(&waiting, 1, 200) == 1) {
+        require(read(file, &later, sizeof later) == sizeof later, "read again");
+    }
+    require(poll(&waiting, 1, 0) == 0, "without a verdict there is nothing to wake for");
+
+    int other = open("/dev/bloomgate-slot4", O_RDWR), control = open("/dev/bloomgate-control", O_RDWR);
+    require(other >= 0 && control >= 0, "other slots and page 0 are files of their own");
+    require(map(control, 4096, BLOOMGATE_MAP_BUFFER) == NULL, "page 0 has no buffer");
+    require(ioctl(control, BLOOMGATE_GET_INFO, &again) == 0 && again.count == info.count + 2, "page 0 has counted");
+    close(other);
+    close(control);
+
+    /* The mappings hold the slot; the last of them lets it go. */
+    close(file);
+    require(open(SLOT, O_RDWR) < 0 && errno == EBUSY, "a mapping holds the slot");
+    munmap(page, BLOOMGATE_PAGE_BYTES);
+    munmap(buffer, info.buffer_bytes);
+    file = open(SLOT, O_RDWR);
+    require(file >= 0, "the last unmapping has let it go");
+    require(ioctl(file, BLOOMGATE_GET_INFO, &again) == 0 && again.generation != info.generation, "to another owner");
+    buffer = map(file, again.buffer_bytes, BLOOMGATE_MAP_BUFFER);
+    require(buffer != NULL && buffer[1] == 0 && buffer[again.buffer_bytes / 4 - 1] == 0, "who finds nothing");
+    close(file);
+    munmap(buffer, again.buffer_bytes);
+
+    /* An owner that is killed. */
+    int ready[2];
+    require(pipe(ready) == 0, "a pipe");
+    pid_t child = fork();
+    if (child == 0) {
+        file = open(SLOT, O_RDWR);
+        map(file, BLOOMGATE_PAGE_BYTES, BLOOMGATE_MAP_PAGE);
+        map(file, info.buffer_bytes, BLOOMGATE_MAP_BUFFER);
+        char letter = file >= 0 ? 'y' : 'n';
+        if (write(ready[1], &letter, 1) != 1) {
+            _exit(1);
+        }
+        pause();
+        _exit(0);
+    }
+    char letter = 0;
+    require(read(ready[0], &letter, 1) == 1 && letter == 'y', "another process owns the slot");
+    require(open(SLOT, O_RDWR) < 0 && errno == EBUSY, "alone");
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    file = open(SLOT, O_RDWR);
+    require(file >= 0, "its death frees the slot");
+    puts("done");
+    return 0;
+}

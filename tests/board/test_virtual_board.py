@@ -1,0 +1,153 @@
+"""The virtual Parallella: Debian's ARM Python and a Linux kernel in QEMU's Zynq, the gateware in the fabric.
+
+Runs where `make virtual-board` has built kernel and root file system; what it shows is in docs/board.md.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from bloomgate.parameters import Parameters
+from bloomgate.registers import CONTROL_PAGE, PAGE_BYTES, VERSION, slot_page_offset
+from bloomgate_sim.device import SimulatedBus
+
+from tests.board.emulation import ARM_GCC, INCLUDE, ROOT, THUMB, needs
+from tests.board.linux_board import LinuxBoard, cache_folder
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("virtual board")]
+
+#: Few keys, since each access takes 0.1 ms here.
+GEOMETRY = Parameters(K=2, D=64, timestamp_bits=32, key_bits=32, slots=6, aperture_depth=32)
+#: Seconds for a system from its start to its end; the machine may be busy.
+SECONDS = 800
+
+
+@pytest.fixture(scope="module")
+def cache():
+    return cache_folder()
+
+
+@pytest.fixture
+def folder():
+    # Short, for sockets.
+    with tempfile.TemporaryDirectory(prefix="bg-") as name:
+        (Path(name) / "files").mkdir()
+        yield Path(name)
+
+
+@pytest.fixture
+def bus():
+    bus = SimulatedBus(GEOMETRY)
+    yield bus
+    bus.close()
+
+
+def script(folder, *lines):
+    path = folder / "files" / "init.test"
+    path.write_text("\n".join(["#!/bin/busybox sh", *lines]) + "\n")
+    path.chmod(0o755)
+
+
+def test_boardtest(folder, bus, cache):
+    """The package of `make deb`, unpacked onto the board: `bloomgate load` to look, then `bloomgate boardtest`."""
+    needs("dpkg-deb", "dtc", ARM_GCC)
+    build = [sys.executable, str(ROOT / "packaging" / "build_deb.py"), "--output", str(folder)]
+    package = subprocess.run(build, capture_output=True, text=True, check=True, timeout=120).stdout.split()[-1]
+    subprocess.run(["dpkg-deb", "-x", package, str(folder / "files")], check=True, timeout=60)
+    if sys.version_info[:2] == (3, 11):
+        # The byte code that py3compile makes at installation.
+        site = folder / "files" / "usr" / "lib" / "python3"
+        subprocess.run([sys.executable, "-m", "compileall", "-q", str(site)], check=True, timeout=120)
+    script(
+        folder,
+        "bloomgate load && echo REPORT && cat /run/bloomgate/device.json && echo END",
+        "bloomgate boardtest --device uio: --duration 1 --json 2>/dev/null && echo END",
+        "grep bloomgate /proc/interrupts",
+    )
+    board = LinuxBoard(folder, bus, folder / "files", cache)
+    text = board.wait(SECONDS)
+    assert "init.test ended with status 0" in text, text
+    identity, report = (json.loads(found) for found in re.findall(r"^(\{.*?^\})\s*$", text, re.M | re.S))
+    assert (identity["version"], identity["parameters"]["slots"]) == (list(VERSION), GEOMETRY.slots)
+    assert report["passed"], text
+    assert {section["name"]: section["status"] for section in report["sections"]} == dict.fromkeys(
+        ("identification", "registers", "slots", "verdicts", "errors", "interrupt", "throughput", "soak"), "passed"
+    )
+    assert report["host"]["machine"] == "armv7l"
+    assert report["host"]["model"] == "Adapteva Parallella board"
+    pages = {0, *(slot_page_offset(slot) for slot in range(GEOMETRY.slots))}
+    assert board.mapped == pages
+    # The interrupt went through the kernel's driver.
+    counted = re.search(r"\d+:\s+(\d+)\s.*bloomgate-control", text)
+    assert counted is not None
+    assert int(counted.group(1)) > 0
+
+
+def module(folder, cache):
+    """The kernel module, built for the board's kernel."""
+    needs(ARM_GCC)
+    # In a copy, since kbuild leaves its products beside the sources.
+    copy = folder / "module"
+    shutil.copytree(ROOT / "firmware" / "linux", copy / "firmware" / "linux")
+    shutil.copytree(INCLUDE, copy / "host" / "bloomgate" / "include")
+    tree = cache / "linux-source-6.1"
+    command = ["make", "-s", "-C", str(copy / "firmware" / "linux"), f"KDIR={tree}", "ARCH=arm"]
+    subprocess.run([*command, f"CROSS_COMPILE={ARM_GCC[:-3]}"], check=True, timeout=300, env=clean_environment())
+    return copy / "firmware" / "linux" / "bloomgate.ko"
+
+
+def clean_environment():
+    """Without what an enclosing make hands down."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
+
+
+def queue_record(bus, slot):
+    """WINDOW_BASE, WINDOW_SIZE, and whether the queue is enabled."""
+    base = CONTROL_PAGE.window("QUEUE_RECORDS").offset + 32 * slot
+    return [*bus.read(base, 2), bus.read(base + 12, 1)[0] & 1]
+
+
+def test_kernel_module(folder, bus, cache):
+    """Loaded, its devices used and refused, unloaded; what it programs is seen from the gateware's side."""
+    needs("dtc")
+    files = folder / "files"
+    shutil.copy(module(folder, cache), files / "bloomgate.ko")
+    THUMB.program(
+        files / "slots",
+        ROOT / "tests" / "board" / "programs" / "slots.c",
+        options=[f"-I{ROOT / 'firmware' / 'linux'}"],
+    )
+    overlay = folder / "module.dtbo"
+    source = ROOT / "firmware" / "devicetree" / "bloomgate-module.dtso"
+    subprocess.run(["dtc", "-q", "-@", "-I", "dts", "-O", "dtb", "-o", overlay, source], check=True, timeout=60)
+    script(
+        folder,
+        "insmod /bloomgate.ko && ls /dev/bloomgate* && /slots",
+        "status=$?",
+        "rmmod bloomgate && ls /dev/bloomgate* 2>&1",
+        "dmesg | grep -i -e bloomgate -e 'cut here' -e BUG",
+        "exit $status",
+    )
+    board = LinuxBoard(folder, bus, files, cache, overlay=overlay)
+    text = board.wait(SECONDS)
+    assert "init.test ended with status 0" in text, text
+    assert "failed:" not in text
+    assert text.split().count("done") == 1, text
+    for name in ("control", *(f"slot{slot}" for slot in range(GEOMETRY.slots))):
+        assert f"/dev/bloomgate-{name}" in text
+    assert f"/dev/bloomgate-slot{GEOMETRY.slots}\n" not in text
+    assert f"bloomgate: {GEOMETRY.slots} slots with queues" in text
+    for sign in ("cut here", "BUG", "Oops"):
+        assert sign not in text
+    # Nothing of the fabric was mapped but page 0 and the slots that were opened.
+    assert board.mapped <= {0, *(slot_page_offset(slot) for slot in (3, 4))}
+    assert max(board.mapped) < PAGE_BYTES * (1 + GEOMETRY.slots)
+    # Every slot was let go: no window is left, and no queue.
+    for slot in range(GEOMETRY.slots):
+        assert queue_record(bus, slot)[1:] == [0, 0], slot
