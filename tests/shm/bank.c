@@ -132,9 +132,12 @@ static bool transfer(bg_client *client, bg_sharing *sharing, uint32_t accounts) 
     request.keys[1] = request.keys[3] = KEY_BIT | to;
     request.keys[4] = KEY_BIT | COUNTER;
     uint64_t begin = now_ns();
+    if (!bg_transact_submit(client, &request))
+        fail("the ring is full");
     while (!bg_transact(client, sharing, &request, SECOND / 10))
         if (now_ns() - begin > 60 * SECOND)
             fail("a commit took more than a minute");
+    bg_transact_release(client, &request);
     if (request.header.timestamp != 0)
         return true;
     /* What it lost against may belong to somebody who is dead: as the STM does, publish it before the next attempt. */

@@ -110,6 +110,8 @@ bg_sharing *bg_sharing_new(bg_segment *segment, int file);
 void bg_sharing_free(bg_sharing *sharing);
 void bg_sharing_own(bg_sharing *sharing, uint32_t slot);
 uint64_t bg_unpublished_of(bg_sharing *sharing, uint32_t slot);
+int bg_transact_submit(bg_client *client, void *buffer);
+void bg_transact_release(bg_client *client, void *buffer);
 int bg_transact(bg_client *client, bg_sharing *sharing, void *buffer, uint64_t ns);
 uint64_t bg_sharing_now(bg_sharing *sharing, uint64_t *timestamp);
 uint64_t bg_sharing_published(bg_sharing *sharing);

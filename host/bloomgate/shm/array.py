@@ -33,8 +33,10 @@ Number = Union[int, float]
 ARENA_LOCK = 33
 #: Seconds that making an array may wait for others who make one.
 PATIENCE = 10.0
-#: Seconds that one call to C may last, so that Python sees signals.
-SLICE_SECONDS = 0.05
+#: Nanoseconds that one call to C may last, so that Python sees signals.
+SLICE_NS = 50_000_000
+#: Seconds until a thread that finds the ring full of other threads' requests looks again.
+FULL_SECONDS = 0.0005
 #: Conflict keys of shared locations have this bit; those of a process's own variables do not, as long as they last.
 KEY_BIT = 1 << 31
 #: Bytes of an array's name.
@@ -48,7 +50,7 @@ _HEADER_FIELDS = struct.Struct(_HEADER)
 _TIMESTAMP = 1
 _STAGE = 2
 _PAYLOAD = slice(4, 8)
-_STAGE_SUBMITTED, _STAGE_DECIDED, _STAGE_DONE = 1, 2, 4
+_STAGE_DECIDED = 2
 
 
 class VersionGone(BloomgateError):
@@ -287,20 +289,34 @@ class Commit:
         buffer = publication._ffi.from_buffer(self._buffer)
         port = device.port
         begin = time.monotonic()
+        while True:
+            with device.queue.lock:
+                if lib.bg_transact_submit(port.client, buffer):
+                    break
+            self._go_on(begin)
+            time.sleep(FULL_SECONDS)
+        # Not under the lock: a commit before this one may belong to a thread that needs it.
+        while not lib.bg_transact(port.client, view, buffer, SLICE_NS):
+            self._go_on(begin)
         with device.queue.lock:
-            while not lib.bg_transact(port.client, view, buffer, int(SLICE_SECONDS * 1e9)):
-                if device._closed:
-                    raise DeviceClosed("the device was closed during a commit")
-                fields = _HEADER_FIELDS.unpack_from(self._buffer)
-                if fields[_STAGE] <= _STAGE_SUBMITTED:
-                    port.waited(time.monotonic() - begin)
-                elif fields[_STAGE] == _STAGE_DECIDED:
-                    publication.help_here(publication.published + 1)
+            lib.bg_transact_release(port.client, buffer)
         verdict = self.verdict
         assert verdict is not None
         if verdict.timestamp is not None:
             publication.assigned(verdict.timestamp)
         return verdict
+
+    def _go_on(self, begin: float) -> None:
+        """Raises what there is to raise when the commit is held up."""
+        device = self._device
+        if device._closed:
+            raise DeviceClosed("the device was closed during a commit")
+        if self.verdict is None:
+            device.port.waited(time.monotonic() - begin)
+        else:
+            publication = device._publication
+            assert isinstance(publication, SharedPublication)
+            publication.help_here(publication.published + 1)
 
     @property
     def verdict(self) -> Optional[Verdict]:

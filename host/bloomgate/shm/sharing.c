@@ -1,7 +1,7 @@
-/* Transactions on shared locations, as Python calls them: one call from the submission to the publication.
+/* Transactions on shared locations, as Python calls them: submission; decision and publication; release.
  *
- * The request and all that is known about it lie in one buffer of the caller, a bg_commit. A call that is cut short is
- * repeated with the same buffer, and goes on where it was; an exception of Python's between two calls loses nothing.
+ * The request and all that is known about it lie in one buffer of the caller. Calls that were made already do nothing, so
+ * that whoever is interrupted by an exception of Python's begins again with the same buffer, and loses nothing.
  *
  * Behind redo.c, shared.c and client.c.
  */
@@ -70,14 +70,17 @@ static bg_location *location_at(bg_sharing *sharing, uint64_t location) {
 }
 
 /* Submits a request whose keys fit into the log of its ring entry. False while all ring entries are in use. */
-static bool submit_commit(bg_client *client, bg_commit_header *commit) {
+static int bg_transact_submit(bg_client *client, void *buffer) {
+    bg_commit_header *commit = buffer;
+    if (commit->stage != STAGE_NEW)
+        return 1;
     const bg_redo_entry *entries = (const bg_redo_entry *)(commit + 1);
     const uint32_t *keys = (const uint32_t *)(entries + commit->entries);
     uint32_t count = commit->reads + commit->writes + commit->commutes;
     uint32_t bits = client->segment->header->geometry[BG_GEOMETRY_TIMESTAMP_BITS];
     int index = bg_next(client);
     if (index < 0)
-        return false;
+        return 0;
     uint32_t log = 2 * client->ring.entries * BG_ENTRY_BYTES +
                    (uint32_t)index % client->ring.entries * client->segment->header->geometry[BG_GEOMETRY_APERTURE_DEPTH] *
                        sizeof(uint32_t);
@@ -97,13 +100,11 @@ static bool submit_commit(bg_client *client, bg_commit_header *commit) {
     return bg_submit(client, words, BG_REDO_ARRAY, entries, commit->entries) >= 0;
 }
 
-/* Everything from the submission to the publication. Waits up to about `ns` in each stage; returns whether it is done,
- * else call it again. One thread of a client at a time. */
+/* From the submission to the publication. Waits up to about `ns` in each stage; returns whether it is done, else call it
+ * again. Any thread. */
 static int bg_transact(bg_client *client, bg_sharing *sharing, void *buffer, uint64_t ns) {
     bg_commit_header *commit = buffer;
     const bg_redo_entry *entries = (const bg_redo_entry *)(commit + 1);
-    if (commit->stage == STAGE_NEW && !submit_commit(client, commit))
-        return 0;
     if (commit->stage == STAGE_SUBMITTED) {
         if (!bg_collect(client, commit->index, ns, commit->payload))
             return 0;
@@ -118,11 +119,16 @@ static int bg_transact(bg_client *client, bg_sharing *sharing, void *buffer, uin
         commit->stage = STAGE_PUBLISHED;
         BG_POINT(PUBLISHED);
     }
+    return 1;
+}
+
+/* Gives the ring entry back. */
+static void bg_transact_release(bg_client *client, void *buffer) {
+    bg_commit_header *commit = buffer;
     if (commit->stage == STAGE_PUBLISHED) {
         bg_release(client, commit->index);
         commit->stage = STAGE_DONE;
     }
-    return 1;
 }
 
 /* For Python, which knows locations by their numbers. */
