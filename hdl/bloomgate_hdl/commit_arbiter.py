@@ -83,7 +83,8 @@ class CommitArbiter(wiring.Component):
                 "queue_release": Out(1),
                 #: A completion can be taken in the next clock cycle and after it, until one is.
                 "completable": In(1),
-                #: Strobe: an exclusive validation has ended.
+                #: A long request is being validated exclusively; strobe: that has ended.
+                "exclusive": Out(1),
                 "exclusive_ends": Out(1),
                 #: To and from the ValidationPipeline.
                 "beat": Out(beat_layout(p)),
@@ -285,7 +286,7 @@ class CommitArbiter(wiring.Component):
         # Long requests: whether what was validated so far may have become wrong, and whether it is validated again.
         disturbed = Signal()
         again = Signal()
-        exclusive = Signal()
+        exclusive = self.exclusive
         with m.If(begin_queued & self.queue_request.first):
             m.d.sync += [disturbed.eq(0), exclusive.eq(again)]
         with m.Elif(counter.assign | counter.raise_floor | counter.step | self.inject):

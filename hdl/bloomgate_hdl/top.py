@@ -29,7 +29,7 @@ GP_ID_BITS = 12
 
 
 def probe_layout(parameters: Parameters) -> data.StructLayout:
-    """Events for measurements and logic analysers; each is high for one clock cycle."""
+    """Events and states for measurements and logic analysers; an event is high for one clock cycle."""
     return data.StructLayout(
         {
             # A request has been accepted; visible one clock cycle after the data beat entered the AXI slave.
@@ -41,6 +41,10 @@ def probe_layout(parameters: Parameters) -> data.StructLayout:
             "queries": LANES,
             "checks": LANES,
             "insertions": LANES,
+            # The last beat of a completion is being taken by the memory.
+            "completed": 1,
+            # A long request's read set is validated while nothing else is decided.
+            "exclusive": 1,
         }
     )
 
@@ -247,6 +251,8 @@ class Bloomgate(wiring.Component):
             self.probe.submitted.eq(slot_pages.submitted),
             self.probe.decided.eq(arbiter.decided),
             self.probe.decided_slot.eq(arbiter.decided_slot),
+            self.probe.completed.eq(self.memory.wvalid & self.memory.wready & self.memory.wlast),
+            self.probe.exclusive.eq(arbiter.exclusive),
             *(
                 lanes.eq(Cat(entering == operation for entering in accepted))
                 for lanes, operation in (

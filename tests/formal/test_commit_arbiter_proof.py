@@ -23,7 +23,7 @@ MUTATIONS = [
     Mutation(
         "next request validated beside the insertion",
         "commit_arbiter.py",
-        "with m.If(key_reader.ending):",
+        "with m.If(Mux(queued, self.queue_ending, key_reader.ending)):",
         "with m.If(key_reader.read):",
         "it would not see all of the commit before it",
     ),
@@ -51,8 +51,8 @@ MUTATIONS = [
     Mutation(
         "lost key forgiven",
         "commit_arbiter.py",
-        "counter.raise_floor.eq(self.raise_floor | lost)",
-        "counter.raise_floor.eq(self.raise_floor)",
+        "counter.raise_floor.eq(self.raise_floor | lost | too_many)",
+        "counter.raise_floor.eq(self.raise_floor | too_many)",
         "a committed write would leave no trace in the filter",
     ),
     Mutation(
@@ -68,8 +68,8 @@ LIVELY_MUTATIONS = [
     Mutation(
         "completion lost after a repair",
         "commit_arbiter.py",
-        "m.d.comb += decides.eq(1)",
-        "m.d.comb += decides.eq(~repairing)",
+        "m.d.comb += [decides.eq(1),",
+        "m.d.comb += [decides.eq(~repairing),",
         "the client would wait for ever",
     ),
 ]
