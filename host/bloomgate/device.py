@@ -14,18 +14,21 @@ from typing import TYPE_CHECKING, Callable, Optional
 from bloomgate.errors import (
     BloomgateError,
     DeviceClosed,
+    DeviceUnavailable,
     KeyRangeError,
     ParameterError,
     RequestError,
     RequestTooLarge,
     SnapshotRangeError,
 )
+from bloomgate.in_flight import Conflict
 from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.publication import Publication
 from bloomgate.verdict import Verdict
 
 if TYPE_CHECKING:
     from bloomgate.queue_pair import QueuePair
+    from bloomgate.slots import Slot
 
 __all__ = ["Device", "DeviceInfo"]
 
@@ -137,6 +140,29 @@ class Device(abc.ABC):
         empty commit. For devices that others use too, so that nobody can tell from the newest timestamp.
         """
         raise NotImplementedError
+
+    def open_slot(self) -> Slot:
+        """A slot of the device for a client that announces what it reads, waits, or becomes irrevocable.
+
+        Raises :class:`~bloomgate.errors.DeviceInUse` when all slots are open.
+        """
+        raise DeviceUnavailable(f"{self.info().backend}: has no in-flight filters")
+
+    def conflicts(self) -> Sequence[Conflict]:
+        """Take what has been written to the conflict log since the last call, oldest first."""
+        raise DeviceUnavailable(f"{self.info().backend}: has no in-flight filters")
+
+    def revoke_token(self) -> Optional[int]:
+        """Take the irrevocable token from the slot that holds it, and return its number; None if none does."""
+        raise DeviceUnavailable(f"{self.info().backend}: has no in-flight filters")
+
+    def set_token_watchdog(self, ticks: int) -> None:
+        """Revoke a token that has been held for so many ticks; 0, as when the device is opened: never."""
+        raise DeviceUnavailable(f"{self.info().backend}: has no in-flight filters")
+
+    def tick(self, ticks: int = 1) -> None:
+        """Let time pass for the watchdog, on a device without a clock."""
+        raise DeviceUnavailable(f"{self.info().backend}: has no in-flight filters")
 
     @property
     def clock_cycles(self) -> Optional[int]:

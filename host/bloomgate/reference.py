@@ -78,6 +78,12 @@ class ReferenceSTM:
                 self._count = 0
                 self._last_commit.clear()
 
+    def may_have_changed(self, snapshot: int, keys: Sequence[int]) -> bool:
+        """Whether a commit after ``snapshot`` changed one of the keys: what dooms and wakes, exactly."""
+        with self._lock:
+            too_old = snapshot // self._counts < self._epoch
+            return too_old or any(self._last_commit.get(key, 0) > snapshot for key in keys)
+
     def begin(self) -> ReferenceTransaction:
         """A transaction on this STM's own values. It holds the global lock until it ends: use it with ``with``."""
         return ReferenceTransaction(self)

@@ -11,9 +11,9 @@ __all__ = ["Reason", "Verdict"]
 class Reason(IntEnum):
     """Why a request was aborted. The values are the codes of the REASON field on the wire.
 
-    Where several apply, the request gets the first in this order: RESET, BAD_REQUEST, BUS_ERROR, OVERFLOW, BUSY,
-    ROLLOVER, then CONFLICT or PARITY, whichever the first failing key (reads in their order, then the buffered writes)
-    has.
+    Where several apply, the request gets the first in this order: RESET, REVOKED, BAD_REQUEST, BUS_ERROR, OVERFLOW,
+    BUSY, ROLLOVER, then CONFLICT, PARITY or IRREVOCABLE, whichever the first failing key (reads in their order, then
+    writes and commutes) has.
     """
 
     #: A key of the read set may have been committed after the snapshot.
@@ -33,6 +33,10 @@ class Reason(IntEnum):
     RESET = 7
     #: The memory answered SLVERR or DECERR where the co-processor fetched the request. It may be submitted again.
     BUS_ERROR = 8
+    #: A key of the write or commute set may be in the read set of the slot that holds the irrevocable token.
+    IRREVOCABLE = 9
+    #: The slot held the irrevocable token, and it was taken away.
+    REVOKED = 10
 
 
 class Verdict(NamedTuple):
@@ -44,5 +48,5 @@ class Verdict(NamedTuple):
     timestamp: Optional[int]
     #: Why the request was aborted; None when it was committed.
     reason: Optional[Reason]
-    #: On CONFLICT and PARITY the first failing key in the order of the request, else None.
+    #: On CONFLICT, PARITY and IRREVOCABLE the first failing key in the order of the request, else None.
     conflict_key: Optional[int]

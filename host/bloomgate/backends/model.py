@@ -25,6 +25,9 @@ A request is decided in one atomic step:
 4. A COMMIT with at least one write or commute issues the count ``last + 1``, and writes it with good parity to the
    words of all these keys. If that was the largest count, the epoch ends.
 
+A request from a slot with a transaction in flight (:mod:`bloomgate.in_flight`) queries what it has not announced, or
+everything if it has to. A COMMIT looks every inserted key up in the slot filters.
+
 A request from a queue pair (:mod:`bloomgate.backends.model_queue`) differs in what it can be too large for:
 
 * Its reads are validated in chunks of buffer_depth keys: steps 1 and 2 are done for each chunk in turn. They end after
@@ -49,8 +52,11 @@ from collections.abc import Mapping, Sequence
 from operator import index
 from typing import Optional
 
+from bloomgate.backends.model_slot import ModelSlot
 from bloomgate.device import Device, DeviceInfo
+from bloomgate.errors import DeviceInUse
 from bloomgate.h3 import H3
+from bloomgate.in_flight import Conflict, InFlight, Token
 from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.queue_pair import QueuePair, window_bytes
 from bloomgate.registers import STATISTICS, VERSION
@@ -72,6 +78,8 @@ class ModelDevice(Device):
         parameters = Parameters() if parameters is None else parameters
         self._require_epoch(initial_epoch)
         self._lock = threading.Lock()
+        #: Somebody was woken, or the token has moved.
+        self._news = threading.Condition(self._lock)
         self._h3 = H3(parameters)
         self._max_count = parameters.max_count
         self._epoch = 0
@@ -84,6 +92,14 @@ class ModelDevice(Device):
         #: The (table, row) of every word with bad parity.
         self._bad: set[tuple[int, int]] = set()
         self._statistics = {name: 0 for name, _ in STATISTICS if name not in CLOCK_STATISTICS}
+        self._in_flight = InFlight(
+            parameters,
+            rows_of=self._h3.rows,
+            query=self._query,
+            newest=lambda: (self._epoch, self._last),
+            validate=self._validate_slot,
+        )
+        self._open_slots: set[int] = set()
         super().__init__(parameters, 0)
         if initial_epoch > 0:
             self.reset(initial_epoch)
@@ -157,7 +173,7 @@ class ModelDevice(Device):
         self._require_open()
         with self._lock:
             before = self.parameters.timestamp(self._epoch, self._last)
-            self._end_epoch(initial_epoch)
+            self._end_epoch(initial_epoch, by_reset=True)
             after = self.parameters.timestamp(self._epoch, self._last)
         if after != before:
             self._publication.epoch_stepped(before, after)
@@ -166,6 +182,8 @@ class ModelDevice(Device):
         self._require_open()
         with self._lock:
             self._floor = self._last
+            self._in_flight.floor_raised()
+            self._news.notify_all()
 
     def inject_parity_error(self, table: int, row: int) -> None:
         self._require_word(table, row)
@@ -173,6 +191,56 @@ class ModelDevice(Device):
         with self._lock:
             self._words[table][row] = 0
             self._bad.add((table, row))
+            self._in_flight.fault_injected()
+
+    # In flight.
+
+    def open_slot(self) -> ModelSlot:
+        self._require_open()
+        with self._lock:
+            number = next((n for n in range(self.parameters.slots) if n not in self._open_slots), None)
+            if number is None:
+                raise DeviceInUse(f"all {self.parameters.slots} slots of the device are open: close one")
+            self._open_slots.add(number)
+            return ModelSlot(self, number)
+
+    def conflicts(self) -> list[Conflict]:
+        self._require_open()
+        with self._lock:
+            drained = list(self._in_flight.conflicts)
+            self._in_flight.conflicts.clear()
+            return drained
+
+    def revoke_token(self) -> Optional[int]:
+        self._require_open()
+        with self._lock:
+            holder = self._in_flight.revoke()
+            self._news.notify_all()
+            return holder
+
+    def set_token_watchdog(self, ticks: int) -> None:
+        self._require_open()
+        with self._lock:
+            self._in_flight.set_watchdog(ticks)
+
+    def tick(self, ticks: int = 1) -> None:
+        self._require_open()
+        with self._lock:
+            self._in_flight.tick(ticks)
+            self._news.notify_all()
+
+    def _validate_slot(self, slot: int) -> Optional[Verdict]:
+        """What is to be said against a slot's transaction as far as it has come."""
+        epoch, count = self._in_flight.snapshot(slot)
+        return self._refusal(epoch, count, self._in_flight.log(slot), ())
+
+    def _decide_slot(self, slot: int, reads: Sequence[int], insertions: Sequence[int]) -> Verdict:
+        epoch, count = self._in_flight.snapshot(slot)
+        queried = self._in_flight.reads_to_query(slot, reads)
+        verdict = self._decide(epoch, count, queried, insertions, slot=slot)
+        self._in_flight.decided(slot, verdict)
+        self._news.notify_all()
+        return verdict
 
     # The decision.
 
@@ -183,9 +251,44 @@ class ModelDevice(Device):
         reads: Sequence[int],
         insertions: Sequence[int],
         *,
+        slot: Optional[int] = None,
         chunk: Optional[int] = None,
         capacity: Optional[int] = None,
     ) -> Verdict:
+        refusal = self._refusal(epoch, count, reads, insertions, slot=slot, chunk=chunk)
+        if refusal is not None:
+            return refusal
+
+        self._statistics["commits"] += 1
+        if not insertions:
+            return Verdict(True, None, None, None)
+        self._last += 1
+        timestamp = self.parameters.timestamp(self._epoch, self._last)
+        by_floor = capacity is not None and len(insertions) > capacity
+        if by_floor:
+            self._floor = self._last
+            self._statistics["floor_raises"] += 1
+        else:
+            for key in insertions:
+                self._insert(key)
+            self._statistics["keys_inserted"] += len(insertions)
+        self._in_flight.committed(slot, insertions, by_floor)
+        if self._last == self._max_count:
+            self._end_epoch()
+        self._news.notify_all()
+        return Verdict(True, timestamp, None, None)
+
+    def _refusal(
+        self,
+        epoch: int,
+        count: int,
+        reads: Sequence[int],
+        insertions: Sequence[int],
+        *,
+        slot: Optional[int] = None,
+        chunk: Optional[int] = None,
+    ) -> Optional[Verdict]:
+        """The ABORT that the request deserves, if it deserves one."""
         bad_request = (epoch, count) > (self._epoch, self._last) or self._too_wide(insertions)
         rollover = epoch < self._epoch or self._exhausted
         failure: Optional[tuple[Reason, int]] = None
@@ -195,7 +298,7 @@ class ModelDevice(Device):
             keys = reads[begin : begin + step]
             met: list[tuple[int, int]] = []
             for key in keys:
-                reason, bad = self._query(key, count)
+                reason, bad = self._examine(key, count)
                 met += bad
                 if failure is None and reason is not None:
                     failure = (reason, key)
@@ -211,33 +314,27 @@ class ModelDevice(Device):
         self._statistics["parity_errors"] += words_met
         if bad_request or words_met:
             self._statistics["errors"] += 1
+        if slot is not None and self._in_flight.token(slot) is Token.REVOKED:
+            return self._abort(Reason.REVOKED)
         if bad_request:
             return self._abort(Reason.BAD_REQUEST)
         if rollover:
             return self._abort(Reason.ROLLOVER)
         if failure is not None:
             return self._abort(*failure)
-
-        self._statistics["commits"] += 1
-        if not insertions:
-            return Verdict(True, None, None, None)
-        self._last += 1
-        timestamp = self.parameters.timestamp(self._epoch, self._last)
-        if capacity is not None and len(insertions) > capacity:
-            self._floor = self._last
-            self._statistics["floor_raises"] += 1
-        else:
-            for key in insertions:
-                self._insert(key)
-            self._statistics["keys_inserted"] += len(insertions)
-        if self._last == self._max_count:
-            self._end_epoch()
-        return Verdict(True, timestamp, None, None)
+        refused = self._in_flight.refuses(slot, insertions)
+        if refused is not None:
+            return self._abort(Reason.IRREVOCABLE, refused)
+        return None
 
     def _too_wide(self, keys: Sequence[int]) -> bool:
         return any(key > self.parameters.max_key for key in keys)
 
-    def _query(self, key: int, snapshot: int) -> tuple[Optional[Reason], list[tuple[int, int]]]:
+    def _query(self, key: int, snapshot: int) -> tuple[Optional[Reason], bool]:
+        reason, bad = self._examine(key, snapshot)
+        return reason, bool(bad)
+
+    def _examine(self, key: int, snapshot: int) -> tuple[Optional[Reason], list[tuple[int, int]]]:
         """Why ``key`` fails for a snapshot with that count, if it does; and the bad words that were met."""
         places = list(enumerate(self._h3.rows(key)))
         bad = [place for place in places if place in self._bad]
@@ -253,7 +350,7 @@ class ModelDevice(Device):
             self._words[table][row] = self._last
             self._bad.discard((table, row))
 
-    def _end_epoch(self, initial_epoch: int = 0) -> None:
+    def _end_epoch(self, initial_epoch: int = 0, *, by_reset: bool = False) -> None:
         if self._epoch == LAST_EPOCH:
             self._exhausted = True
             return
@@ -265,6 +362,8 @@ class ModelDevice(Device):
             table[:] = [0] * len(table)
         self._bad.clear()
         self._statistics["epoch_steps"] += 1
+        self._in_flight.epoch_ended(by_reset)
+        self._news.notify_all()
 
     def _abort(self, reason: Reason, key: Optional[int] = None) -> Verdict:
         self._statistics[f"aborts_{reason.name.lower()}"] += 1

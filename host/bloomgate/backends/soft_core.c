@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* No slot: an unknown winner, a token that nobody holds. */
+#define NOBODY UINT32_MAX
 /* A row number needs 16 bits, so one 64-bit word holds the rows of this many tables. */
 #define TABLES_PER_WORD 4
 #define HASH_WORDS ((BG_MAX_TABLES + TABLES_PER_WORD - 1) / TABLES_PER_WORD)
@@ -27,6 +29,62 @@ typedef struct {
     uint32_t key;   /* the first failing one */
     uint32_t position;
 } bg_verdict;
+
+/* What the device knows of one slot; see class _Slot in in_flight.py. */
+typedef struct {
+    uint32_t in_flight;
+    uint32_t epoch; /* of the snapshot */
+    uint32_t count;
+    uint32_t logged;  /* announced keys */
+    uint32_t entered; /* the slot's filter is not empty */
+    uint32_t revalidate;
+    uint32_t doomed;
+    uint32_t doom_key_known;
+    uint32_t doom_key;
+    uint32_t doom_epoch;
+    uint32_t doom_count;
+    uint32_t parked;
+    uint32_t refused;
+    uint32_t wake_sequence;
+    uint32_t wake_epoch;
+    uint32_t wake_count;
+    uint32_t token;
+    uint32_t age;
+    bg_verdict refusal; /* of the last request for the token; BG_COMMIT when it was not refused */
+    uint64_t statistics[BG_SLOT_STATISTICS];
+} bg_slot_state;
+
+typedef struct {
+    uint32_t winner; /* NOBODY when it is not known */
+    uint32_t loser;
+    uint32_t key_known;
+    uint32_t key;
+    uint32_t epoch;
+    uint32_t count;
+} bg_conflict;
+
+typedef struct {
+    uint32_t count; /* slots */
+    uint32_t holder;
+    uint32_t last_holder;
+    uint32_t conflict_head; /* conflicts ever logged */
+    uint32_t conflict_tail; /* and taken by the host */
+    uint32_t news;          /* changes when a slot's state may have changed; a futex */
+    uint64_t watchdog;
+    uint64_t held_for;
+    bg_slot_state slots[BG_MAX_SLOTS];
+    bg_conflict conflicts[BG_CONFLICT_LOG_ENTRIES];
+    uint32_t present[BG_MAX_TABLES][BG_SLOT_FILTER_ROWS]; /* a bit for each slot */
+} bg_flight;
+
+/* What an operation of a slot gives back. */
+typedef struct {
+    bg_verdict verdict;
+    bg_slot_state state;
+    uint32_t epoch; /* the newest timestamp */
+    uint32_t last;
+    uint32_t news;
+} bg_slot_answer;
 
 typedef struct bg_device {
     pthread_mutex_t lock;
@@ -50,6 +108,7 @@ typedef struct bg_device {
         uint32_t old_epoch;
         uint32_t old_last;
         uint32_t new_epoch;
+        uint32_t by_reset;
     } intent;
     /* state */
     uint32_t epoch;
@@ -62,7 +121,9 @@ typedef struct bg_device {
     uint64_t statistics[BG_STATISTICS];
     /* H3 by bytes: the XOR of one entry for each byte of a key holds its row in each table, 16 bits a table. */
     uint64_t hash[HASH_WORDS][KEY_BYTES][256];
-    uint32_t words[]; /* [table][row], and behind them a byte for each: whether its parity is bad */
+    bg_flight flight;
+    /* [table][row], behind them a byte for each: whether its parity is bad; then each slot's announced keys */
+    uint32_t words[];
 } bg_device;
 
 /* Kinds of intent. */
@@ -83,11 +144,20 @@ typedef struct {
     uint32_t chunk;    /* keys that are validated without a look at the outcome */
     uint32_t capacity; /* keys that are inserted one by one; more raise the floor */
     bool wide;         /* a key of the writes or commutes is wider than key_bits */
+    uint32_t client;   /* the slot it is from + 1; 0 when it is from none */
+    bool revoked;      /* that slot has lost the token */
     /* where it came from, for the intent record */
     uint32_t slot;
     uint32_t index;
     uint32_t number;
 } bg_request;
+
+/* in_flight.c */
+static bool is_refused(bg_device *device, const bg_request *request, bg_verdict *verdict);
+static void look_up(bg_device *device, const bg_request *request, bool by_floor);
+static void epoch_has_ended(bg_device *device, bool by_reset);
+static void floor_was_raised(bg_device *device, uint32_t winner);
+static void fault_was_injected(bg_device *device);
 
 /* What precedes the keys of a request of bg_commit: reads, then writes, then commutes. */
 typedef struct {
@@ -205,18 +275,20 @@ static void step_epoch(bg_device *device) {
     memset(bad_of(device), 0, size);
     device->bad_words = 0;
     device->statistics[BG_STATISTIC_EPOCH_STEPS]++;
+    epoch_has_ended(device, device->intent.by_reset);
     in_this_order();
     device->intent.kind = INTENT_NONE;
 }
 
 /* Notes that the epoch is about to end. False after the last one, which only exhausts the device. */
-static bool intend_epoch(bg_device *device, uint32_t initial_epoch) {
+static bool intend_epoch(bg_device *device, uint32_t initial_epoch, bool by_reset) {
     device->intent.kind = INTENT_NONE;
     if (device->epoch == UINT32_MAX) {
         device->exhausted = true;
         return false;
     }
     in_this_order();
+    device->intent.by_reset = by_reset;
     device->intent.old_epoch = device->epoch;
     device->intent.old_last = device->last;
     device->intent.new_epoch = device->epoch + 1 < initial_epoch ? initial_epoch : device->epoch + 1;
@@ -227,8 +299,8 @@ static bool intend_epoch(bg_device *device, uint32_t initial_epoch) {
     return true;
 }
 
-static void end_epoch(bg_device *device, uint32_t initial_epoch) {
-    if (intend_epoch(device, initial_epoch))
+static void end_epoch(bg_device *device, uint32_t initial_epoch, bool by_reset) {
+    if (intend_epoch(device, initial_epoch, by_reset))
         step_epoch(device);
 }
 
@@ -264,7 +336,7 @@ static void intend_delivery(bg_device *device, uint32_t slot, uint32_t index, ui
 static void finish_commit(bg_device *device) {
     in_this_order();
     if (device->last == device->max_count && device->intent.kind == INTENT_COMMIT)
-        end_epoch(device, 0);
+        end_epoch(device, 0, false);
     else
         device->intent.kind = INTENT_NONE;
 }
@@ -318,10 +390,9 @@ static void insert_all(bg_device *device, const key_set *set) {
         insert(device, key_at(set->keys, i));
 }
 
-/* Decides; the caller delivers the verdict and then calls finish_commit(). */
-static bg_verdict decide(bg_device *device, const bg_request *request) {
+/* What is to be said against a request; BG_COMMIT if nothing is. */
+static bg_verdict examine(bg_device *device, const bg_request *request) {
     uint64_t snapshot = (uint64_t)request->epoch << 32 | request->count;
-    uint32_t insertions = request->writes.count + request->commutes.count;
     bool ahead = snapshot > ((uint64_t)device->epoch << 32 | device->last);
     bool rollover = request->epoch < device->epoch || device->exhausted;
     bool wide = request->wide;
@@ -342,34 +413,47 @@ static bg_verdict decide(bg_device *device, const bg_request *request) {
     device->statistics[BG_STATISTIC_PARITY_ERRORS] += met;
     device->statistics[BG_STATISTIC_ERRORS] += ahead || wide || met;
 
-    if (ahead || wide)
+    if (request->revoked)
+        abort_with(device, &verdict, BG_REASON_REVOKED);
+    else if (ahead || wide)
         abort_with(device, &verdict, BG_REASON_BAD_REQUEST);
     else if (rollover)
         abort_with(device, &verdict, BG_REASON_ROLLOVER);
     else if (verdict.code != BG_COMMIT)
         abort_with(device, &verdict, verdict.code);
-    else {
-        device->statistics[BG_STATISTIC_COMMITS]++;
-        if (insertions == 0) {
-            verdict.code = BG_READ_ONLY;
-            return verdict;
-        }
-        begin_commit(device, request);
-        BG_POINT(INTENDED);
-        device->last++;
-        verdict.epoch = device->epoch;
-        verdict.count = device->last;
-        BG_POINT(ASSIGNED);
-        if (insertions > request->capacity) {
-            device->floor = device->last;
-            device->statistics[BG_STATISTIC_FLOOR_RAISES]++;
-        } else {
-            insert_all(device, &request->writes);
-            BG_POINT(HALF_INSERTED);
-            insert_all(device, &request->commutes);
-            device->statistics[BG_STATISTIC_KEYS_INSERTED] += insertions;
-        }
+    else if (is_refused(device, request, &verdict))
+        abort_with(device, &verdict, BG_REASON_IRREVOCABLE);
+    return verdict;
+}
+
+/* Decides; the caller delivers the verdict and then calls finish_commit(). */
+static bg_verdict decide(bg_device *device, const bg_request *request) {
+    uint32_t insertions = request->writes.count + request->commutes.count;
+    bg_verdict verdict = examine(device, request);
+    if (verdict.code != BG_COMMIT)
+        return verdict;
+    device->statistics[BG_STATISTIC_COMMITS]++;
+    if (insertions == 0) {
+        verdict.code = BG_READ_ONLY;
+        return verdict;
     }
+    begin_commit(device, request);
+    BG_POINT(INTENDED);
+    device->last++;
+    verdict.epoch = device->epoch;
+    verdict.count = device->last;
+    BG_POINT(ASSIGNED);
+    bool by_floor = insertions > request->capacity;
+    if (by_floor) {
+        device->floor = device->last;
+        device->statistics[BG_STATISTIC_FLOOR_RAISES]++;
+    } else {
+        insert_all(device, &request->writes);
+        BG_POINT(HALF_INSERTED);
+        insert_all(device, &request->commutes);
+        device->statistics[BG_STATISTIC_KEYS_INSERTED] += insertions;
+    }
+    look_up(device, request, by_floor);
     return verdict;
 }
 
@@ -384,19 +468,22 @@ static size_t words_bytes(uint32_t tables, uint32_t row_bits) {
     return ((size_t)tables << row_bits) * (sizeof(uint32_t) + 1);
 }
 
-static uint64_t bg_device_bytes(uint32_t tables, uint32_t row_bits) {
-    return sizeof(bg_device) + words_bytes(tables, row_bits);
+static uint64_t bg_device_bytes(uint32_t tables, uint32_t row_bits, uint32_t slots, uint32_t aperture_depth) {
+    return sizeof(bg_device) + words_bytes(tables, row_bits) + (size_t)slots * aperture_depth * sizeof(uint32_t);
 }
 
 /* A new device in zeroed memory. `shared`: between processes, of which any may be killed. Returns success. */
 static int bg_device_init(bg_device *device, uint32_t tables, uint32_t row_bits, uint32_t timestamp_bits,
-                          uint32_t key_bits, uint32_t aperture_depth, uint32_t buffer_depth, const uint32_t *matrices,
-                          int shared) {
+                          uint32_t key_bits, uint32_t slots, uint32_t aperture_depth, uint32_t buffer_depth,
+                          const uint32_t *matrices, int shared) {
     device->tables = tables;
     device->rows = (uint32_t)1 << row_bits;
     device->timestamp_bits = timestamp_bits;
     device->max_count = UINT32_MAX >> (32 - timestamp_bits);
     device->max_key = UINT32_MAX >> (32 - key_bits);
+    device->flight.count = slots;
+    device->flight.holder = NOBODY;
+    device->flight.last_holder = slots - 1;
     device->aperture_depth = aperture_depth;
     device->buffer_depth = buffer_depth;
     device->max_timestamp = UINT64_MAX >> (32 - timestamp_bits);
@@ -421,9 +508,9 @@ static int bg_device_init(bg_device *device, uint32_t tables, uint32_t row_bits,
 }
 
 static bg_device *bg_new(uint32_t tables, uint32_t row_bits, uint32_t timestamp_bits, uint32_t key_bits,
-                         uint32_t aperture_depth, uint32_t buffer_depth, const uint32_t *matrices) {
-    bg_device *device = calloc(1, bg_device_bytes(tables, row_bits));
-    if (device != NULL && !bg_device_init(device, tables, row_bits, timestamp_bits, key_bits, aperture_depth,
+                         uint32_t slots, uint32_t aperture_depth, uint32_t buffer_depth, const uint32_t *matrices) {
+    bg_device *device = calloc(1, bg_device_bytes(tables, row_bits, slots, aperture_depth));
+    if (device != NULL && !bg_device_init(device, tables, row_bits, timestamp_bits, key_bits, slots, aperture_depth,
                                           buffer_depth, matrices, 0)) {
         free(device);
         return NULL;
@@ -508,7 +595,7 @@ static uint64_t bg_last_timestamp(bg_device *device) {
 static void bg_reset(bg_device *device, uint32_t initial_epoch, uint64_t *timestamps) {
     pthread_mutex_lock(&device->lock);
     timestamps[0] = last_timestamp(device);
-    end_epoch(device, initial_epoch);
+    end_epoch(device, initial_epoch, true);
     timestamps[1] = last_timestamp(device);
     pthread_mutex_unlock(&device->lock);
 }
@@ -516,12 +603,14 @@ static void bg_reset(bg_device *device, uint32_t initial_epoch, uint64_t *timest
 static void bg_raise_floor(bg_device *device) {
     pthread_mutex_lock(&device->lock);
     device->floor = device->last;
+    floor_was_raised(device, NOBODY);
     pthread_mutex_unlock(&device->lock);
 }
 
 static void bg_inject_parity_error(bg_device *device, uint32_t table, uint32_t row) {
     pthread_mutex_lock(&device->lock);
     make_bad(device, table, row);
+    fault_was_injected(device);
     pthread_mutex_unlock(&device->lock);
 }
 

@@ -1,0 +1,365 @@
+/* In-flight transactions: announced reads, doom, parking and the irrevocable token. bloomgate/in_flight.py says what
+ * they mean; this is the same in C, included in soft_core.c. Everything is called with the device's lock held, and its
+ * state lies in the device without pointers, as the rest does.
+ *
+ * The slot filters are stored by rows, as in the gateware: a word holds one bit for each slot, so that one look per
+ * table answers for all slots.
+ */
+
+enum { TOKEN_NONE, TOKEN_WAITING, TOKEN_HOLDER, TOKEN_REVOKED };
+
+static void slot_decided(bg_device *device, uint32_t slot, const bg_verdict *verdict);
+
+static bg_slot_state *slot_of(bg_device *device, uint32_t slot) {
+    return &device->flight.slots[slot];
+}
+
+static uint32_t *log_of(bg_device *device, uint32_t slot) {
+    uint8_t *end = bad_of(device) + (size_t)device->tables * device->rows;
+    return (uint32_t *)end + (size_t)slot * device->aperture_depth;
+}
+
+static uint32_t *present(bg_device *device, const rows_of_key *rows, uint32_t table) {
+    uint32_t row = rows->word[table / TABLES_PER_WORD] >> (table % TABLES_PER_WORD * 16) & (BG_SLOT_FILTER_ROWS - 1);
+    return &device->flight.present[table][row];
+}
+
+/* The slots in whose filter a key may be, a bit each. */
+static uint32_t slots_with(bg_device *device, uint32_t key) {
+    rows_of_key rows = hash(device, key);
+    uint32_t slots = UINT32_MAX;
+    for (uint32_t table = 0; table < device->tables; table++)
+        slots &= *present(device, &rows, table);
+    return slots;
+}
+
+static void enter(bg_device *device, uint32_t slot, uint32_t key) {
+    rows_of_key rows = hash(device, key);
+    for (uint32_t table = 0; table < device->tables; table++)
+        *present(device, &rows, table) |= (uint32_t)1 << slot;
+}
+
+static void leave(bg_device *device, uint32_t slot) {
+    for (uint32_t table = 0; table < device->tables; table++)
+        for (uint32_t row = 0; row < BG_SLOT_FILTER_ROWS; row++)
+            device->flight.present[table][row] &= ~((uint32_t)1 << slot);
+}
+
+static void log_conflict(bg_device *device, uint32_t winner, uint32_t loser, bool known, uint32_t key) {
+    bg_conflict *entry = &device->flight.conflicts[device->flight.conflict_head++ % BG_CONFLICT_LOG_ENTRIES];
+    *entry = (bg_conflict){winner, loser, known, key, device->epoch, device->last};
+}
+
+static void wake(bg_device *device, bg_slot_state *state, uint32_t epoch, uint32_t count) {
+    state->parked = 0;
+    state->wake_sequence = (state->wake_sequence + 1) & 0xffff;
+    state->wake_epoch = epoch;
+    state->wake_count = count;
+    state->statistics[BG_SLOT_STATISTIC_WAKES]++;
+    device->flight.news++;
+}
+
+static void doom(bg_device *device, uint32_t slot, uint32_t winner, bool known, uint32_t key) {
+    bg_slot_state *state = slot_of(device, slot);
+    if (state->token == TOKEN_HOLDER)
+        return;
+    state->revalidate = 1;
+    if (state->doomed)
+        return;
+    state->doomed = 1;
+    state->doom_key_known = known;
+    state->doom_key = key;
+    state->doom_epoch = device->epoch;
+    state->doom_count = device->last;
+    state->statistics[BG_SLOT_STATISTIC_DOOMS]++;
+    log_conflict(device, winner, slot, known, key);
+    if (state->parked)
+        wake(device, state, device->epoch, device->last);
+    device->flight.news++;
+}
+
+static void empty_slot(bg_device *device, uint32_t slot) {
+    bg_slot_state *state = slot_of(device, slot);
+    if (state->entered)
+        leave(device, slot);
+    state->entered = state->in_flight = state->logged = state->revalidate = 0;
+    state->doomed = state->parked = state->refused = 0;
+}
+
+static void floor_was_raised(bg_device *device, uint32_t winner) {
+    for (uint32_t slot = 0; slot < device->flight.count; slot++) {
+        bg_slot_state *state = slot_of(device, slot);
+        bool older = state->epoch != device->epoch ? state->epoch < device->epoch : state->count < device->last;
+        if (slot != winner && state->in_flight && state->logged && older)
+            doom(device, slot, winner, false, 0);
+    }
+}
+
+static void fault_was_injected(bg_device *device) {
+    for (uint32_t slot = 0; slot < device->flight.count; slot++)
+        if (slot_of(device, slot)->logged)
+            slot_of(device, slot)->revalidate = 1;
+}
+
+/* The next holder of a free token. The one who asks may be refused instead, and then another is next. */
+static void grant(bg_device *device) {
+    bg_flight *flight = &device->flight;
+    uint32_t margin = device->max_count / 2 < BG_GRANT_MARGIN ? device->max_count / 2 : BG_GRANT_MARGIN;
+    while (flight->holder == NOBODY && device->last < device->max_count - margin) {
+        uint32_t chosen = NOBODY;
+        for (uint32_t step = 1; step <= flight->count; step++) {
+            uint32_t slot = (flight->last_holder + step) % flight->count;
+            if (slot_of(device, slot)->token == TOKEN_WAITING &&
+                (chosen == NOBODY || slot_of(device, slot)->age > slot_of(device, chosen)->age))
+                chosen = slot;
+        }
+        if (chosen == NOBODY)
+            return;
+        for (uint32_t slot = 0; slot < flight->count; slot++) {
+            bg_slot_state *other = slot_of(device, slot);
+            if (slot != chosen && other->token == TOKEN_WAITING)
+                other->age = other->age + BG_PASSED_OVER > BG_OLDEST ? BG_OLDEST : other->age + BG_PASSED_OVER;
+        }
+        flight->last_holder = chosen;
+        flight->news++;
+        bg_slot_state *state = slot_of(device, chosen);
+        bg_request so_far = {
+            .epoch = state->epoch,
+            .count = state->count,
+            .reads = {(const char *)log_of(device, chosen), state->logged},
+            .chunk = UINT32_MAX,
+            .capacity = UINT32_MAX,
+        };
+        bg_verdict verdict = examine(device, &so_far);
+        state->token = TOKEN_NONE;
+        if (verdict.code == BG_COMMIT) {
+            state->token = TOKEN_HOLDER;
+            flight->holder = chosen;
+            flight->held_for = 0;
+        } else {
+            state->refusal = verdict;
+            slot_decided(device, chosen, &verdict);
+        }
+    }
+}
+
+static void release_token(bg_device *device, uint32_t state_after) {
+    bg_flight *flight = &device->flight;
+    slot_of(device, flight->holder)->token = state_after;
+    flight->holder = NOBODY;
+    flight->news++;
+    for (uint32_t slot = 0; slot < flight->count; slot++)
+        if (slot_of(device, slot)->refused && slot_of(device, slot)->parked)
+            wake(device, slot_of(device, slot), device->epoch, device->last);
+    grant(device);
+}
+
+static uint32_t revoke_token(bg_device *device) {
+    uint32_t holder = device->flight.holder;
+    if (holder != NOBODY)
+        release_token(device, TOKEN_REVOKED);
+    return holder;
+}
+
+static void epoch_has_ended(bg_device *device, bool by_reset) {
+    if (by_reset)
+        revoke_token(device);
+    for (uint32_t slot = 0; slot < device->flight.count; slot++)
+        if (slot_of(device, slot)->in_flight)
+            doom(device, slot, NOBODY, false, 0);
+    grant(device);
+}
+
+static void slot_decided(bg_device *device, uint32_t slot, const bg_verdict *verdict) {
+    bg_slot_state *state = slot_of(device, slot);
+    uint32_t code = verdict->code;
+    empty_slot(device, slot);
+    if (code == BG_COMMIT || code == BG_READ_ONLY) {
+        state->age = 0;
+        state->statistics[BG_SLOT_STATISTIC_COMMITS]++;
+    } else {
+        state->age += state->age < BG_OLDEST;
+        state->statistics[bg_abort_slot_statistic[code]]++;
+    }
+    if (code == BG_REASON_IRREVOCABLE) {
+        state->refused = 1;
+        log_conflict(device, device->flight.holder, slot, true, verdict->key);
+    }
+    if (state->token == TOKEN_HOLDER && code != BG_REASON_BUS_ERROR)
+        release_token(device, TOKEN_NONE);
+    if (state->token == TOKEN_REVOKED)
+        state->token = TOKEN_NONE;
+    device->flight.news++;
+}
+
+/* Whether the holder of the token stands in the way of a request that may commit otherwise. */
+static bool is_refused(bg_device *device, const bg_request *request, bg_verdict *verdict) {
+    uint32_t holder = device->flight.holder;
+    if (holder == NOBODY || holder + 1 == request->client)
+        return false;
+    const key_set *sets[] = {&request->writes, &request->commutes};
+    /* Near the end of the epoch every key does: the last counts are the holder's. */
+    bool all = device->last >= device->max_count - 2;
+    uint32_t position = request->reads.count;
+    for (int set = 0; set < 2; set++)
+        for (uint32_t i = 0; i < sets[set]->count; i++, position++) {
+            uint32_t key = key_at(sets[set]->keys, i);
+            if (all || slots_with(device, key) >> holder & 1) {
+                verdict->key = key;
+                verdict->position = position;
+                return true;
+            }
+        }
+    return false;
+}
+
+/* A commit was numbered: whoever announced one of its keys is doomed. */
+static void look_up(bg_device *device, const bg_request *request, bool by_floor) {
+    uint32_t winner = request->client - 1;
+    if (by_floor) {
+        floor_was_raised(device, winner);
+        return;
+    }
+    const key_set *sets[] = {&request->writes, &request->commutes};
+    for (int set = 0; set < 2; set++)
+        for (uint32_t i = 0; i < sets[set]->count; i++) {
+            uint32_t key = key_at(sets[set]->keys, i);
+            uint32_t hit = slots_with(device, key);
+            for (uint32_t slot = 0; hit != 0; slot++, hit >>= 1)
+                if (hit & 1 && slot != winner && slot_of(device, slot)->in_flight)
+                    doom(device, slot, winner, true, key);
+        }
+}
+
+/* -- what a slot can do, see class Slot -------------------------------------------------------------------------- */
+
+static void announce(bg_device *device, uint32_t slot, const uint32_t *keys, uint32_t count) {
+    bg_slot_state *state = slot_of(device, slot);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t met = 0;
+        log_of(device, slot)[state->logged++] = keys[i];
+        enter(device, slot, keys[i]);
+        state->entered = 1;
+        if (state->epoch != device->epoch)
+            doom(device, slot, NOBODY, false, 0);
+        else if (newer_with_parity(device, keys[i], state->count, &met) || device->floor > state->count)
+            doom(device, slot, NOBODY, true, keys[i]);
+        else if (met)
+            state->revalidate = 1;
+    }
+    state->statistics[BG_SLOT_STATISTIC_KEYS_ANNOUNCED] += count;
+}
+
+/* `words`: three counts and the keys of the three sets. What was announced goes before the reads, in the slot's log. */
+static bg_verdict commit_of_slot(bg_device *device, uint32_t slot, const uint32_t *words) {
+    bg_slot_state *state = slot_of(device, slot);
+    uint32_t *log = log_of(device, slot);
+    uint32_t announced = state->logged, reads = words[0], writes = words[1], commutes = words[2];
+    const uint32_t *keys = words + 3;
+    memcpy(log + announced, keys, reads * sizeof *log);
+    bool all = state->revalidate, holder = state->token == TOKEN_HOLDER;
+    bg_request request = {
+        .epoch = state->epoch,
+        .count = state->count,
+        .reads = {(const char *)(all ? log : log + announced), holder ? 0 : all ? announced + reads : reads},
+        .writes = {(const char *)(keys + reads), writes},
+        .commutes = {(const char *)(keys + reads + writes), commutes},
+        .chunk = UINT32_MAX,
+        .capacity = UINT32_MAX,
+        .client = slot + 1,
+        .revoked = state->token == TOKEN_REVOKED,
+    };
+    bg_verdict verdict = decide(device, &request);
+    slot_decided(device, slot, &verdict);
+    finish_commit(device);
+    return verdict;
+}
+
+static void park(bg_device *device, uint32_t slot) {
+    bg_slot_state *state = slot_of(device, slot);
+    state->parked = 1;
+    if (state->doomed)
+        wake(device, state, state->doom_epoch, state->doom_count);
+    else if (state->refused && device->flight.holder == NOBODY)
+        wake(device, state, device->epoch, device->last);
+}
+
+static void cancel(bg_device *device, uint32_t slot) {
+    empty_slot(device, slot);
+    if (slot_of(device, slot)->token == TOKEN_HOLDER)
+        release_token(device, TOKEN_NONE);
+    slot_of(device, slot)->token = TOKEN_NONE;
+    device->flight.news++;
+}
+
+/* One operation of a slot, and the slot's state behind it. Python has checked the words. */
+static void operate(bg_device *device, uint32_t slot, uint32_t operation, const uint32_t *words, uint32_t count,
+                    bg_slot_answer *answer) {
+    bg_slot_state *state = slot_of(device, slot);
+    memset(answer, 0, sizeof *answer);
+    switch (operation) {
+    case BG_SLOT_BEGIN:
+        cancel(device, slot);
+        state->in_flight = 1;
+        state->epoch = words[0];
+        state->count = words[1];
+        break;
+    case BG_SLOT_ANNOUNCE:
+        announce(device, slot, words, count);
+        break;
+    case BG_SLOT_COMMIT:
+        answer->verdict = commit_of_slot(device, slot, words);
+        break;
+    case BG_SLOT_CANCEL:
+        cancel(device, slot);
+        break;
+    case BG_SLOT_PARK:
+        park(device, slot);
+        break;
+    case BG_SLOT_UNPARK:
+        state->parked = 0;
+        break;
+    case BG_SLOT_TOKEN:
+        state->token = TOKEN_WAITING;
+        state->refusal.code = BG_COMMIT;
+        grant(device);
+        break;
+    case BG_SLOT_GUARD:
+        for (uint32_t i = 0; i < count; i++)
+            enter(device, slot, words[i]);
+        state->entered = 1;
+        state->statistics[BG_SLOT_STATISTIC_KEYS_ANNOUNCED] += count;
+        break;
+    }
+    answer->state = *state;
+    answer->epoch = device->epoch;
+    answer->last = device->last;
+    answer->news = device->flight.news;
+}
+
+static void bg_slot_operate(bg_device *device, uint32_t slot, uint32_t operation, const uint32_t *words,
+                            uint32_t count, bg_slot_answer *answer) {
+    pthread_mutex_lock(&device->lock);
+    operate(device, slot, operation, words, count, answer);
+    pthread_mutex_unlock(&device->lock);
+    wake_sleepers(device);
+}
+
+/* Sleeps until the device's news are not `seen` any more, or for `ns` nanoseconds. */
+static void bg_slot_sleep(bg_device *device, uint32_t seen, uint64_t ns) {
+    struct timespec duration = {ns / 1000000000, ns % 1000000000};
+    syscall(SYS_futex, &device->flight.news, FUTEX_WAIT, seen, &duration, NULL, 0);
+}
+
+/* Takes the oldest conflicts that the host has not seen. */
+static uint32_t bg_conflicts(bg_device *device, bg_conflict *taken) {
+    pthread_mutex_lock(&device->lock);
+    bg_flight *flight = &device->flight;
+    if (flight->conflict_head - flight->conflict_tail > BG_CONFLICT_LOG_ENTRIES)
+        flight->conflict_tail = flight->conflict_head - BG_CONFLICT_LOG_ENTRIES;
+    uint32_t count = 0;
+    while (flight->conflict_tail != flight->conflict_head)
+        taken[count++] = flight->conflicts[flight->conflict_tail++ % BG_CONFLICT_LOG_ENTRIES];
+    pthread_mutex_unlock(&device->lock);
+    return count;
+}

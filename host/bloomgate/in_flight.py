@@ -1,0 +1,420 @@
+"""In-flight transactions as ``model:`` sees them: announced reads, doom, parking, the irrevocable token.
+
+This is the specification of what a device does between a transaction's first read and its commit, in plain Python.
+Every method is one atomic step; :class:`~bloomgate.backends.model.ModelDevice` calls them under its lock. A slot:
+
+* **begins** with a snapshot, and from then until its verdict or its cancellation is *in flight*.
+* **announces** keys of its read set. A key first enters the slot's filter, then it is queried in the recency filter
+  with the slot's snapshot. A slot filter is a Bloom filter: for each of the K tables the rows of its keys, taken modulo
+  the rows of a bank.
+* is **doomed** by the first thing that may have changed a key it announced: a commit of another slot with a key that
+  hits its filter; its own query, when the change came first; a floor above its snapshot; the end of the epoch. The
+  first doom is kept, with the key if one is known and the timestamp to wait for. Doom is a hint.
+* must **revalidate** if it was doomed, or if a word of bad parity was met or made since: then its commit queries the
+  whole read set, in order, and else only what it did not announce. Either way the verdict is the same as if nothing had
+  been announced.
+* **parks**: the first doom, past or future, wakes it. A wake has a sequence number and the timestamp to wait for.
+* **waits for the token**, of which there is one. Among those who wait, the oldest is next: the one with the greatest
+  age, then the next in cyclic order behind the last holder. The age of a slot counts its aborts since its last commit,
+  and grows by ``PASSED_OVER`` whenever another waiting slot is preferred; so nobody waits for ever. When it is granted,
+  the whole read set is validated: failure is an ordinary abort. From then on no commit of another slot with a key that
+  hits the holder's filter is let through: it is refused with IRREVOCABLE, and its slot is woken when the token is free
+  again. The holder's own commit queries nothing and cannot fail. It enters further keys with :meth:`InFlight.guard`.
+
+Source: the irrevocable transactions of Welc, Saha & Adl-Tabatabai, "Irrevocable Transactions and their Applications",
+SPAA 2008, with Bloom filters for read locks; early aborts as in RingSTM (Spear, Michael & von Praun, SPAA 2008).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from enum import Enum
+from typing import Callable, NamedTuple, Optional
+
+from bloomgate.parameters import Parameters
+from bloomgate.verdict import Reason, Verdict
+
+__all__ = ["CONFLICT_LOG_ENTRIES", "SLOT_FILTER_ROWS", "Conflict", "Doom", "InFlight", "Token", "Wake"]
+
+#: Rows of each bank of the slot filters; as many as the recency filter has where that is fewer.
+SLOT_FILTER_ROWS = 1024
+#: Entries of the conflict log, a ring; the oldest is lost when it is full.
+CONFLICT_LOG_ENTRIES = 256
+#: How much older a slot gets when the token passes it by; ages saturate at ``OLDEST``.
+PASSED_OVER = 32
+OLDEST = 255
+#: Counts before the end of an epoch within which the token is not granted; half an epoch where it is shorter.
+GRANT_MARGIN = 1 << 16
+
+
+class Doom(NamedTuple):
+    """Why a slot is doomed."""
+
+    #: The announced key that may have changed; None when it may have been any.
+    key: Optional[int]
+    #: Publication of this timestamp makes the change visible.
+    timestamp: int
+
+
+class Wake(NamedTuple):
+    """What woke a parked slot."""
+
+    #: Grows by 1 with every wake of the slot, modulo 2**16.
+    sequence: int
+    #: Begin again when this timestamp is published.
+    timestamp: int
+
+
+class Conflict(NamedTuple):
+    """An entry of the conflict log: somebody was doomed or refused."""
+
+    #: The slot that committed, or that holds the token; None when it is not known.
+    winner: Optional[int]
+    #: The slot that was doomed or refused.
+    loser: int
+    #: Where they met; None when it may have been any key.
+    key: Optional[int]
+    #: Of the winner's commit; of a refusal, the newest timestamp.
+    timestamp: int
+
+
+class Token(Enum):
+    """Where a slot is with the irrevocable token."""
+
+    NONE = 0
+    #: Asked for it.
+    WAITING = 1
+    HOLDER = 2
+    #: Had it, and it was taken away: the next commit is aborted with REVOKED.
+    REVOKED = 3
+
+
+class _Slot:
+    """What the device knows of one slot."""
+
+    def __init__(self, banks: int) -> None:
+        self.in_flight = False
+        self.epoch = 0
+        self.count = 0
+        #: Announced keys in their order.
+        self.log: list[int] = []
+        #: Rows of announced keys, a set for each bank.
+        self.rows: list[set[int]] = [set() for _ in range(banks)]
+        self.revalidate = False
+        self.doom: Optional[Doom] = None
+        self.parked = False
+        self.refused = False
+        self.wake = Wake(0, 0)
+        self.token = Token.NONE
+        #: The verdict with which the last request for the token was refused.
+        self.token_refusal: Optional[Verdict] = None
+        self.age = 0
+        self.statistics: Counter[str] = Counter()
+
+    def empty(self) -> None:
+        """End the transaction. What lasts longer: wake, token, age, statistics."""
+        self.in_flight = False
+        self.log.clear()
+        for rows in self.rows:
+            rows.clear()
+        self.revalidate = False
+        self.doom = None
+        self.parked = False
+        self.refused = False
+
+
+class InFlight:
+    """All slots of one device."""
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        rows_of: Callable[[int], Sequence[int]],
+        query: Callable[[int, int], tuple[Optional[Reason], bool]],
+        newest: Callable[[], tuple[int, int]],
+        validate: Callable[[int], Optional[Verdict]],
+    ) -> None:
+        """``rows_of``: the rows of a key in the recency filter. ``query``: why a key fails for a snapshot count, if it
+        does, and whether a word of bad parity was met. ``newest``: the newest timestamp as (epoch, count).
+        ``validate``: what is to be said against a slot's transaction as far as it has come, if anything.
+        """
+        self._parameters = parameters
+        self._rows_of = rows_of
+        self._query = query
+        self._newest = newest
+        self._validate = validate
+        self._slots = [_Slot(parameters.K) for _ in range(parameters.slots)]
+        self._last_holder = parameters.slots - 1
+        self._watchdog = 0
+        self._held_for = 0
+        self.conflicts: deque[Conflict] = deque(maxlen=CONFLICT_LOG_ENTRIES)
+
+    # -- a transaction ---------------------------------------------------------------------
+
+    def begin(self, slot: int, epoch: int, count: int) -> None:
+        """Start a transaction; what the slot had announced before is forgotten."""
+        state = self._slots[slot]
+        state.empty()
+        state.in_flight = True
+        state.epoch, state.count = epoch, count
+
+    def announce(self, slot: int, keys: Sequence[int]) -> None:
+        """Add keys to the announced read set."""
+        state = self._slots[slot]
+        for key in keys:
+            state.log.append(key)
+            self._enter(state, key)
+            if state.epoch != self._newest()[0]:
+                self._doom(slot, None, None)
+                continue
+            reason, met_bad_word = self._query(key, state.count)
+            if reason is not None:
+                self._doom(slot, None, key)
+            elif met_bad_word:
+                state.revalidate = True
+        state.statistics["keys_announced"] += len(keys)
+
+    def doomed(self, slot: int) -> Optional[Doom]:
+        """The slot's first doom in this transaction."""
+        return self._slots[slot].doom
+
+    def reads_to_query(self, slot: int, reads: Sequence[int]) -> Sequence[int]:
+        """What the commit of a transaction with these further reads has to query, in order."""
+        state = self._slots[slot]
+        if state.token is Token.HOLDER:
+            return ()
+        return [*state.log, *reads] if state.revalidate else reads
+
+    def log(self, slot: int) -> Sequence[int]:
+        """Announced keys, in their order."""
+        return tuple(self._slots[slot].log)
+
+    def snapshot(self, slot: int) -> tuple[int, int]:
+        """The (epoch, count) that the slot's transaction began with."""
+        state = self._slots[slot]
+        return state.epoch, state.count
+
+    def is_in_flight(self, slot: int) -> bool:
+        """Whether a transaction has begun and not ended."""
+        return self._slots[slot].in_flight
+
+    def cancel(self, slot: int) -> None:
+        """End the transaction without a verdict. Gives the token back, or withdraws the request for it."""
+        state = self._slots[slot]
+        state.empty()
+        if state.token is Token.HOLDER:
+            self._release(slot)
+        state.token = Token.NONE
+
+    # -- commits ---------------------------------------------------------------------------
+
+    def refuses(self, slot: Optional[int], insertions: Sequence[int]) -> Optional[int]:
+        """The first of another slot's insertions that the holder of the token does not let through."""
+        holder = self.holder
+        if holder is None or holder == slot:
+            return None
+        # The last counts of an epoch are the holder's: its epoch does not end under it.
+        all_of_them = self._newest()[1] >= self._parameters.max_count - 2
+        return next((key for key in insertions if all_of_them or self._hits(self._slots[holder], key)), None)
+
+    def committed(self, slot: Optional[int], insertions: Sequence[int], by_floor: bool) -> None:
+        """A commit was numbered. ``by_floor``: its keys were not inserted, the floor was raised to its timestamp."""
+        if by_floor:
+            self.floor_raised(slot)
+            return
+        for key in insertions:
+            for loser, state in enumerate(self._slots):
+                if loser != slot and state.in_flight and self._hits(state, key):
+                    self._doom(loser, slot, key)
+
+    def decided(self, slot: int, verdict: Verdict) -> None:
+        """The slot's transaction has its verdict: it is over."""
+        state = self._slots[slot]
+        state.empty()
+        if verdict.committed:
+            state.age = 0
+            state.statistics["commits"] += 1
+        else:
+            assert verdict.reason is not None
+            state.age = min(state.age + 1, OLDEST)
+            state.statistics[f"aborts_{verdict.reason.name.lower()}"] += 1
+        if verdict.reason is Reason.IRREVOCABLE:
+            state.refused = True
+            self._log_conflict(self.holder, slot, verdict.conflict_key)
+        if state.token is Token.HOLDER and verdict.reason is not Reason.BUS_ERROR:
+            self._release(slot)
+        if state.token is Token.REVOKED:
+            state.token = Token.NONE
+
+    def floor_raised(self, winner: Optional[int] = None) -> None:
+        """The floor is the newest timestamp: any key may have changed."""
+        for slot, state in enumerate(self._slots):
+            if slot != winner and state.in_flight and state.log and (state.epoch, state.count) < self._newest():
+                self._doom(slot, winner, None)
+
+    def fault_injected(self) -> None:
+        """A word of the recency filter was made bad: announced keys may have it."""
+        for state in self._slots:
+            state.revalidate = state.revalidate or bool(state.log)
+
+    def epoch_ended(self, by_reset: bool) -> None:
+        """Snapshots of before are of no use any more. A reset takes the token away, too."""
+        holder = self.holder
+        if by_reset and holder is not None:
+            self.revoke()
+        for slot, state in enumerate(self._slots):
+            if state.in_flight:
+                self._doom(slot, None, None)
+        self._grant()
+
+    # -- parking ---------------------------------------------------------------------------
+
+    def park(self, slot: int) -> None:
+        """Be woken by the first doom, also if that has come already; after IRREVOCABLE, when the token is free."""
+        state = self._slots[slot]
+        state.parked = True
+        if state.doom is not None:
+            self._wake(slot, state.doom.timestamp)
+        elif state.refused and self.holder is None:
+            self._wake(slot, self._newest_timestamp())
+
+    def unpark(self, slot: int) -> None:
+        """Not be woken any more; the transaction goes on."""
+        self._slots[slot].parked = False
+
+    def is_parked(self, slot: int) -> bool:
+        """Whether the slot still waits to be woken."""
+        return self._slots[slot].parked
+
+    def last_wake(self, slot: int) -> Wake:
+        """The slot's newest wake."""
+        return self._slots[slot].wake
+
+    # -- the token -------------------------------------------------------------------------
+
+    @property
+    def holder(self) -> Optional[int]:
+        """The slot that has the token."""
+        return next((slot for slot, state in enumerate(self._slots) if state.token is Token.HOLDER), None)
+
+    def token(self, slot: int) -> Token:
+        """Where the slot is with the token."""
+        return self._slots[slot].token
+
+    def request_token(self, slot: int) -> None:
+        """Ask for the token; it may be granted, or the transaction aborted, at once."""
+        self._slots[slot].token = Token.WAITING
+        self._slots[slot].token_refusal = None
+        self._grant()
+
+    def token_refusal(self, slot: int) -> Optional[Verdict]:
+        """The verdict with which the slot's last request for the token was refused, if it was."""
+        return self._slots[slot].token_refusal
+
+    def guard(self, slot: int, keys: Sequence[int]) -> int:
+        """The holder is going to read these keys, when the timestamp that this returns is published."""
+        state = self._slots[slot]
+        for key in keys:
+            self._enter(state, key)
+        state.statistics["keys_announced"] += len(keys)
+        return self._newest_timestamp()
+
+    def revoke(self) -> Optional[int]:
+        """Take the token from its holder, which is told by REVOKED; returns who it was."""
+        holder = self.holder
+        if holder is not None:
+            self._slots[holder].token = Token.REVOKED
+            self._release(holder)
+        return holder
+
+    def set_watchdog(self, ticks: int) -> None:
+        """Revoke the token when it has been held for so many ticks; 0: never."""
+        self._watchdog = ticks
+
+    def tick(self, ticks: int) -> None:
+        """Let time pass."""
+        if self.holder is not None:
+            self._held_for += ticks
+            if self._watchdog and self._held_for >= self._watchdog:
+                self.revoke()
+
+    # -- books -----------------------------------------------------------------------------
+
+    def count(self, slot: int, name: str, amount: int) -> None:
+        """Add to one of the slot's statistics."""
+        self._slots[slot].statistics[name] += amount
+
+    def statistics(self, slot: int) -> dict[str, int]:
+        """The slot's statistics; a name that is missing counts 0."""
+        return dict(self._slots[slot].statistics)
+
+    # -- within ----------------------------------------------------------------------------
+
+    def _bank_rows(self, key: int) -> list[int]:
+        return [row % SLOT_FILTER_ROWS for row in self._rows_of(key)]
+
+    def _enter(self, state: _Slot, key: int) -> None:
+        for rows, row in zip(state.rows, self._bank_rows(key)):
+            rows.add(row)
+
+    def _hits(self, state: _Slot, key: int) -> bool:
+        return all(row in rows for rows, row in zip(state.rows, self._bank_rows(key)))
+
+    def _newest_timestamp(self) -> int:
+        return self._parameters.timestamp(*self._newest())
+
+    def _doom(self, slot: int, winner: Optional[int], key: Optional[int]) -> None:
+        state = self._slots[slot]
+        if state.token is Token.HOLDER:
+            return
+        state.revalidate = True
+        if state.doom is None:
+            state.doom = Doom(key, self._newest_timestamp())
+            state.statistics["dooms"] += 1
+            self._log_conflict(winner, slot, key)
+            if state.parked:
+                self._wake(slot, state.doom.timestamp)
+
+    def _wake(self, slot: int, timestamp: int) -> None:
+        state = self._slots[slot]
+        state.parked = False
+        state.wake = Wake((state.wake.sequence + 1) % (1 << 16), timestamp)
+        state.statistics["wakes"] += 1
+
+    def _log_conflict(self, winner: Optional[int], loser: int, key: Optional[int]) -> None:
+        self.conflicts.append(Conflict(winner, loser, key, self._newest_timestamp()))
+
+    def _release(self, holder: int) -> None:
+        """The token is free."""
+        state = self._slots[holder]
+        if state.token is Token.HOLDER:
+            state.token = Token.NONE
+        for slot, other in enumerate(self._slots):
+            if other.refused and other.parked:
+                self._wake(slot, self._newest_timestamp())
+        self._grant()
+
+    def _grant(self) -> None:
+        """Give a free token to the one who is next, until somebody keeps it."""
+        margin = min(GRANT_MARGIN, self._parameters.max_count // 2)
+        while self.holder is None and self._newest()[1] < self._parameters.max_count - margin:
+            slots = len(self._slots)
+            cyclic = [(self._last_holder + 1 + step) % slots for step in range(slots)]
+            waiting = [slot for slot in cyclic if self._slots[slot].token is Token.WAITING]
+            if not waiting:
+                return
+            chosen = max(waiting, key=lambda slot: self._slots[slot].age)
+            for slot in waiting:
+                if slot != chosen:
+                    self._slots[slot].age = min(self._slots[slot].age + PASSED_OVER, OLDEST)
+            self._last_holder = chosen
+            state = self._slots[chosen]
+            refusal = self._validate(chosen)
+            if refusal is None:
+                state.token = Token.HOLDER
+                self._held_for = 0
+            else:
+                state.token = Token.NONE
+                state.token_refusal = refusal
+                self.decided(chosen, refusal)

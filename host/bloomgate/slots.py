@@ -1,0 +1,179 @@
+"""A client of a device with a transaction in flight: announced reads, doom, waiting, the irrevocable token.
+
+``device.open_slot()`` gives a :class:`Slot`. Everything a slot does between :meth:`Slot.begin` and its verdict is
+described in :mod:`bloomgate.in_flight`, which is what every device does.
+"""
+
+from __future__ import annotations
+
+import abc
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Optional
+
+from bloomgate.in_flight import Doom, Token, Wake
+from bloomgate.verdict import Verdict
+
+if TYPE_CHECKING:
+    from bloomgate.device import Device
+
+__all__ = ["Slot"]
+
+
+class Slot(abc.ABC):
+    """One slot of a device, held by one client until :meth:`close`. One thread at a time may use it.
+
+    ::
+
+        with device.open_slot() as slot:
+            slot.begin(device.published)
+            slot.announce([1, 2])
+            if slot.doomed is None:
+                verdict = slot.commit(writes=[2])
+
+    All methods raise :class:`~bloomgate.errors.DeviceClosed` behind the end of slot or device, and
+    :class:`~bloomgate.errors.RequestError` for what the transaction's state does not allow; then nothing has happened.
+    """
+
+    def __init__(self, device: Device, number: int) -> None:
+        self.device = device
+        #: Which one it is, from 0.
+        self.number = number
+
+    # What backends implement, each an atomic step.
+
+    @abc.abstractmethod
+    def begin(self, snapshot: int) -> None:
+        """Start a transaction with this snapshot; one that has not ended is cancelled."""
+
+    @abc.abstractmethod
+    def announce(self, keys: Sequence[int]) -> None:
+        """Add keys to the read set, so that a commit that changes one of them dooms or wakes this slot.
+
+        Raises :class:`~bloomgate.errors.RequestTooLarge` for more keys than a request can have. The holder of the
+        token uses :meth:`guard`.
+        """
+
+    @property
+    @abc.abstractmethod
+    def doomed(self) -> Optional[Doom]:
+        """Why the transaction will probably not commit; None as long as nothing is known against it."""
+
+    @abc.abstractmethod
+    def commit(self, *, reads: Sequence[int] = (), writes: Sequence[int] = (), commutes: Sequence[int] = ()) -> Verdict:
+        """Decide the transaction; its read set is what was announced and then ``reads``. It is over then."""
+
+    @abc.abstractmethod
+    def cancel(self) -> None:
+        """End the transaction without a verdict. The token, if the slot has it, is given back."""
+
+    @abc.abstractmethod
+    def park(self) -> None:
+        """Ask to be woken by the first commit that may have changed an announced key, also one in the past.
+
+        After ABORT(IRREVOCABLE): by the end of the token's time.
+        """
+
+    @property
+    @abc.abstractmethod
+    def parked(self) -> bool:
+        """Nothing has woken the slot since :meth:`park`."""
+
+    @property
+    @abc.abstractmethod
+    def last_wake(self) -> Wake:
+        """The newest wake of the slot; sequence 0 before the first one."""
+
+    @abc.abstractmethod
+    def request_token(self) -> None:
+        """Ask for the irrevocable token. See :attr:`token` and :attr:`token_refusal` for what comes of it."""
+
+    @property
+    @abc.abstractmethod
+    def token(self) -> Token:
+        """Where the slot is with the token."""
+
+    @property
+    @abc.abstractmethod
+    def token_refusal(self) -> Optional[Verdict]:
+        """The ABORT that the last request for the token ended with, else None."""
+
+    @abc.abstractmethod
+    def guard(self, keys: Sequence[int]) -> int:
+        """The holder of the token is going to read these keys. Nobody can commit a change of them from now on.
+
+        Returns the guard timestamp: when it is published, the newest values are final. Raises
+        :class:`~bloomgate.errors.RequestError` for who does not hold the token.
+        """
+
+    @abc.abstractmethod
+    def stats(self) -> Mapping[str, int]:
+        """Counters of this slot since the device was opened: commits, aborts by reason, dooms, wakes, keys."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Cancel, and give the slot back to the device. Idempotent."""
+
+    # What is made of these.
+
+    def wait(self, timeout: Optional[float] = None) -> Wake:
+        """Park until woken, and until what woke the slot is published. ``timeout`` in seconds.
+
+        The transaction is over then: begin the next one with ``device.published``. Raises TimeoutError, and then the
+        slot is not parked any more and the transaction goes on.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self.park()
+        if not self._wait_until_woken(timeout):
+            self._unpark()
+            raise TimeoutError(f"nothing woke the slot within {timeout} s")
+        wake = self.last_wake
+        self.cancel()
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        self.device.wait_published(wake.timestamp, left)
+        return wake
+
+    def irrevocable(self, timeout: Optional[float] = None) -> Verdict:
+        """Become irrevocable: blocks until the token is granted, or refused with an ABORT. ``timeout`` in seconds.
+
+        Raises TimeoutError, and then the request is withdrawn and the transaction cancelled.
+        """
+        self.request_token()
+        try:
+            if not self._wait_until_answered(timeout):
+                raise TimeoutError(f"the token was not granted within {timeout} s")
+        except BaseException:
+            self.cancel()
+            raise
+        refusal = self.token_refusal
+        return Verdict(True, None, None, None) if refusal is None else refusal
+
+    def read_guarded(self, keys: Sequence[int], timeout: Optional[float] = None) -> int:
+        """:meth:`guard`, and wait until the guard timestamp is published. ``timeout`` in seconds; TimeoutError."""
+        timestamp = self.guard(keys)
+        self.device.wait_published(timestamp, timeout)
+        return timestamp
+
+    @abc.abstractmethod
+    def _unpark(self) -> None:
+        """Do not be woken any more."""
+
+    @abc.abstractmethod
+    def _wait_until_woken(self, timeout: Optional[float]) -> bool:
+        """Block until the slot is not parked; false after ``timeout`` seconds."""
+
+    @abc.abstractmethod
+    def _wait_until_answered(self, timeout: Optional[float]) -> bool:
+        """Block until the slot does not wait for the token; false after ``timeout`` seconds."""
+
+    def __enter__(self) -> Slot:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self.close()

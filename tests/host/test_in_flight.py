@@ -1,0 +1,411 @@
+"""Announced reads, doom, parking and the irrevocable token, against exact sets, on every device that has them."""
+
+import random
+import threading
+
+import pytest
+from bloomgate import Reason, ReferenceSTM, RequestError, open_device
+from bloomgate.errors import DeviceInUse, RequestTooLarge
+from bloomgate.in_flight import GRANT_MARGIN, PASSED_OVER, Token
+
+#: Schemes of the devices that can open slots.
+SCHEMES = ("model",)
+
+ROOMY = "D=65536"
+CROWDED = "K=2&D=16&timestamp_bits=5&key_bits=8&aperture_depth=32&slots=4"
+
+
+@pytest.fixture(params=SCHEMES)
+def scheme(request):
+    return request.param
+
+
+@pytest.fixture
+def device(scheme):
+    with open_device(f"{scheme}:?{ROOMY}") as opened:
+        yield opened
+
+
+def committed(device, slot, *writes):
+    """A commit of these keys by the slot, with the newest snapshot; its timestamp."""
+    slot.begin(device.last_timestamp())
+    verdict = slot.commit(writes=writes)
+    assert verdict.committed
+    device.publish(verdict.timestamp)
+    return verdict.timestamp
+
+
+# -- announcing and doom ------------------------------------------------------------------
+
+
+def test_a_commit_of_an_announced_key_dooms(device):
+    reader, writer = device.open_slot(), device.open_slot()
+    reader.begin(device.published)
+    reader.announce([1, 2, 3])
+    assert reader.doomed is None
+    timestamp = committed(device, writer, 9, 2, 3)
+    assert reader.doomed == (2, timestamp)
+    assert device.conflicts() == [(writer.number, reader.number, 2, timestamp)]
+    assert device.conflicts() == []
+    verdict = reader.commit(writes=[1])
+    assert (verdict.reason, verdict.conflict_key) == (Reason.CONFLICT, 2)
+    assert reader.stats()["dooms"] == reader.stats()["aborts_conflict"] == 1
+
+
+def test_a_key_that_was_committed_before_it_is_announced_dooms(device):
+    reader, writer = device.open_slot(), device.open_slot()
+    reader.begin(device.published)
+    timestamp = committed(device, writer, 5)
+    reader.announce([4])
+    assert reader.doomed is None
+    reader.announce([5])
+    assert reader.doomed == (5, timestamp)
+
+
+def test_nobody_is_doomed_by_their_own_commit_or_by_one_before_the_snapshot(device):
+    slot, other = device.open_slot(), device.open_slot()
+    committed(device, other, 7)
+    slot.begin(device.published)
+    slot.announce([7])
+    assert slot.doomed is None
+    assert slot.commit(writes=[7]).committed
+    assert (device.conflicts(), slot.stats().get("dooms", 0)) == ([], 0)
+    slot.begin(device.last_timestamp())
+    slot.announce([7])
+    assert slot.doomed is None
+
+
+def test_what_was_announced_need_not_be_queried_again(device):
+    slot = device.open_slot()
+    slot.begin(device.published)
+    slot.announce(range(10))
+    before = device.stats()["keys_validated"]
+    assert slot.commit(reads=[50, 51], writes=[1]).committed
+    assert device.stats()["keys_validated"] - before == 2
+
+
+def test_a_falsely_doomed_transaction_commits(scheme):
+    # Two rows a table: everything hits everything, and the recency filter is spared by the newest snapshot.
+    with open_device(f"{scheme}:?K=1&D=4&key_bits=8") as device:
+        reader, writer = device.open_slot(), device.open_slot()
+        keys = range(32)
+        for key in keys:
+            reader.begin(device.last_timestamp())
+            reader.announce([100])
+            committed(device, writer, key)
+            if reader.doomed is not None and reader.doomed.key != 100:
+                break
+        else:
+            raise AssertionError("no two keys of 8 bits shared the rows of a filter of 4")
+        # Only the exact reference knows that it was false; the device decides as if nothing had been announced.
+        verdict = reader.commit()
+        with open_device(f"{scheme}:?K=1&D=4&key_bits=8") as plain:
+            for other in range(key + 1):
+                plain.commit(snapshot=plain.last_timestamp(), writes=[other])
+            assert verdict == plain.commit(snapshot=key, reads=[100])
+
+
+@pytest.mark.parametrize("geometry", [ROOMY, CROWDED])
+def test_random_histories(scheme, geometry, seed):
+    rng = random.Random(seed)
+    roomy = geometry == ROOMY
+    with open_device(f"{scheme}:?{geometry}") as device:
+        exact = ReferenceSTM(device.parameters.timestamp_bits)
+        slots = [device.open_slot() for _ in range(4)]
+        # What the test knows of each slot: snapshot, announced keys, parked; None between transactions.
+        known = [None] * len(slots)
+        holder, guarded = None, set()
+        false_dooms = 0
+        for step in range(1500):
+            number = rng.randrange(len(slots))
+            slot, state = slots[number], known[number]
+            keys = [rng.randrange(40) for _ in range(rng.randrange(4))]
+            kind = rng.choice(("announce", "announce", "commit", "commit", "cancel", "park", "token", "floor"))
+            if state is None:
+                snapshot = max(0, device.last_timestamp() - rng.choice((0, 0, 1, 3)))
+                slot.begin(snapshot)
+                known[number] = {"snapshot": snapshot, "log": [], "parked": False, "wakes": slot.last_wake.sequence}
+            elif kind == "announce" and not state["parked"] and len(state["log"]) < 20:
+                if holder == number:
+                    assert slot.guard(keys) == device.last_timestamp()
+                    guarded |= set(keys)
+                else:
+                    slot.announce(keys)
+                    state["log"] += keys
+            elif kind == "commit" and not state["parked"]:
+                writes = [rng.randrange(40) for _ in range(rng.randrange(4))]
+                reads = [] if holder == number else keys
+                protected = set() if holder in (None, number) else guarded
+                verdict = slot.commit(reads=reads, writes=writes)
+                if holder == number:
+                    assert verdict.committed, f"step {step}: the holder of the token got {verdict}"
+                    expected = exact.commit(snapshot=exact.last_timestamp(), writes=writes)
+                    holder, guarded = None, set()
+                elif set(writes) & protected:
+                    assert not verdict.committed
+                    expected = None
+                else:
+                    expected = None
+                    if verdict.committed or roomy:
+                        expected = exact.commit(snapshot=state["snapshot"], reads=state["log"] + reads, writes=writes)
+                if expected is not None and (roomy or verdict.committed):
+                    assert verdict == expected, f"step {step}: {verdict}, exactly {expected}"
+                known[number] = None
+            elif kind == "cancel" and rng.random() < 0.3:
+                slot.cancel()
+                known[number] = None
+                if holder == number:
+                    holder, guarded = None, set()
+            elif kind == "park" and state["log"] and holder != number and rng.random() < 0.5:
+                slot.park()
+                state["parked"] = slot.parked
+            elif kind == "token" and holder is None and not state["parked"] and rng.random() < 0.3:
+                slot.request_token()
+                if slot.token is Token.HOLDER:
+                    assert not exact.may_have_changed(state["snapshot"], state["log"])
+                    holder, guarded = number, set(state["log"])
+                else:
+                    assert slot.token is Token.NONE or not roomy
+                    if slot.token is Token.NONE:
+                        assert not slot.token_refusal.committed
+                        known[number] = None
+                    else:
+                        slot.cancel()
+                        known[number] = None
+            elif kind == "floor" and not roomy and rng.random() < 0.1:
+                device.raise_floor()
+            # What everybody can see now.
+            for other, (watched, its) in enumerate(zip(slots, known, strict=True)):
+                if its is None or other == holder:
+                    continue
+                changed = bool(its["log"]) and exact.may_have_changed(its["snapshot"], its["log"])
+                doomed = watched.doomed is not None
+                assert doomed or not changed, f"step {step}: slot {other} reads what changed and is not doomed"
+                if roomy:
+                    assert changed or not doomed, f"step {step}: slot {other} is doomed by nothing"
+                false_dooms += doomed and not changed
+                if its["parked"]:
+                    assert not (doomed and watched.parked), f"step {step}: slot {other} sleeps on"
+                    its["parked"] = watched.parked
+            assert exact.last_timestamp() == device.last_timestamp()
+        assert (false_dooms > 0) is (geometry == CROWDED)
+
+
+# -- parking ------------------------------------------------------------------------------
+
+
+def test_a_parked_slot_is_woken_with_the_winners_timestamp(device):
+    sleeper, writer = device.open_slot(), device.open_slot()
+    sleeper.begin(device.published)
+    sleeper.announce([1])
+    sleeper.park()
+    assert sleeper.parked
+    committed(device, writer, 2)
+    assert sleeper.parked
+    timestamp = committed(device, writer, 1)
+    assert not sleeper.parked
+    assert sleeper.last_wake == (1, timestamp)
+
+
+def test_a_commit_between_snapshot_and_parking_wakes_at_once(device):
+    sleeper, writer = device.open_slot(), device.open_slot()
+    sleeper.begin(device.published)
+    sleeper.announce([1])
+    timestamp = committed(device, writer, 1)
+    sleeper.park()
+    assert not sleeper.parked
+    assert sleeper.last_wake.timestamp == timestamp
+
+
+@pytest.mark.parametrize("cause", ["raise_floor", "reset"])
+def test_whatever_may_have_changed_any_key_wakes(device, cause):
+    sleeper, writer = device.open_slot(), device.open_slot()
+    sleeper.begin(device.published)
+    sleeper.announce([1])
+    committed(device, writer, 2)
+    sleeper.park()
+    getattr(device, cause)()
+    assert not sleeper.parked
+    assert sleeper.doomed.key is None
+
+
+def test_wait_blocks_until_the_change_is_published(device):
+    sleeper, writer = device.open_slot(), device.open_slot()
+    sleeper.begin(device.published)
+    sleeper.announce([1])
+    woken = []
+    thread = threading.Thread(target=lambda: woken.append(sleeper.wait(60)))
+    thread.start()
+    writer.begin(device.published)
+    verdict = writer.commit(writes=[1])
+    device.publish(verdict.timestamp)
+    thread.join(60)
+    assert woken == [(1, verdict.timestamp)]
+
+
+def test_wait_gives_up_after_its_timeout_and_the_transaction_goes_on(device):
+    slot = device.open_slot()
+    slot.begin(device.published)
+    slot.announce([1])
+    with pytest.raises(TimeoutError, match="nothing woke the slot within 0.01 s"):
+        slot.wait(0.01)
+    assert not slot.parked
+    assert slot.commit(writes=[1]).committed
+
+
+# -- the token ----------------------------------------------------------------------------
+
+
+def test_the_holder_cannot_be_refused_and_others_are(device):
+    holder, other = device.open_slot(), device.open_slot()
+    holder.begin(device.published)
+    holder.announce([1])
+    assert holder.irrevocable(60).committed
+    guard = holder.guard([2])
+    assert guard == device.last_timestamp()
+    for key in (1, 2):
+        other.begin(device.published)
+        verdict = other.commit(writes=[8, key])
+        assert (verdict.reason, verdict.conflict_key) == (Reason.IRREVOCABLE, key)
+    assert committed(device, other, 3), "who does not touch the holder's keys proceeds"
+    assert holder.doomed is None
+    assert holder.commit(writes=[1, 2]).committed
+    assert committed(device, other, 1), "the token is free again"
+
+
+def test_who_was_refused_is_woken_when_the_token_is_free(device):
+    holder, other = device.open_slot(), device.open_slot()
+    holder.begin(device.published)
+    holder.announce([1])
+    holder.request_token()
+    other.begin(device.published)
+    assert other.commit(writes=[1]).reason is Reason.IRREVOCABLE
+    other.park()
+    assert other.parked
+    verdict = holder.commit(writes=[5])
+    assert not other.parked
+    assert other.last_wake.timestamp == verdict.timestamp
+
+
+def test_reads_that_are_stale_when_the_token_comes_are_an_ordinary_abort(device):
+    slot, other = device.open_slot(), device.open_slot()
+    slot.begin(device.published)
+    slot.announce([1, 2])
+    committed(device, other, 2)
+    verdict = slot.irrevocable(60)
+    assert (verdict.reason, verdict.conflict_key) == (Reason.CONFLICT, 2)
+    assert slot.token is Token.NONE
+
+
+def aborted(device, slot, times):
+    """Makes the slot older by so many aborts."""
+    for _ in range(times):
+        slot.begin(device.last_timestamp() + 1)
+        assert slot.commit().reason is Reason.BAD_REQUEST
+
+
+def ask(device, slot):
+    slot.begin(device.published)
+    slot.request_token()
+
+
+def test_the_token_goes_to_the_oldest(device):
+    slots = [device.open_slot() for _ in range(3)]
+    aborted(device, slots[2], 2)
+    for slot in slots:
+        ask(device, slot)
+    assert [slot.token for slot in slots] == [Token.HOLDER, Token.WAITING, Token.WAITING]
+    slots[0].cancel()
+    assert [slot.token for slot in slots] == [Token.NONE, Token.WAITING, Token.HOLDER]
+
+
+def test_nobody_waits_for_the_token_for_ever(device):
+    patient, *pushy = [device.open_slot() for _ in range(3)]
+    for slot in pushy:
+        aborted(device, slot, 200)
+    ask(device, pushy[0])
+    ask(device, patient)
+    grants = 0
+    while patient.token is Token.WAITING:
+        ask(device, pushy[1])
+        pushy[0].cancel()
+        pushy.reverse()
+        grants += 1
+        assert grants <= 256 // PASSED_OVER + 1
+
+
+def test_a_dead_holder_is_revoked_and_told(device):
+    holder, other = device.open_slot(), device.open_slot()
+    holder.begin(device.published)
+    holder.announce([1])
+    holder.request_token()
+    assert device.revoke_token() == holder.number
+    assert device.revoke_token() is None
+    assert committed(device, other, 1)
+    assert holder.commit(writes=[1]).reason is Reason.REVOKED
+    holder.begin(device.published)
+    assert holder.commit(writes=[1]).committed
+
+
+def test_the_watchdog_is_off_until_it_is_set(device):
+    holder = device.open_slot()
+    holder.begin(device.published)
+    holder.request_token()
+    device.tick(10**6)
+    assert holder.token is Token.HOLDER
+    device.set_token_watchdog(10**6 + 5)
+    device.tick(4)
+    assert holder.token is Token.HOLDER
+    device.tick(1)
+    assert holder.token is Token.REVOKED
+
+
+def test_the_epoch_does_not_end_under_the_holder(scheme):
+    with open_device(f"{scheme}:?timestamp_bits=4") as device:
+        holder, other = device.open_slot(), device.open_slot()
+        holder.begin(device.published)
+        holder.request_token()
+        assert holder.token is Token.HOLDER
+        for _ in range(13):
+            assert committed(device, other, 1)
+        other.begin(device.published)
+        verdict = other.commit(writes=[1])
+        assert (verdict.reason, verdict.conflict_key) == (Reason.IRREVOCABLE, 1)
+        assert holder.commit(writes=[1]).timestamp == 14
+        # No grant so near the end.
+        assert device.parameters.max_count < GRANT_MARGIN
+        holder.begin(device.last_timestamp())
+        holder.request_token()
+        assert holder.token is Token.WAITING
+        assert committed(device, other, 1) == 15
+        assert holder.token is Token.NONE, "its snapshot is of the epoch before"
+        assert holder.token_refusal.reason is Reason.ROLLOVER
+
+
+# -- what is not allowed ------------------------------------------------------------------
+
+
+def test_every_slot_is_opened_once(scheme):
+    with open_device(f"{scheme}:?slots=2") as device:
+        first, second = device.open_slot(), device.open_slot()
+        assert (first.number, second.number) == (0, 1)
+        with pytest.raises(DeviceInUse, match="all 2 slots of the device are open"):
+            device.open_slot()
+        first.close()
+        assert device.open_slot().number == 0
+
+
+def test_misuse_is_refused_with_one_clear_error(device):
+    slot = device.open_slot()
+    with pytest.raises(RequestError, match="no transaction has begun"):
+        slot.announce([1])
+    slot.begin(device.published)
+    with pytest.raises(RequestError, match="only the holder of the token can guard keys"):
+        slot.guard([1])
+    with pytest.raises(RequestTooLarge, match="a request can have 512 keys"):
+        slot.announce(range(513))
+    slot.request_token()
+    with pytest.raises(RequestError, match="has asked for the token already"):
+        slot.request_token()
+    with pytest.raises(RequestError, match="guards its keys"):
+        slot.announce([1])
