@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple, Optional
 
-__all__ = ["Reason", "Verdict"]
+__all__ = ["KEY_REASONS", "Reason", "Verdict"]
 
 
 class Reason(IntEnum):
@@ -37,6 +37,10 @@ class Reason(IntEnum):
     IRREVOCABLE = 9
     #: The slot held the irrevocable token, and it was taken away.
     REVOKED = 10
+
+
+#: Reasons that name a key.
+KEY_REASONS = (Reason.CONFLICT, Reason.PARITY, Reason.IRREVOCABLE)
 
 
 class Verdict(NamedTuple):

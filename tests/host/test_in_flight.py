@@ -9,7 +9,7 @@ from bloomgate.errors import DeviceInUse, RequestTooLarge
 from bloomgate.in_flight import GRANT_MARGIN, PASSED_OVER, Token
 
 #: Schemes of the devices that can open slots.
-SCHEMES = ("model",)
+SCHEMES = ("model", "soft")
 
 ROOMY = "D=65536"
 CROWDED = "K=2&D=16&timestamp_bits=5&key_bits=8&aperture_depth=32&slots=4"

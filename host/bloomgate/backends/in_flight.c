@@ -50,7 +50,7 @@ static void log_conflict(bg_device *device, uint32_t winner, uint32_t loser, boo
     *entry = (bg_conflict){winner, loser, known, key, device->epoch, device->last};
 }
 
-static void wake(bg_device *device, bg_slot_state *state, uint32_t epoch, uint32_t count) {
+static void wake_slot(bg_device *device, bg_slot_state *state, uint32_t epoch, uint32_t count) {
     state->parked = 0;
     state->wake_sequence = (state->wake_sequence + 1) & 0xffff;
     state->wake_epoch = epoch;
@@ -74,7 +74,7 @@ static void doom(bg_device *device, uint32_t slot, uint32_t winner, bool known, 
     state->statistics[BG_SLOT_STATISTIC_DOOMS]++;
     log_conflict(device, winner, slot, known, key);
     if (state->parked)
-        wake(device, state, device->epoch, device->last);
+        wake_slot(device, state, device->epoch, device->last);
     device->flight.news++;
 }
 
@@ -150,7 +150,7 @@ static void release_token(bg_device *device, uint32_t state_after) {
     flight->news++;
     for (uint32_t slot = 0; slot < flight->count; slot++)
         if (slot_of(device, slot)->refused && slot_of(device, slot)->parked)
-            wake(device, slot_of(device, slot), device->epoch, device->last);
+            wake_slot(device, slot_of(device, slot), device->epoch, device->last);
     grant(device);
 }
 
@@ -279,9 +279,9 @@ static void park(bg_device *device, uint32_t slot) {
     bg_slot_state *state = slot_of(device, slot);
     state->parked = 1;
     if (state->doomed)
-        wake(device, state, state->doom_epoch, state->doom_count);
+        wake_slot(device, state, state->doom_epoch, state->doom_count);
     else if (state->refused && device->flight.holder == NOBODY)
-        wake(device, state, device->epoch, device->last);
+        wake_slot(device, state, device->epoch, device->last);
 }
 
 static void cancel(bg_device *device, uint32_t slot) {
@@ -337,6 +337,34 @@ static void operate(bg_device *device, uint32_t slot, uint32_t operation, const 
     answer->news = device->flight.news;
 }
 
+static void bg_token_watchdog(bg_device *device, uint64_t ticks) {
+    pthread_mutex_lock(&device->lock);
+    device->flight.watchdog = ticks;
+    pthread_mutex_unlock(&device->lock);
+}
+
+/* Lets time pass for the watchdog. */
+static void bg_tick(bg_device *device, uint64_t ticks) {
+    bg_flight *flight = &device->flight;
+    pthread_mutex_lock(&device->lock);
+    if (flight->holder != NOBODY) {
+        flight->held_for += ticks;
+        if (flight->watchdog != 0 && flight->held_for >= flight->watchdog)
+            revoke_token(device);
+    }
+    pthread_mutex_unlock(&device->lock);
+    wake_sleepers(device);
+}
+
+/* The slot that had the token, or NOBODY. */
+static uint32_t bg_revoke_token(bg_device *device) {
+    pthread_mutex_lock(&device->lock);
+    uint32_t holder = revoke_token(device);
+    pthread_mutex_unlock(&device->lock);
+    wake_sleepers(device);
+    return holder;
+}
+
 static void bg_slot_operate(bg_device *device, uint32_t slot, uint32_t operation, const uint32_t *words,
                             uint32_t count, bg_slot_answer *answer) {
     pthread_mutex_lock(&device->lock);
@@ -345,10 +373,13 @@ static void bg_slot_operate(bg_device *device, uint32_t slot, uint32_t operation
     wake_sleepers(device);
 }
 
-/* Sleeps until the device's news are not `seen` any more, or for `ns` nanoseconds. */
+/* Sleeps until the device's news are not `seen` any more, or for `ns` nanoseconds. Who changes the news looks for
+ * sleepers afterwards; one of the two sees the other, since both fences are sequentially consistent. */
 static void bg_slot_sleep(bg_device *device, uint32_t seen, uint64_t ns) {
-    struct timespec duration = {ns / 1000000000, ns % 1000000000};
+    struct timespec duration = {.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)};
+    atomic_fetch_add(&device->flight.sleepers, 1);
     syscall(SYS_futex, &device->flight.news, FUTEX_WAIT, seen, &duration, NULL, 0);
+    atomic_fetch_sub(&device->flight.sleepers, 1);
 }
 
 /* Takes the oldest conflicts that the host has not seen. */

@@ -117,9 +117,11 @@ class ModelDevice(Device):
         self._require_request(snapshot, reads, writes, commutes)
         epoch, count = self.parameters.epoch_and_count(index(snapshot))
         with self._lock:
-            return self._decide(
+            verdict = self._decide(
                 epoch, count, [index(key) for key in reads], [index(key) for key in (*writes, *commutes)]
             )
+            self._decided()
+            return verdict
 
     def commit_queued(
         self, epoch: int, count: int, reads: Sequence[int], writes: Sequence[int], commutes: Sequence[int]
@@ -127,7 +129,9 @@ class ModelDevice(Device):
         """Decide a request that was fetched from memory. Keys are 32 bits and may be wider than key_bits."""
         depth = self.parameters.buffer_depth
         with self._lock:
-            return self._decide(epoch, count, reads, [*writes, *commutes], chunk=depth, capacity=depth)
+            verdict = self._decide(epoch, count, reads, [*writes, *commutes], chunk=depth, capacity=depth)
+            self._decided()
+            return verdict
 
     def queue_pair(self) -> QueuePair:
         from bloomgate.backends.model_queue import ModelQueue
@@ -239,7 +243,7 @@ class ModelDevice(Device):
         queried = self._in_flight.reads_to_query(slot, reads)
         verdict = self._decide(epoch, count, queried, insertions, slot=slot)
         self._in_flight.decided(slot, verdict)
-        self._news.notify_all()
+        self._decided()
         return verdict
 
     # The decision.
@@ -273,10 +277,13 @@ class ModelDevice(Device):
                 self._insert(key)
             self._statistics["keys_inserted"] += len(insertions)
         self._in_flight.committed(slot, insertions, by_floor)
+        return Verdict(True, timestamp, None, None)
+
+    def _decided(self) -> None:
+        """Behind every decision: the last count ends the epoch, and whoever was woken goes on."""
         if self._last == self._max_count:
             self._end_epoch()
         self._news.notify_all()
-        return Verdict(True, timestamp, None, None)
 
     def _refusal(
         self,

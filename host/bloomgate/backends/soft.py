@@ -21,6 +21,7 @@ from struct import Struct
 from struct import error as StructError
 from typing import Any, Callable, Optional
 
+from bloomgate.backends.soft_slot import SoftSlot
 from bloomgate.backends.soft_source import (
     CODE_BITS,
     ILLEGAL,
@@ -29,11 +30,13 @@ from bloomgate.backends.soft_source import (
     source_hash,
 )
 from bloomgate.device import Device, DeviceInfo
+from bloomgate.errors import DeviceInUse
 from bloomgate.h3 import matrices
+from bloomgate.in_flight import CONFLICT_LOG_ENTRIES, Conflict
 from bloomgate.parameters import Parameters
 from bloomgate.queue_pair import QueuePair
 from bloomgate.registers import VERSION
-from bloomgate.verdict import Reason, Verdict
+from bloomgate.verdict import KEY_REASONS, Reason, Verdict
 
 __all__ = ["SoftDevice", "load_native"]
 
@@ -43,11 +46,12 @@ _HEADER = "=QIII"
 _HEADER_BYTES = Struct(_HEADER).size
 _KEY = Struct("=I")
 
+#: The slot of an unknown winner, and of a token that nobody has.
+_NOBODY = 2**32 - 1
+
 _CODE_MASK = (1 << CODE_BITS) - 1
 _READ_ONLY = Verdict(True, None, None, None)
 _REASONS = {int(reason): reason for reason in Reason}
-#: Reasons that name a key.
-_WITH_KEY = (Reason.CONFLICT, Reason.PARITY)
 
 # Verdict(...) takes twice as long, because it goes through a Python function.
 _new_verdict: Callable[[type[Verdict], tuple[Any, ...]], Verdict] = tuple.__new__
@@ -80,6 +84,7 @@ class SoftDevice(Device):
             parameters.row_bits,
             parameters.timestamp_bits,
             parameters.key_bits,
+            parameters.slots,
             parameters.aperture_depth,
             parameters.buffer_depth,
             [word for matrix in matrices(parameters) for word in matrix],
@@ -93,6 +98,8 @@ class SoftDevice(Device):
         self._commit = _committer(module, self._state)
         self._packers = _Packers(parameters.aperture_depth)
         self._max_count = parameters.max_count
+        self._open_slots: set[int] = set()
+        self._slots_lock = threading.Lock()
         super().__init__(parameters, 0)
         if initial_epoch > 0:
             self.reset(initial_epoch)
@@ -135,7 +142,7 @@ class SoftDevice(Device):
             raise AssertionError("soft: refused a legal request")
         reason = _REASONS[code]
         key = None
-        if reason in _WITH_KEY:
+        if reason in KEY_REASONS:
             (key,) = _KEY.unpack_from(request, _HEADER_BYTES + _KEY.size * (answer >> CODE_BITS))
         return _new_verdict(Verdict, (False, None, reason, key))
 
@@ -180,6 +187,50 @@ class SoftDevice(Device):
     def inject_parity_error(self, table: int, row: int) -> None:
         self._require_word(table, row)
         self.module.lib.bg_inject_parity_error(self.state(), table, row)
+
+    def open_slot(self) -> SoftSlot:
+        self._require_open()
+        with self._slots_lock:
+            number = next((n for n in range(self.parameters.slots) if n not in self._open_slots), None)
+            if number is None:
+                raise DeviceInUse(f"all {self.parameters.slots} slots of the device are open: close one")
+            self._open_slots.add(number)
+        return SoftSlot(self, number)
+
+    def conflicts(self) -> list[Conflict]:
+        taken = self.module.ffi.new("bg_conflict[]", CONFLICT_LOG_ENTRIES)
+        count = self.module.lib.bg_conflicts(self.state(), taken)
+        return [
+            Conflict(
+                entry.winner if entry.winner != _NOBODY else None,
+                entry.loser,
+                entry.key if entry.key_known else None,
+                self.parameters.timestamp(entry.epoch, entry.count),
+            )
+            for entry in taken[0:count]
+        ]
+
+    def revoke_token(self) -> Optional[int]:
+        holder: int = self.module.lib.bg_revoke_token(self.state())
+        return None if holder == _NOBODY else holder
+
+    def set_token_watchdog(self, ticks: int) -> None:
+        self.module.lib.bg_token_watchdog(self.state(), ticks)
+
+    def tick(self, ticks: int = 1) -> None:
+        self.module.lib.bg_tick(self.state(), ticks)
+
+    def _operate_slot(self, slot: int, operation: int, words: Sequence[int]) -> Any:
+        answer = self.module.ffi.new("bg_slot_answer *")
+        self.module.lib.bg_slot_operate(self.state(), slot, operation, list(words), len(words), answer)
+        return answer
+
+    def _sleep(self, seen: int, nanoseconds: int) -> None:
+        self.module.lib.bg_slot_sleep(self.state(), seen, nanoseconds)
+
+    def _close_slot(self, number: int) -> None:
+        with self._slots_lock:
+            self._open_slots.discard(number)
 
     def close(self) -> None:
         super().close()

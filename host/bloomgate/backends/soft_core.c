@@ -8,12 +8,17 @@
  * (shm/shared.c). There its holder can be killed at any instruction. What makes that harmless is the intent record.
  */
 
+#include <limits.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
 /* No slot: an unknown winner, a token that nobody holds. */
 #define NOBODY UINT32_MAX
@@ -69,7 +74,8 @@ typedef struct {
     uint32_t last_holder;
     uint32_t conflict_head; /* conflicts ever logged */
     uint32_t conflict_tail; /* and taken by the host */
-    uint32_t news;          /* changes when a slot's state may have changed; a futex */
+    _Atomic uint32_t news;  /* changes when a slot's state may have changed; a futex */
+    _Atomic uint32_t sleepers;
     uint64_t watchdog;
     uint64_t held_for;
     bg_slot_state slots[BG_MAX_SLOTS];
@@ -158,6 +164,13 @@ static void look_up(bg_device *device, const bg_request *request, bool by_floor)
 static void epoch_has_ended(bg_device *device, bool by_reset);
 static void floor_was_raised(bg_device *device, uint32_t winner);
 static void fault_was_injected(bg_device *device);
+
+/* Wakes the threads that wait for news of their slots. */
+static void wake_sleepers(bg_device *device) {
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(&device->flight.sleepers, memory_order_relaxed) != 0)
+        syscall(SYS_futex, &device->flight.news, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
 
 /* What precedes the keys of a request of bg_commit: reads, then writes, then commutes. */
 typedef struct {
@@ -549,6 +562,7 @@ static uint64_t bg_commit(bg_device *device, const char *request) {
     bg_verdict verdict = decide(device, &sets);
     finish_commit(device);
     pthread_mutex_unlock(&device->lock);
+    wake_sleepers(device);
     if (verdict.code == BG_COMMIT)
         return ((uint64_t)verdict.epoch << device->timestamp_bits) + verdict.count;
     return answer(device, verdict.code, verdict.position);
@@ -598,6 +612,7 @@ static void bg_reset(bg_device *device, uint32_t initial_epoch, uint64_t *timest
     end_epoch(device, initial_epoch, true);
     timestamps[1] = last_timestamp(device);
     pthread_mutex_unlock(&device->lock);
+    wake_sleepers(device);
 }
 
 static void bg_raise_floor(bg_device *device) {
@@ -605,6 +620,7 @@ static void bg_raise_floor(bg_device *device) {
     device->floor = device->last;
     floor_was_raised(device, NOBODY);
     pthread_mutex_unlock(&device->lock);
+    wake_sleepers(device);
 }
 
 static void bg_inject_parity_error(bg_device *device, uint32_t table, uint32_t row) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from bloomgate.in_flight import CONFLICT_LOG_ENTRIES, GRANT_MARGIN, OLDEST, PASSED_OVER, SLOT_FILTER_ROWS
 from bloomgate.registers import SLOT_PAGE, STATISTICS
 from bloomgate.shm.layout import c_definitions
 from bloomgate.verdict import Reason
@@ -18,6 +19,8 @@ __all__ = [
     "MODULE",
     "NAMES",
     "READ_ONLY",
+    "SLOT_OPERATIONS",
+    "SLOT_STATISTICS",
     "source",
     "source_hash",
 ]
@@ -43,6 +46,17 @@ ILLEGAL = (1 << CODE_BITS) - 1
 #: Names of the statistics, in the order of the C array: there is no clock.
 NAMES = tuple(name for name, _ in STATISTICS if name not in ("clocks", "busy_clocks"))
 
+#: What a slot counts, in the order of the C array.
+SLOT_STATISTICS = (
+    "commits",
+    "dooms",
+    "wakes",
+    "keys_announced",
+    *(f"aborts_{reason.name.lower()}" for reason in Reason),
+)
+#: What a slot can do, by number in C.
+SLOT_OPERATIONS = ("state", "begin", "announce", "commit", "cancel", "park", "unpark", "token", "guard")
+
 #: _GNU_SOURCE: robust mutexes and futexes are not in C11.
 COMPILE_ARGUMENTS = ("-std=c11", "-D_GNU_SOURCE", "-O3", "-pthread", "-Wall", "-Wextra")
 LINK_ARGUMENTS = ("-pthread",)
@@ -53,6 +67,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 #: The C files, each behind those that it uses.
 SOURCES = (
     "backends/soft_core.c",
+    "backends/in_flight.c",
     "shm/publication.c",
     "shm/array.c",
     "shm/redo.c",
@@ -67,7 +82,7 @@ SOURCES = (
 DECLARATIONS = """
 typedef struct bg_device bg_device;
 bg_device *bg_new(uint32_t tables, uint32_t row_bits, uint32_t timestamp_bits, uint32_t key_bits,
-                  uint32_t aperture_depth, uint32_t buffer_depth, const uint32_t *matrices);
+                  uint32_t slots, uint32_t aperture_depth, uint32_t buffer_depth, const uint32_t *matrices);
 void bg_free(bg_device *device);
 uint64_t bg_commit(bg_device *device, const char *request);
 uint64_t bg_commit_many(bg_device *device, const char *requests, uint64_t count);
@@ -79,8 +94,29 @@ void bg_stats(bg_device *device, uint64_t *statistics);
 const char *bg_source_hash(void);
 const char *bg_compiler(void);
 
+typedef struct { uint32_t code, epoch, count, key, position; } bg_verdict;
+typedef struct {
+    uint32_t in_flight, epoch, count, logged, entered, revalidate, doomed, doom_key_known, doom_key, doom_epoch,
+        doom_count, parked, refused, wake_sequence, wake_epoch, wake_count, token, age;
+    bg_verdict refusal;
+    uint64_t statistics[...];
+} bg_slot_state;
+typedef struct {
+    bg_verdict verdict;
+    bg_slot_state state;
+    uint32_t epoch, last, news;
+} bg_slot_answer;
+typedef struct { uint32_t winner, loser, key_known, key, epoch, count; } bg_conflict;
+void bg_slot_operate(bg_device *device, uint32_t slot, uint32_t operation, const uint32_t *words, uint32_t count,
+                     bg_slot_answer *answer);
+void bg_slot_sleep(bg_device *device, uint32_t seen, uint64_t ns);
+uint32_t bg_conflicts(bg_device *device, bg_conflict *taken);
+uint32_t bg_revoke_token(bg_device *device);
+void bg_token_watchdog(bg_device *device, uint64_t ticks);
+void bg_tick(bg_device *device, uint64_t ticks);
+
 typedef struct bg_segment bg_segment;
-uint64_t bg_device_bytes(uint32_t tables, uint32_t row_bits);
+uint64_t bg_device_bytes(uint32_t tables, uint32_t row_bits, uint32_t slots, uint32_t aperture_depth);
 bg_segment *bg_segment_open(void *base);
 void bg_segment_close(bg_segment *segment);
 int bg_segment_format(bg_segment *segment, const uint32_t *matrices);
@@ -156,12 +192,22 @@ def _definitions() -> str:
         "VERDICT_REQUEST_SHIFT": _VERDICT["REQUEST"].lsb,
         **{f"REASON_{reason.name}": int(reason) for reason in Reason},
         **{f"STATISTIC_{name.upper()}": index for index, name in enumerate(NAMES)},
+        "CONFLICT_LOG_ENTRIES": CONFLICT_LOG_ENTRIES,
+        "GRANT_MARGIN": GRANT_MARGIN,
+        "OLDEST": OLDEST,
+        "PASSED_OVER": PASSED_OVER,
+        "SLOT_FILTER_ROWS": SLOT_FILTER_ROWS,
+        "SLOT_STATISTICS": len(SLOT_STATISTICS),
+        **{f"SLOT_{name.upper()}": index for index, name in enumerate(SLOT_OPERATIONS)},
+        **{f"SLOT_STATISTIC_{name.upper()}": index for index, name in enumerate(SLOT_STATISTICS)},
     }
     lines = [f"#define BG_{name} {value}" for name, value in values.items()]
     # Tests compile with a macro that stops or kills the process at named points; else they are nothing.
     lines += ["#ifndef BG_POINT", "#define BG_POINT(name) ((void)0)", "#endif"]
     entries = ", ".join(f"[BG_REASON_{reason.name}] = BG_STATISTIC_ABORTS_{reason.name}" for reason in Reason)
     lines.append(f"static const unsigned char bg_abort_statistic[] = {{{entries}}};")
+    entries = ", ".join(f"[BG_REASON_{reason.name}] = BG_SLOT_STATISTIC_ABORTS_{reason.name}" for reason in Reason)
+    lines.append(f"static const unsigned char bg_abort_slot_statistic[] = {{{entries}}};")
     return "\n".join(lines) + "\n"
 
 

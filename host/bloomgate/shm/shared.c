@@ -59,7 +59,7 @@ static int bg_segment_format(bg_segment *segment, const uint32_t *matrices) {
     return bg_device_init(segment->device, header->geometry[BG_GEOMETRY_K],
                           (uint32_t)__builtin_ctz(header->geometry[BG_GEOMETRY_D]),
                           header->geometry[BG_GEOMETRY_TIMESTAMP_BITS], header->geometry[BG_GEOMETRY_KEY_BITS],
-                          header->geometry[BG_GEOMETRY_APERTURE_DEPTH], header->geometry[BG_GEOMETRY_BUFFER_DEPTH],
+                          header->geometry[BG_GEOMETRY_SLOTS], header->geometry[BG_GEOMETRY_APERTURE_DEPTH], header->geometry[BG_GEOMETRY_BUFFER_DEPTH],
                           matrices, 1);
 }
 
@@ -113,7 +113,7 @@ static void recover(bg_segment *segment) {
         break;
     }
     if (device->last == device->max_count && !device->exhausted)
-        end_epoch(device, 0); /* killed between its last commit and its end */
+        end_epoch(device, 0, false); /* killed between its last commit and its end */
     device->floor = device->last;
     tell_newest(device, ring);
 }
@@ -175,7 +175,7 @@ static int bg_segment_reset(bg_segment *segment, uint32_t initial_epoch, uint64_
     if (!take_mutex(segment, ns))
         return 0;
     uint64_t before = last_timestamp(device);
-    if (intend_epoch(device, initial_epoch)) {
+    if (intend_epoch(device, initial_epoch, true)) {
         bg_epoch_end(segment->publication, device->timestamp_bits, before,
                      (uint64_t)device->intent.new_epoch << device->timestamp_bits);
         BG_POINT(EPOCH_RECORDED);
@@ -190,6 +190,7 @@ static int bg_segment_raise_floor(bg_segment *segment, uint64_t ns) {
     if (!take_mutex(segment, ns))
         return 0;
     segment->device->floor = segment->device->last;
+    floor_was_raised(segment->device, NOBODY);
     give_mutex(segment);
     return 1;
 }
@@ -198,6 +199,7 @@ static int bg_segment_inject(bg_segment *segment, uint32_t table, uint32_t row, 
     if (!take_mutex(segment, ns))
         return 0;
     make_bad(segment->device, table, row);
+    fault_was_injected(segment->device);
     give_mutex(segment);
     return 1;
 }

@@ -1,0 +1,160 @@
+"""The slots of ``soft:``; backends/in_flight.c does the work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from operator import index
+from typing import TYPE_CHECKING, Any, Optional
+
+from bloomgate.backends.soft_source import COMMIT, READ_ONLY, SLOT_OPERATIONS, SLOT_STATISTICS
+from bloomgate.errors import DeviceClosed, RequestError
+from bloomgate.in_flight import Doom, Token, Wake
+from bloomgate.slots import Slot
+from bloomgate.verdict import KEY_REASONS, Reason, Verdict
+
+if TYPE_CHECKING:
+    from bloomgate.backends.soft import SoftDevice
+
+__all__ = ["SoftSlot"]
+
+_OPERATIONS = {name: number for number, name in enumerate(SLOT_OPERATIONS)}
+#: Nanoseconds that a thread sleeps before it looks again, whatever happens.
+_SLEEP_NS = 10**9
+
+
+class SoftSlot(Slot):
+    """A slot whose state is in the C device."""
+
+    device: SoftDevice
+
+    def __init__(self, device: SoftDevice, number: int) -> None:
+        super().__init__(device, number)
+        self._closed = False
+
+    def begin(self, snapshot: int) -> None:
+        self.device._require_request(snapshot, (), (), ())
+        self._operate("begin", self.device.parameters.epoch_and_count(index(snapshot)))
+
+    def announce(self, keys: Sequence[int]) -> None:
+        state = self._operate("state").state
+        self._require_in_flight(state)
+        if Token(state.token) is Token.HOLDER:
+            raise RequestError("the holder of the token guards its keys, it does not announce them")
+        self._require_keys(state, keys)
+        self._operate("announce", [index(key) for key in keys])
+
+    @property
+    def doomed(self) -> Optional[Doom]:
+        state = self._operate("state").state
+        if not state.doomed:
+            return None
+        key = state.doom_key if state.doom_key_known else None
+        return Doom(key, self._timestamp(state.doom_epoch, state.doom_count))
+
+    def commit(self, *, reads: Sequence[int] = (), writes: Sequence[int] = (), commutes: Sequence[int] = ()) -> Verdict:
+        state = self._operate("state").state
+        self._require_in_flight(state)
+        self._require_keys(state, reads, writes, commutes)
+        sets = [[index(key) for key in keys] for keys in (reads, writes, commutes)]
+        answer = self._operate("commit", [*map(len, sets), *sets[0], *sets[1], *sets[2]])
+        verdict = self._verdict(answer.verdict)
+        if verdict.timestamp is not None:
+            self.device._publication.assigned(verdict.timestamp)
+        return verdict
+
+    def cancel(self) -> None:
+        self._operate("cancel")
+
+    def park(self) -> None:
+        self._operate("park")
+
+    @property
+    def parked(self) -> bool:
+        return bool(self._operate("state").state.parked)
+
+    @property
+    def last_wake(self) -> Wake:
+        state = self._operate("state").state
+        return Wake(state.wake_sequence, self._timestamp(state.wake_epoch, state.wake_count))
+
+    def request_token(self) -> None:
+        state = self._operate("state").state
+        self._require_in_flight(state)
+        if Token(state.token) is not Token.NONE:
+            raise RequestError("the slot has asked for the token already")
+        self._operate("token")
+
+    @property
+    def token(self) -> Token:
+        return Token(self._operate("state").state.token)
+
+    @property
+    def token_refusal(self) -> Optional[Verdict]:
+        refusal = self._operate("state").state.refusal
+        return None if refusal.code in (COMMIT, READ_ONLY) else self._verdict(refusal)
+
+    def guard(self, keys: Sequence[int]) -> int:
+        self.device._require_request(0, keys, (), ())
+        if self.token is not Token.HOLDER:
+            raise RequestError("only the holder of the token can guard keys: see Slot.irrevocable")
+        answer = self._operate("guard", [index(key) for key in keys])
+        return self._timestamp(answer.epoch, answer.last)
+
+    def stats(self) -> Mapping[str, int]:
+        return dict(zip(SLOT_STATISTICS, self._operate("state").state.statistics))
+
+    def close(self) -> None:
+        if not self._closed:
+            if not self.device._closed:
+                self._operate("cancel")
+                self.device._close_slot(self.number)
+            self._closed = True
+
+    def _unpark(self) -> None:
+        self._operate("unpark")
+
+    def _wait_until_woken(self, timeout: Optional[float]) -> bool:
+        return self._wait_until(lambda state: not state.parked, timeout)
+
+    def _wait_until_answered(self, timeout: Optional[float]) -> bool:
+        return self._wait_until(lambda state: Token(state.token) is not Token.WAITING, timeout)
+
+    def _wait_until(self, done: Any, timeout: Optional[float]) -> bool:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            answer = self._operate("state")
+            if done(answer.state):
+                return True
+            nanoseconds = _SLEEP_NS
+            if deadline is not None:
+                nanoseconds = min(nanoseconds, int((deadline - time.monotonic()) * 1e9))
+                if nanoseconds <= 0:
+                    return False
+            # The number is of before the look, so that a wake between the two is not lost.
+            self.device._sleep(answer.news, nanoseconds)
+
+    def _operate(self, operation: str, words: Sequence[int] = ()) -> Any:
+        if self._closed:
+            raise DeviceClosed(f"slot {self.number} is closed; open another with device.open_slot()")
+        return self.device._operate_slot(self.number, _OPERATIONS[operation], words)
+
+    def _timestamp(self, epoch: int, count: int) -> int:
+        return self.device.parameters.timestamp(epoch, count)
+
+    def _verdict(self, verdict: Any) -> Verdict:
+        if verdict.code == COMMIT:
+            return Verdict(True, self._timestamp(verdict.epoch, verdict.count), None, None)
+        if verdict.code == READ_ONLY:
+            return Verdict(True, None, None, None)
+        reason = Reason(verdict.code)
+        return Verdict(False, None, reason, verdict.key if reason in KEY_REASONS else None)
+
+    def _require_in_flight(self, state: Any) -> None:
+        if not state.in_flight:
+            raise RequestError("no transaction has begun: call begin() with a snapshot first")
+
+    def _require_keys(
+        self, state: Any, reads: Sequence[int], writes: Sequence[int] = (), commutes: Sequence[int] = ()
+    ) -> None:
+        self.device._require_request(0, [*([0] * state.logged), *reads], writes, commutes)
