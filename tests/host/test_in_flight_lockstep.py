@@ -103,7 +103,7 @@ def perform(device, slots, number, name, arguments):
 def test_lockstep(scheme, seed):
     rng = random.Random(seed)
     seen = set()
-    for geometry in GEOMETRIES * 8:
+    for geometry in GEOMETRIES * 12:
         with open_device(f"{SPECIFICATION}:?{geometry}") as one, open_device(f"{scheme}:?{geometry}") as other:
             slots = [one.open_slot() for _ in range(one.parameters.slots)]
             others = [other.open_slot() for _ in range(one.parameters.slots)]

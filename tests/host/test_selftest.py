@@ -108,7 +108,7 @@ def test_names_the_first_difference(make: type[Device], message: str) -> None:
 
 def test_does_not_trust_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake that model and device share is a missed conflict to the reference."""
-    monkeypatch.setattr(ModelDevice, "_query", lambda self, key, snapshot: (None, []))
+    monkeypatch.setattr(ModelDevice, "_examine", lambda self, key, snapshot: (None, []))
     with ModelDevice() as device, pytest.raises(SelftestFailure, match="a missed conflict|as the reference STM says"):
         selftest(device, seed=5, rounds=500)
 
