@@ -66,7 +66,7 @@ class RecencyFilter(wiring.Component):
                 "results": Out(data.ArrayLayout(FilterResult, LANES)),
                 #: Count of the newest commit, which INSERT and REPAIR write. Must not shrink except with ``scrub``.
                 "newest": In(parameters.timestamp_bits),
-                #: Snapshot count of the queries; held until their results are there.
+                #: Snapshot count of the queries that are accepted in this clock cycle.
                 "snapshot": In(parameters.timestamp_bits),
                 #: Lower bound of every answer, as a count.
                 "floor": In(parameters.timestamp_bits),
@@ -129,10 +129,11 @@ class RecencyFilter(wiring.Component):
             ),
         ]
 
+        snapshot = Signal(count_bits)  # of stage 2
         newest_is_newer = Signal()
         floor_is_newer = Signal()
-        m.d.comb += newest_is_newer.eq(self.newest > self.snapshot)
-        m.d.sync += floor_is_newer.eq(self.floor > self.snapshot)
+        m.d.comb += newest_is_newer.eq(self.newest > snapshot)
+        m.d.sync += [snapshot.eq(self.snapshot), floor_is_newer.eq(self.floor > snapshot)]
 
         newer = Signal(data.ArrayLayout(p.K, LANES))
         for table in range(p.K):
@@ -172,7 +173,7 @@ class RecencyFilter(wiring.Component):
                 m.d.comb += word_is_bad.eq(is_bad(word, count_bits))
                 m.d.sync += [
                     bad[lane][table].eq(word_is_bad),
-                    newer[lane][table].eq(Mux(word_is_bad, newest_is_newer, word[:count_bits] > self.snapshot)),
+                    newer[lane][table].eq(Mux(word_is_bad, newest_is_newer, word[:count_bits] > snapshot)),
                 ]
 
         for lane in range(LANES):

@@ -52,19 +52,16 @@ class RecencyFilterProperties(wiring.Component):
         # What the arbiter promises (docstring of RecencyFilter).
         in_flight = Signal(2)  # queries accepted one and two clock cycles ago
         last_newest = Signal.like(dut.newest)
-        last_snapshot = Signal.like(dut.snapshot)
         scrubbed = Signal()  # in the clock cycle before
         m.d.sync += [
             in_flight.eq(in_flight << 1 | asks[0] | asks[1]),
             last_newest.eq(dut.newest),
-            last_snapshot.eq(dut.snapshot),
             scrubbed.eq(dut.scrub),
         ]
         first = Signal(init=1)
         m.d.sync += first.eq(0)
         m.d.comb += [
             Assume(first | scrubbed | (dut.newest >= last_newest)),
-            Assume(first | (in_flight == 0) | (dut.snapshot == last_snapshot)),
             Assume(~dut.scrub | (in_flight == 0)),
             Assume(~dut.inject | (~dut.scrubbing & ~dut.scrub)),
         ]
@@ -106,8 +103,10 @@ class RecencyFilterProperties(wiring.Component):
                 m.d.sync += [late_must.eq(must_conflict), late_may.eq(may_conflict), late_asked.eq(asked)]
                 m.d.sync += late_good.eq(must_be_good)
                 must_conflict, may_conflict, asked, must_be_good = late_must, late_may, late_asked, late_good
+            # The floor of the clock cycle in which the words are there, and the snapshot of the query.
+            asked_with = Signal.like(dut.snapshot, name=f"asked_with_{lane}")
             floor_was_newer = Signal(name=f"floor_was_newer_{lane}")
-            m.d.sync += floor_was_newer.eq(dut.floor > dut.snapshot)
+            m.d.sync += [asked_with.eq(dut.snapshot), floor_was_newer.eq(dut.floor > asked_with)]
             if self._cover:
                 m.d.comb += [
                     Cover(must_conflict & ~result.uncertain & ~floor_was_newer),

@@ -22,8 +22,8 @@ MUTATIONS = [
     Mutation(
         "snapshot off by one",
         FILE,
-        "word[:count_bits] > self.snapshot",
-        "word[:count_bits] > self.snapshot + 1",
+        "word[:count_bits] > snapshot",
+        "word[:count_bits] > snapshot + 1",
         "the first commit after the snapshot would be missed",
     ),
     Mutation(
@@ -36,8 +36,8 @@ MUTATIONS = [
     Mutation(
         "bad parity trusted",
         FILE,
-        "Mux(word_is_bad, newest_is_newer, word[:count_bits] > self.snapshot)",
-        "word[:count_bits] > self.snapshot",
+        "Mux(word_is_bad, newest_is_newer, word[:count_bits] > snapshot)",
+        "word[:count_bits] > snapshot",
         "a corrupted word could hide a commit",
     ),
     Mutation(
@@ -46,6 +46,13 @@ MUTATIONS = [
         "row.eq(stage_3[lane].rows[table])",
         "row.eq(stage_2[lane].rows[table])",
         "the bad word would stay, and another row's count be lost",
+    ),
+    Mutation(
+        "snapshot of the clock cycle after",
+        FILE,
+        "m.d.sync += [snapshot.eq(self.snapshot), floor",
+        "m.d.comb += snapshot.eq(self.snapshot)\n        m.d.sync += [floor",
+        "an announcement would be compared with the snapshot of whoever comes behind it",
     ),
     Mutation(
         "floor ignored",
