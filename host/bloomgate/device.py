@@ -149,7 +149,7 @@ class Device(abc.ABC):
         raise DeviceUnavailable(f"{self.info().backend}: has no in-flight filters")
 
     def conflicts(self) -> Sequence[Conflict]:
-        """Take what has been written to the conflict log since the last call, oldest first."""
+        """Take what has been written to the conflict log since the last call, by timestamp and loser."""
         raise DeviceUnavailable(f"{self.info().backend}: has no in-flight filters")
 
     def revoke_token(self) -> Optional[int]:

@@ -8,8 +8,8 @@ Every method is one atomic step; :class:`~bloomgate.backends.model.ModelDevice` 
   with the slot's snapshot. A slot filter is a Bloom filter: for each of the K tables the rows of its keys, taken modulo
   the rows of a bank.
 * is **doomed** by the first thing that may have changed a key it announced: a commit of another slot with a key that
-  hits its filter; its own query, when the change came first; a floor above its snapshot; the end of the epoch. The
-  first doom is kept, with the key if one is known and the timestamp to wait for. Doom is a hint.
+  hits its filter; its own query, when the change came first; a floor that was raised; the end of the epoch, also one
+  before it began. The first doom is kept, with the key if one is known and the timestamp to wait for. Doom is a hint.
 * must **revalidate** if it was doomed, or if a word of bad parity was met or made since: then its commit queries the
   whole read set, in order, and else only what it did not announce. Either way the verdict is the same as if nothing had
   been announced.
@@ -77,6 +77,10 @@ class Conflict(NamedTuple):
     key: Optional[int]
     #: Of the winner's commit; of a refusal, the newest timestamp.
     timestamp: int
+
+    def order(self) -> tuple[int, int]:
+        """By which the host sorts what it drains: a device logs the losers of one commit in any order."""
+        return self.timestamp, self.loser
 
 
 class Token(Enum):
@@ -158,6 +162,8 @@ class InFlight:
         state.empty()
         state.in_flight = True
         state.epoch, state.count = epoch, count
+        if epoch != self._newest()[0]:
+            self._doom(slot, None, None)
 
     def announce(self, slot: int, keys: Sequence[int]) -> None:
         """Add keys to the announced read set."""
@@ -165,9 +171,6 @@ class InFlight:
         for key in keys:
             state.log.append(key)
             self._enter(state, key)
-            if state.epoch != self._newest()[0]:
-                self._doom(slot, None, None)
-                continue
             reason, met_bad_word = self._query(key, state.count)
             if reason is not None:
                 self._doom(slot, None, key)
@@ -250,7 +253,7 @@ class InFlight:
     def floor_raised(self, winner: Optional[int] = None) -> None:
         """The floor is the newest timestamp: any key may have changed."""
         for slot, state in enumerate(self._slots):
-            if slot != winner and state.in_flight and state.log and (state.epoch, state.count) < self._newest():
+            if slot != winner and state.log:
                 self._doom(slot, winner, None)
 
     def fault_injected(self) -> None:

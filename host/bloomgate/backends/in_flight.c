@@ -87,12 +87,9 @@ static void empty_slot(bg_device *device, uint32_t slot) {
 }
 
 static void floor_was_raised(bg_device *device, uint32_t winner) {
-    for (uint32_t slot = 0; slot < device->flight.count; slot++) {
-        bg_slot_state *state = slot_of(device, slot);
-        bool older = state->epoch != device->epoch ? state->epoch < device->epoch : state->count < device->last;
-        if (slot != winner && state->in_flight && state->logged && older)
+    for (uint32_t slot = 0; slot < device->flight.count; slot++)
+        if (slot != winner && slot_of(device, slot)->logged)
             doom(device, slot, winner, false, 0);
-    }
 }
 
 static void fault_was_injected(bg_device *device) {
@@ -240,9 +237,7 @@ static void announce(bg_device *device, uint32_t slot, const uint32_t *keys, uin
         log_of(device, slot)[state->logged++] = keys[i];
         enter(device, slot, keys[i]);
         state->entered = 1;
-        if (state->epoch != device->epoch)
-            doom(device, slot, NOBODY, false, 0);
-        else if (newer_with_parity(device, keys[i], state->count, &met) || device->floor > state->count)
+        if (newer_with_parity(device, keys[i], state->count, &met) || device->floor > state->count)
             doom(device, slot, NOBODY, true, keys[i]);
         else if (met)
             state->revalidate = 1;
@@ -303,6 +298,8 @@ static void operate(bg_device *device, uint32_t slot, uint32_t operation, const 
         state->in_flight = 1;
         state->epoch = words[0];
         state->count = words[1];
+        if (state->epoch != device->epoch)
+            doom(device, slot, NOBODY, false, 0);
         break;
     case BG_SLOT_ANNOUNCE:
         announce(device, slot, words, count);

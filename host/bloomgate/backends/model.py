@@ -211,7 +211,7 @@ class ModelDevice(Device):
     def conflicts(self) -> list[Conflict]:
         self._require_open()
         with self._lock:
-            drained = list(self._in_flight.conflicts)
+            drained = sorted(self._in_flight.conflicts, key=Conflict.order)
             self._in_flight.conflicts.clear()
             return drained
 

@@ -200,7 +200,7 @@ class SoftDevice(Device):
     def conflicts(self) -> list[Conflict]:
         taken = self.module.ffi.new("bg_conflict[]", CONFLICT_LOG_ENTRIES)
         count = self.module.lib.bg_conflicts(self.state(), taken)
-        return [
+        conflicts = [
             Conflict(
                 entry.winner if entry.winner != _NOBODY else None,
                 entry.loser,
@@ -209,6 +209,7 @@ class SoftDevice(Device):
             )
             for entry in taken[0:count]
         ]
+        return sorted(conflicts, key=Conflict.order)
 
     def revoke_token(self) -> Optional[int]:
         holder: int = self.module.lib.bg_revoke_token(self.state())
