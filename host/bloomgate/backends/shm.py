@@ -27,7 +27,9 @@ def create_segment(name: Optional[str], parameters: Parameters, mode: int, origi
     module = load_native()
     size = 0
     if mode != MODE_SERVER:
-        size = module.lib.bg_device_bytes(parameters.K, parameters.row_bits)
+        size = module.lib.bg_device_bytes(
+            parameters.K, parameters.row_bits, parameters.slots, parameters.aperture_depth
+        )
 
     def prepare(segment: Segment) -> None:
         segment.write(HEADER["origin"], origin)

@@ -221,7 +221,7 @@
 
 /* Read-only. 64-bit values, low word first, as of the last LATCH_STATISTICS. */
 #define BLOOMGATE_CONTROL_STATISTICS                          0x200u
-#define BLOOMGATE_CONTROL_STATISTICS_BYTES                    0x088u
+#define BLOOMGATE_CONTROL_STATISTICS_BYTES                    0x098u
 
 /* Read-only. For each slot the four words VERDICT, TIMESTAMP_EPOCH, TIMESTAMP_COUNT and CONFLICT_KEY of
  * its page.
@@ -437,6 +437,10 @@ enum bloomgate_reason {
      * again.
      */
     BLOOMGATE_REASON_BUS_ERROR = 8,
+    /* A key of the write or commute set may be in the read set of the slot that holds the irrevocable token. */
+    BLOOMGATE_REASON_IRREVOCABLE = 9,
+    /* The slot held the irrevocable token, and it was taken away. */
+    BLOOMGATE_REASON_REVOKED = 10,
 };
 
 /* CODE of an error log entry. */
@@ -509,20 +513,24 @@ enum bloomgate_statistic {
     BLOOMGATE_STATISTIC_ABORTS_RESET = 9,
     /* requests aborted with BUS_ERROR */
     BLOOMGATE_STATISTIC_ABORTS_BUS_ERROR = 10,
+    /* requests aborted with IRREVOCABLE */
+    BLOOMGATE_STATISTIC_ABORTS_IRREVOCABLE = 11,
+    /* requests aborted with REVOKED */
+    BLOOMGATE_STATISTIC_ABORTS_REVOKED = 12,
     /* keys of read sets queried in the recency filter */
-    BLOOMGATE_STATISTIC_KEYS_VALIDATED = 11,
+    BLOOMGATE_STATISTIC_KEYS_VALIDATED = 13,
     /* keys of write and commute sets inserted into the recency filter */
-    BLOOMGATE_STATISTIC_KEYS_INSERTED = 12,
+    BLOOMGATE_STATISTIC_KEYS_INSERTED = 14,
     /* memory words read with bad parity */
-    BLOOMGATE_STATISTIC_PARITY_ERRORS = 13,
+    BLOOMGATE_STATISTIC_PARITY_ERRORS = 15,
     /* epochs ended, by rollover or reset */
-    BLOOMGATE_STATISTIC_EPOCH_STEPS = 14,
+    BLOOMGATE_STATISTIC_EPOCH_STEPS = 16,
     /* commits that raised the floor because they had more than buffer_depth keys to insert */
-    BLOOMGATE_STATISTIC_FLOOR_RAISES = 15,
+    BLOOMGATE_STATISTIC_FLOOR_RAISES = 17,
     /* errors found; of two in one clock cycle the error log has one */
-    BLOOMGATE_STATISTIC_ERRORS = 16,
+    BLOOMGATE_STATISTIC_ERRORS = 18,
 };
-#define BLOOMGATE_STATISTICS                                  17u
+#define BLOOMGATE_STATISTICS                                  19u
 
 /* The first words of a slot page, and a slot's record in SLOT_RECORDS: read them in one burst. */
 struct bloomgate_verdict {

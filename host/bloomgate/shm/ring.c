@@ -192,6 +192,7 @@ static bool serve_one(bg_device *device, const bg_ring *ring) {
             .commutes = {words[7] >> 16 ? window + words[6] : window, words[7] >> 16},
             .chunk = device->buffer_depth,
             .capacity = device->buffer_depth,
+            .client = ring->slot + 1,
             .slot = ring->slot,
             .index = index,
             .number = words[0] & 0xffff,
