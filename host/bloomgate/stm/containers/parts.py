@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, Optional
+import operator
+import os
+import threading
+from typing import Any, Callable, NoReturn, Optional
 
+from bloomgate.stm.atomic import run
 from bloomgate.stm.attempt import Attempt
 from bloomgate.stm.context import here
 from bloomgate.stm.errors import TransactionError
 from bloomgate.stm.operations import Operation, Write
 from bloomgate.stm.version import Location
 
-__all__ = ["ABSENT", "Cells", "Private", "current", "grow"]
+__all__ = ["ABSENT", "Cells", "Compared", "Private", "current", "grow"]
+
+
+#: Held by who changes which locations a container has; for all containers, and new in a forked child. Reentrant,
+#: because comparing keys can run anything.
+lock = threading.RLock()
+
+
+def _renew_lock() -> None:
+    global lock
+    lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 class _Absent:
@@ -38,6 +55,41 @@ class Private:
         raise TransactionError(
             f"a {type(self).__name__} is private to this process and cannot be pickled or copied; send its contents"
         )
+
+
+class Compared:
+    """Comparisons as the builtin counterpart has them, with that and with each other; each is one transaction."""
+
+    __slots__ = ()
+
+    def _builtin(self) -> Any:
+        """The contents as the counterpart."""
+        raise NotImplementedError
+
+    def _compare(self, other: object, relation: Callable[[Any, Any], Any]) -> Any:
+        if here.tx is None:
+            return run(self._compare, (other, relation))
+        mine = self._builtin()
+        if isinstance(other, Compared):
+            other = other._builtin()
+        return relation(mine, other) if isinstance(other, type(mine)) else NotImplemented
+
+    def __eq__(self, other: object) -> Any:
+        return self._compare(other, operator.eq)
+
+    def __lt__(self, other: Any) -> Any:
+        return self._compare(other, operator.lt)
+
+    def __le__(self, other: Any) -> Any:
+        return self._compare(other, operator.le)
+
+    def __gt__(self, other: Any) -> Any:
+        return self._compare(other, operator.gt)
+
+    def __ge__(self, other: Any) -> Any:
+        return self._compare(other, operator.ge)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Cells:

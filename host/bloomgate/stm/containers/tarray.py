@@ -5,18 +5,28 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator
 from operator import index as as_index
-from typing import Any, Optional, Union
+from typing import Any, BinaryIO, Callable, NoReturn, Optional, Union
 
 from bloomgate.stm.atomic import operation
-from bloomgate.stm.containers.parts import Private, current
+from bloomgate.stm.containers.parts import Compared, Private, current
 from bloomgate.stm.version import Location
 
 __all__ = ["TArray"]
 
 Number = Union[int, float]
 
+_FIXED = "a TArray keeps its length"
+#: Methods of array.array -> why they are not here.
+_REFUSED = {
+    **dict.fromkeys(
+        ("append", "extend", "frombytes", "fromfile", "fromlist", "fromunicode", "insert", "pop", "remove"), _FIXED
+    ),
+    "buffer_info": "its values have no address; take that of a snapshot()",
+    "tounicode": "it holds numbers",
+}
 
-class TArray(Private):
+
+class TArray(Compared, Private):
     """A transactional array.array of fixed length. ``snapshot()`` has a buffer for memoryview and NumPy, which also
     takes the TArray itself: ``numpy.asarray(values)``."""
 
@@ -24,6 +34,8 @@ class TArray(Private):
 
     def __init__(self, typecode: str, initial: Iterable[Number], *, name: Optional[str] = None) -> None:
         """``typecode``: of the array module, e.g. "d". Raises what array.array raises for a wrong one or value."""
+        if typecode == "u":
+            raise ValueError("a TArray holds numbers, so that its typecode cannot be 'u'")
         self.typecode = typecode
         label = name or type(self).__name__
         values: array[Any] = array(typecode, list(initial))
@@ -71,12 +83,66 @@ class TArray(Private):
 
         return numpy.array(self.snapshot(), dtype=dtype)
 
-    def __eq__(self, other: object) -> bool:
+    def _builtin(self) -> array[Any]:
+        return self.snapshot()
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element in ``snapshot()``."""
+        return array(self.typecode).itemsize
+
+    def __contains__(self, value: object) -> bool:
+        return value in self.snapshot()
+
+    def count(self, value: Number) -> int:
+        return self.snapshot().count(value)
+
+    def index(self, value: Number, *bounds: int) -> int:
+        """Where the first that is equal is. Raises ValueError when there is none."""
+        return self.snapshot().index(value, *bounds)
+
+    def tobytes(self) -> bytes:
+        return self.snapshot().tobytes()
+
+    def tofile(self, file: BinaryIO) -> None:
+        """Write the bytes; as all output, not in a transaction that may be run again."""
+        self.snapshot().tofile(file)
+
+    def reverse(self) -> None:
+        self._change(array.reverse)
+
+    def byteswap(self) -> None:
+        self._change(array.byteswap)
+
+    @operation
+    def _change(self, change: Callable[[array[Any]], object]) -> None:
+        values = self.snapshot()
+        change(values)
+        self[:] = values
+
+    def __add__(self, other: Union[TArray, array[Any]]) -> TArray:
         if isinstance(other, TArray):
             other = other.snapshot()
-        return self.snapshot() == other if isinstance(other, array) else NotImplemented
+        return TArray(self.typecode, self.snapshot() + other) if isinstance(other, array) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]
+    def __mul__(self, times: int) -> TArray:
+        return TArray(self.typecode, self.snapshot() * times)
+
+    __rmul__ = __mul__
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name in _REFUSED:
+            raise AttributeError(f"a TArray has no {name}: {_REFUSED[name]}")
+        raise AttributeError(f"a TArray has no attribute {name!r}")
+
+    def __delitem__(self, index: Any) -> NoReturn:
+        raise TypeError(_FIXED)
+
+    def __iadd__(self, other: Any) -> NoReturn:  # type: ignore[misc]
+        raise TypeError(_FIXED)
+
+    def __imul__(self, times: Any) -> NoReturn:  # type: ignore[misc]
+        raise TypeError(_FIXED)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.typecode!r}, {self.tolist()!r})"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import threading
+import queue
+from collections import deque
 from collections.abc import Iterable, Iterator
 from operator import index as as_index
-from typing import Any, Generic, Optional, TypeVar
+from typing import Any, Callable, Generic, Optional, TypeVar, Union
 
 from bloomgate.stm.atomic import operation, retry
-from bloomgate.stm.containers.parts import ABSENT, Cells, Private, current, grow
+from bloomgate.stm.containers import parts
+from bloomgate.stm.containers.parts import ABSENT, Cells, Compared, Private, current, grow
 from bloomgate.stm.hooks import on_commit
 from bloomgate.stm.runtime import runtime
 from bloomgate.stm.version import Location, newest_before
@@ -21,22 +23,27 @@ _APPEND, _APPEND_LEFT = grow(1), grow(-1)
 _SWEEP = 64
 
 
-class TDeque(Private, Generic[T]):
+class TDeque(Compared, Private, Generic[T]):
     """A transactional deque. Putting in at one end does not conflict with putting in anywhere, nor, unless it is
-    empty, with taking out at the other end."""
+    empty, with taking out at the other end.
 
-    __slots__ = ("__weakref__", "_cells", "_first", "_left", "_name", "_swept", "_sweeping", "_tail")
+    With ``maxlen`` putting in takes out at the other end when it is full, and so conflicts with everything that changes
+    the length. Inserting and deleting in the middle rewrites everything behind the place.
+    """
 
-    def __init__(self, initial: Iterable[T] = (), *, name: Optional[str] = None) -> None:
+    __slots__ = ("__weakref__", "_cells", "_first", "_left", "_maxlen", "_name", "_swept", "_tail")
+
+    def __init__(self, initial: Iterable[T] = (), maxlen: Optional[int] = None, *, name: Optional[str] = None) -> None:
+        """``maxlen``: items that it can hold; None: any number. Raises what collections.deque raises for a bad one."""
         self._name = name or type(self).__name__
         self._cells = Cells(self._name)
-        items = list(initial)
+        items = list(deque(initial, maxlen))
+        self._maxlen = maxlen
         for position, item in enumerate(items):
             self._cells.fill(position, item)
         #: Positions of the first item, and behind the last one.
         self._first = Location(0, f"first of {self._name}")
         self._tail = Location(len(items), f"last of {self._name}")
-        self._sweeping = threading.Lock()
         self._swept = 0
         #: Whether somebody has ever put in on the left, so that positions can be used again.
         self._left = False
@@ -44,15 +51,32 @@ class TDeque(Private, Generic[T]):
     @operation
     def append(self, item: T) -> None:
         """Put in on the right."""
+        if self._maxlen is not None and not self._make_room(self.popleft):
+            return
         current().commute(self._tail, _APPEND, (self._cells, item))
 
     @operation
     def appendleft(self, item: T) -> None:
         """Put in on the left."""
+        if self._maxlen is not None and not self._make_room(self.pop):
+            return
         if not self._left:
-            with self._sweeping:
+            with parts.lock:
                 self._left = True
         current().commute(self._first, _APPEND_LEFT, (self._cells, item))
+
+    def _make_room(self, take: Callable[[], T]) -> bool:
+        """Whether there is room for one more, after taking one out if need be."""
+        if len(self) == self._maxlen:
+            if not self._maxlen:
+                return False
+            take()
+        return True
+
+    @property
+    def maxlen(self) -> Optional[int]:
+        """Items that it can hold; None: any number."""
+        return self._maxlen
 
     @operation
     def extend(self, items: Iterable[T]) -> None:
@@ -97,7 +121,7 @@ class TDeque(Private, Generic[T]):
 
     def _sweep(self) -> None:
         """Forget the cells that lie before the first item for every transaction, present and future."""
-        with self._sweeping:
+        with parts.lock:
             if self._left:
                 return
             limit: int = newest_before(self._first, runtime.horizon() + 1).value
@@ -135,6 +159,39 @@ class TDeque(Private, Generic[T]):
         current().write(self._cell(index), item)
 
     @operation
+    def __delitem__(self, index: int) -> None:
+        self._change(lambda items: items.__delitem__(index))
+
+    @operation
+    def insert(self, index: int, item: T) -> None:
+        """Insert before ``index``. Raises IndexError when it is full."""
+        self._change(lambda items: items.insert(index, item))
+
+    @operation
+    def remove(self, item: T) -> None:
+        """Delete the first that is equal. Raises ValueError when there is none."""
+        self._change(lambda items: items.remove(item))
+
+    @operation
+    def reverse(self) -> None:
+        self._change(lambda items: items.reverse())
+
+    def _change(self, change: Callable[[deque[T]], object]) -> None:
+        """Do to the contents what ``change`` does to a collections.deque."""
+        items = self._builtin()
+        change(items)
+        tx = current()
+        first, tail = tx.read(self._first), tx.read(self._tail)
+        end = first + len(items)
+        for position, item in enumerate(items, first):
+            if self._cells.read(tx, position) is not item:
+                tx.write(self._cells.at(position), item)
+        for position in range(end, tail):
+            tx.write(self._cells.at(position), ABSENT)
+        if end != tail:
+            tx.write(self._tail, end)
+
+    @operation
     def clear(self) -> None:
         while self:
             self.popleft()
@@ -155,17 +212,54 @@ class TDeque(Private, Generic[T]):
     def __contains__(self, item: object) -> bool:
         return item in self._items()
 
-    def __eq__(self, other: object) -> bool:
-        return self._items() == other._items() if isinstance(other, TDeque) else NotImplemented
+    def index(self, item: T, *bounds: int) -> int:
+        """Where the first that is equal is. Raises ValueError when there is none."""
+        return self._builtin().index(item, *bounds)
 
-    __hash__ = None  # type: ignore[assignment]
+    def count(self, item: T) -> int:
+        return self._builtin().count(item)
+
+    def copy(self) -> TDeque[T]:
+        """A new TDeque with the same items and ``maxlen``."""
+        return TDeque(self._items(), self._maxlen)
+
+    def __add__(self, other: Union[TDeque[T], deque[T]]) -> TDeque[T]:
+        if not isinstance(other, (TDeque, deque)):
+            return NotImplemented
+        return TDeque([*self._items(), *other], self._maxlen)
+
+    @operation
+    def __iadd__(self, items: Iterable[T]) -> TDeque[T]:
+        self.extend(items)
+        return self
+
+    def __mul__(self, times: int) -> TDeque[T]:
+        return TDeque(self._builtin() * times, self._maxlen)
+
+    __rmul__ = __mul__
+
+    @operation
+    def __imul__(self, times: int) -> TDeque[T]:
+        def multiply(items: deque[T]) -> None:
+            items *= times
+
+        self._change(multiply)
+        return self
+
+    def _builtin(self) -> deque[T]:
+        return deque(self._items(), self._maxlen)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._items()!r})"
+        limit = "" if self._maxlen is None else f", maxlen={self._maxlen}"
+        return f"{type(self).__name__}({self._items()!r}{limit})"
 
 
 class TQueue(Private, Generic[T]):
-    """First in, first out. Transactions that put in do not conflict with each other in a queue without a limit."""
+    """First in, first out. Transactions that put in do not conflict with each other in a queue without a limit.
+
+    As queue.Queue, but for ``task_done`` and ``join``, and for what the end of a timeout raises, which is
+    :class:`~bloomgate.stm.TransactionTimeout`.
+    """
 
     __slots__ = ("__weakref__", "_items", "_maxsize")
 
@@ -177,7 +271,7 @@ class TQueue(Private, Generic[T]):
     @operation
     def put(self, item: T, timeout: Optional[float] = None) -> None:
         """Put an item in. Waits while it is full, in a transaction by ``retry(timeout)``, ``timeout`` in seconds."""
-        if self._maxsize > 0 and len(self._items) >= self._maxsize:
+        if self.full():
             retry(timeout)
         self._items.append(item)
 
@@ -191,8 +285,22 @@ class TQueue(Private, Generic[T]):
             return item
 
     def get_nowait(self) -> T:
-        """Take the oldest item out. Raises IndexError when it is empty."""
-        return self._items.popleft()
+        """Take the oldest item out. Raises queue.Empty when there is none."""
+        try:
+            return self._items.popleft()
+        except IndexError:
+            raise queue.Empty from None
+
+    @operation
+    def put_nowait(self, item: T) -> None:
+        """Put an item in. Raises queue.Full when there is no room."""
+        if self.full():
+            raise queue.Full
+        self._items.append(item)
+
+    def full(self) -> bool:
+        """Whether ``put`` would wait."""
+        return 0 < self._maxsize <= len(self._items)
 
     def qsize(self) -> int:
         """The number of items."""

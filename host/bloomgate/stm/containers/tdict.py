@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
+from collections import deque
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from typing import Any, Generic, NamedTuple, Optional, TypeVar, Union
 
 from bloomgate.stm.atomic import operation
+from bloomgate.stm.containers import parts
 from bloomgate.stm.containers.parts import ABSENT, Private, current
 from bloomgate.stm.operations import Operation, Write
+from bloomgate.stm.runtime import runtime
 from bloomgate.stm.version import Location
 
 __all__ = ["TDict"]
@@ -15,6 +19,8 @@ __all__ = ["TDict"]
 K = TypeVar("K")
 V = TypeVar("V")
 _NO_DEFAULT: Any = object()
+#: Keys that are put in or deleted between two sweeps, at least.
+_SWEEP = 64
 
 
 class _Place:
@@ -22,6 +28,17 @@ class _Place:
 
     __slots__ = ("number",)
     number: int
+
+
+class _Entry(Location):
+    """What is at one key."""
+
+    __slots__ = ("used",)
+
+    def __init__(self, initial: Any, name: str) -> None:
+        super().__init__(initial, name)
+        #: The newest snapshot of a transaction that found nothing here and put something in.
+        self.used = 0
 
 
 class _Item(NamedTuple):
@@ -55,30 +72,86 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
     one inserts or deletes a key while the other asks for the length or iterates. Inserting different keys does not
     conflict. Unlike with a dict, a loop goes over the contents at its beginning, so that the body can change them.
 
-    Keys that were looked up or deleted keep about 200 bytes until the whole TDict goes.
     """
 
-    __slots__ = ("__weakref__", "_entries", "_name", "_size")
+    __slots__ = ("__weakref__", "_absent", "_changed", "_entries", "_name", "_size", "_sweep_at")
 
     def __init__(
         self, initial: Union[Mapping[K, V], Iterable[tuple[K, V]]] = (), *, name: Optional[str] = None, **more: V
     ) -> None:
         self._name = name or type(self).__name__
-        #: By equality, so that keys which compare equal share a location. It only grows.
-        self._entries: dict[Any, Location] = {}
+        # Keys that compare equal have one entry, as long as anybody knows it: transactions conflict, and wait, by that.
+        # parts.lock is held by who adds to or takes from the two.
+        #: Entries in which something is, or was not long ago.
+        self._entries: dict[Any, _Entry] = {}
+        #: Entries in which there is nothing, as long as a transaction has them in its read set.
+        self._absent: Optional[weakref.WeakValueDictionary[Any, _Entry]] = None
+        #: Keys that were put in or deleted since the last sweep, or could not be swept then.
+        self._changed: deque[Any] = deque()
+        self._sweep_at = _SWEEP
         items: dict[Any, Any] = dict(initial, **more)
         for number, (key, value) in enumerate(items.items()):
             place = _Place()
             place.number = number
-            self._entries[key] = Location(_Item(key, value, place), f"{self._name}[{key!r}]")
+            self._entries[key] = _Entry(_Item(key, value, place), f"{self._name}[{key!r}]")
         self._size = Location(_Size(len(items), len(items)), f"len({self._name})")
 
-    def _entry(self, key: Any) -> Location:
+    @classmethod
+    def fromkeys(cls, keys: Iterable[Any], value: Any = None) -> TDict[Any, Any]:
+        """A new TDict with the same value at every key."""
+        return cls(dict.fromkeys(keys, value))
+
+    def _entry(self, key: Any) -> _Entry:
         entry = self._entries.get(key)
-        if entry is None:
-            # One atomic operation: of two threads that need it, one makes it.
-            entry = self._entries.setdefault(key, Location(ABSENT, f"{self._name}[{key!r}]"))
+        return self._absent_entry(key) if entry is None else entry
+
+    def _absent_entry(self, key: Any) -> _Entry:
+        label = f"{self._name}[{key!r}]"
+        with parts.lock:
+            # Whoever takes one out of _entries has put it here before.
+            entry = self._entries.get(key)
+            if entry is None:
+                if self._absent is None:
+                    self._absent = weakref.WeakValueDictionary()
+                entry = self._absent.get(key)
+                if entry is None:
+                    entry = self._absent[key] = _Entry(ABSENT, label)
         return entry
+
+    def _keep(self, key: Any, entry: _Entry, snapshot: int) -> None:
+        """A transaction is going to put something in."""
+        with parts.lock:
+            entry.used = max(entry.used, snapshot)
+            self._entries.setdefault(key, entry)
+        self._note(key)
+
+    def _note(self, key: Any) -> None:
+        self._changed.append(key)
+        if len(self._changed) >= self._sweep_at:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Let go of entries in which there is nothing for any transaction, present or future."""
+        horizon = runtime.horizon()
+        for _ in range(len(self._changed)):
+            try:
+                key = self._changed.popleft()
+            except IndexError:
+                # Another thread sweeps, too.
+                break
+            with parts.lock:
+                entry = self._entries.get(key)
+                if entry is None or entry._head.value is not ABSENT:
+                    continue
+                gone = entry._head.timestamp <= horizon and entry.used < horizon
+                if gone:
+                    if self._absent is None:
+                        self._absent = weakref.WeakValueDictionary()
+                    self._absent[key] = entry
+                    del self._entries[key]
+            if not gone:
+                self._changed.append(key)
+        self._sweep_at = _SWEEP + 2 * len(self._changed)
 
     @operation
     def __getitem__(self, key: K) -> V:
@@ -94,6 +167,7 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
         entry = self._entry(key)
         item = tx.read(entry)
         if item is ABSENT:
+            self._keep(key, entry, tx.snapshot)
             place = _Place()
             tx.write(entry, _Item(key, value, place))
             tx.commute(self._size, _INSERT, place)
@@ -108,6 +182,7 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
             raise KeyError(key)
         tx.write(entry, ABSENT)
         tx.commute(self._size, _DELETE, None)
+        self._note(key)
 
     @operation
     def __contains__(self, key: object) -> bool:
@@ -130,7 +205,7 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
         return iter([item.key for _, item in reversed(self._present())])
 
     @operation
-    def _present(self) -> list[tuple[Location, _Item]]:
+    def _present(self) -> list[tuple[_Entry, _Item]]:
         """Everything in it, in order. Who reads no more than keys need not read the entries: whatever changes the set
         of keys changes the size."""
         tx = current()
@@ -199,6 +274,9 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
 
     def __or__(self, other: Mapping[K, V]) -> TDict[K, V]:
         return TDict({**dict(self._pairs()), **dict(other)})
+
+    def __ror__(self, other: Mapping[K, V]) -> TDict[K, V]:
+        return TDict({**dict(other), **dict(self._pairs())})
 
     def __ior__(self, other: Any) -> TDict[K, V]:  # type: ignore[misc]
         self.update(other)

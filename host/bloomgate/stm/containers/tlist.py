@@ -7,7 +7,7 @@ from operator import index as as_index
 from typing import Any, Callable, Optional, TypeVar
 
 from bloomgate.stm.atomic import operation
-from bloomgate.stm.containers.parts import ABSENT, Cells, Private, current, grow
+from bloomgate.stm.containers.parts import ABSENT, Cells, Compared, Private, current, grow
 from bloomgate.stm.version import Location
 
 __all__ = ["TList"]
@@ -16,7 +16,7 @@ T = TypeVar("T")
 _APPEND = grow(1)
 
 
-class TList(Private, MutableSequence[T]):
+class TList(Compared, Private, MutableSequence[T]):
     """A transactional list.
 
     Transactions that append do not conflict with each other, nor with those that use items by their index; the order
@@ -156,6 +156,9 @@ class TList(Private, MutableSequence[T]):
     def count(self, value: Any) -> int:
         return self._items().count(value)
 
+    def _builtin(self) -> list[T]:
+        return self._items()
+
     def copy(self) -> TList[T]:
         """A new TList with the same items."""
         return TList(self._items())
@@ -166,16 +169,16 @@ class TList(Private, MutableSequence[T]):
     def __mul__(self, times: int) -> TList[T]:
         return TList(self._items() * times)
 
+    __rmul__ = __mul__
+
+    @operation
+    def __imul__(self, times: int) -> TList[T]:
+        self._replace(self._items() * times)
+        return self
+
     def __iadd__(self, values: Iterable[T]) -> TList[T]:
         self.extend(values)
         return self
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, TList):
-            other = other._items()
-        return self._items() == other if isinstance(other, list) else NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._items()!r})"
