@@ -58,7 +58,13 @@ class Segment:
             size = os.fstat(file).st_size
             if size < HEADER.size:
                 raise VersionMismatch(f"{what} no segment of bloomgate; remove the file")
-            self.map = mmap.mmap(file, size)
+            # Through an open() of its own, because mmap keeps a copy of the descriptor as long as anybody has a view of
+            # the memory, and a copy would keep the locks.
+            mapped = os.open(f"/proc/self/fd/{file}", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                self.map = mmap.mmap(mapped, size)
+            finally:
+                os.close(mapped)
         except BaseException:
             os.close(file)
             raise
