@@ -116,8 +116,7 @@ class Bench:
         return (clocks[-1] - clocks[skipped]) / (len(clocks) - 1 - skipped)
 
     def share_of_beats(self, shape: Shape, slots: int, *, each: int) -> float:
-        """Data beats, of the clock cycles in which the memory did not withhold one, from the first completion to the
-        last doorbell's last beat: measured between two statistics in the middle of a long run."""
+        """Data beats per clock cycle in which the memory did not withhold one, in the middle of a long run."""
         chosen = list(range(slots))
         for slot in chosen:
             for _ in range(each):
@@ -161,11 +160,12 @@ def run() -> list[Figure]:
             clocks = bench.clocks_per_request(shape, used)
             figures.append(Figure(name, clocks, "clocks/request", at_most(24), {"slots": used}))
 
-    shapes = [Shape(2), Shape(8), Shape(6, 2), Shape(4, 2, 2), Shape(0, 8), Shape(64), Shape(48, 16), Shape(512)]
+    shapes = [Shape(1), Shape(2), Shape(8), Shape(6, 2), Shape(4, 2, 2), Shape(5, 2, 1), Shape(1, 1, 1), Shape(0, 8)]
+    shapes += [Shape(0, 0, 1), Shape(64), Shape(48, 16), Shape(33, 31), Shape(512)]
     for latency in (0, 10, 30):
         bench.slow_memory(latency, 0)
         beyond = max(bench.latency(shape) - 2 * latency - shape.keys / 2 for shape in shapes)
-        parameters = {"latency": latency, "keys": "2 to 512"}
+        parameters = {"latency": latency, "keys": "1 to 512"}
         figures.append(
             Figure(f"queues.doorbell_to_completion.latency_{latency}", beyond, "clocks", at_most(24), parameters)
         )

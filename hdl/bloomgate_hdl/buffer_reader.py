@@ -1,6 +1,6 @@
 """Reads a queued request's keys out of its buffer, in passes."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import LANES, Parameters
@@ -19,14 +19,14 @@ class BufferReader(wiring.Component):
 
     As KeyReader does for programmed I/O, but a VALIDATE or REPAIR pass is over one chunk of the read log (the other
     keys were checked on arrival), and waits for words that memory has not delivered. A word that arrives when nothing
-    is stored goes right by the block RAM. When the request is ``cut`` the pass ends with what is there.
+    is stored passes by the block RAM. When the request is ``cut`` the pass ends with what is there.
 
     A lane without a key is idle: where a log does not begin or end on a beat, and where a chunk does not. The word
     that such a chunk ends in is used up by the next chunk.
 
-    Latency: ``start`` to the first beat 3 clock cycles for a word that is stored, 2 for one that arrives in the clock
-    cycle behind ``start``; arrival to beat 1. Throughput: one beat per clock cycle while the pipeline is ready. Reset
-    state: no pass.
+    Latency: ``start`` to the first beat 3 clock cycles for a word that is stored, 1 for one that arrives in the clock
+    cycle behind ``start``; arrival to beat 0 then. Throughput: one beat per clock cycle while the pipeline is ready.
+    Reset state: no pass.
     """
 
     def __init__(self, parameters: Parameters):
@@ -47,6 +47,8 @@ class BufferReader(wiring.Component):
                 "commute_keys": In(range(depth + 1)),
                 "commute_lane": In(lane_bits),
                 "commute_word": In(range(depth)),
+                #: The write and commute logs are there.
+                "complete": In(1),
                 #: A word of the read log is stored; one arrives; none will.
                 "stored": In(1),
                 "arrives": In(1),
@@ -79,12 +81,14 @@ class BufferReader(wiring.Component):
         commutes_next = Signal()
         inserts = operation == KeyOperation.INSERT
 
-        # The word that the buffer is reading, and the beat that is offered to the pipeline.
+        # The word that the buffer is reading, and the beat that was read.
         reading = Signal()
         reading_present = Signal(LANES)
         reading_last = Signal()
         reading_ends = Signal()
         reading_operation = Signal(KeyOperation)
+        was_read = Signal(self.beat.shape())
+        offers_read = Signal()
 
         present = Signal(LANES)
         m.d.comb += [
@@ -100,8 +104,15 @@ class BufferReader(wiring.Component):
         advance = Signal()
         m.d.comb += [
             by_ram.eq(active & (left != 0) & (inserts | self.stored)),
-            passes_by.eq(active & (left != 0) & ~inserts & ~self.stored & self.arrives & ~reading & ~self.cut),
-            gives_up.eq(active & ((left == 0) | (self.cut & ~inserts & ~self.stored)) & ~reading),
+            passes_by.eq(
+                active & (left != 0) & ~inserts & ~self.stored & self.arrives & ~reading & ~offers_read & ~self.cut
+            ),
+            gives_up.eq(
+                active
+                & (((left == 0) & self.complete) | (self.cut & ~inserts & ~self.stored))
+                & ~reading
+                & ~offers_read
+            ),
             advance.eq(self.ready & (by_ram | passes_by)),
             self.read.eq(by_ram & self.ready),
             self.read_insert.eq(inserts),
@@ -158,40 +169,39 @@ class BufferReader(wiring.Component):
                 ]
 
         # --- To the pipeline ----------------------------------------------------------------------------------------
-        key_words = [Signal(KEY_WORD_BITS, name=f"key_word_{index}") for index in range(LANES)]
-        bad = Signal(LANES)
-        entering = Signal(LANES)
-        entering_operation = Signal(KeyOperation)
-        entering_last = Signal()
-        with m.If(reading):
-            m.d.comb += [
-                entering.eq(reading_present),
-                entering_operation.eq(reading_operation),
-                entering_last.eq(reading_last),
-                *(word.eq(self.word[index][:KEY_WORD_BITS]) for index, word in enumerate(key_words)),
-                bad.eq(Cat(is_bad(self.word[index], KEY_WORD_BITS) for index in range(LANES))),
-            ]
-        with m.Else():
-            m.d.comb += [
-                entering.eq(Mux(passes_by, present, 0)),
-                entering_operation.eq(operation),
-                entering_last.eq((passes_by & log_ends) | gives_up),
-                *(word.eq(self.arriving.word_select(index, KEY_WORD_BITS)) for index, word in enumerate(key_words)),
-                bad.eq(self.arriving_bad),
-            ]
-        with m.If(self.ready):
-            m.d.sync += [self.beat.eq(0), self.beat.last.eq(entering_last)]
+        # What was read goes through a register; what passes by comes from one.
+        def beat_of(target, present, operation, words, bad):
             for index in range(LANES):
-                with m.If(entering[index]):
-                    m.d.sync += [
-                        self.beat.lanes[index].operation.eq(entering_operation),
-                        self.beat.lanes[index].key.eq(key_words[index]),
-                        self.beat.lanes[index].key_bad.eq(bad[index]),
-                    ]
+                with m.If(present[index]):
+                    yield target.lanes[index].operation.eq(operation)
+                    yield target.lanes[index].key.eq(words[index][: p.key_bits])
+                    yield target.lanes[index].key_bad.eq(bad[index])
+
+        words_read = [self.word[index][:KEY_WORD_BITS] for index in range(LANES)]
+        words_passing = [self.arriving.word_select(index, KEY_WORD_BITS) for index in range(LANES)]
+        bad_read = [is_bad(self.word[index], KEY_WORD_BITS) for index in range(LANES)]
+        with m.If(self.ready):
+            m.d.sync += [offers_read.eq(reading), was_read.eq(0)]
+            with m.If(reading):
+                for assignment in beat_of(was_read, reading_present, reading_operation, words_read, bad_read):
+                    m.d.sync += assignment
+                m.d.sync += was_read.last.eq(reading_last)
+        with m.If(offers_read):
+            m.d.comb += self.beat.eq(was_read)
+        with m.Else():
+            with m.If(passes_by):
+                for assignment in beat_of(self.beat, present, operation, words_passing, self.arriving_bad):
+                    m.d.comb += assignment
+            m.d.comb += self.beat.last.eq((passes_by & log_ends) | gives_up)
+
         if p.key_bits < KEY_WORD_BITS:
             m.d.sync += self.wide.eq(0)
-            queries = self.ready & (entering_operation == KeyOperation.QUERY)
             for index in reversed(range(LANES)):
-                with m.If(queries & entering[index] & key_words[index][p.key_bits :].any()):
-                    m.d.sync += [self.wide.eq(1), self.wide_word.eq(key_words[index])]
+                for now, held, of, words in (
+                    (passes_by, present, operation, words_passing),
+                    (reading, reading_present, reading_operation, words_read),
+                ):
+                    queries = self.ready & now & held[index] & (of == KeyOperation.QUERY)
+                    with m.If(queries & words[index][p.key_bits :].any()):
+                        m.d.sync += [self.wide.eq(1), self.wide_word.eq(words[index])]
         return m

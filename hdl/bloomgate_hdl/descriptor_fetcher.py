@@ -38,8 +38,8 @@ class DescriptorFetcher(wiring.Component):
     ``hold_long``) keeps no other waiting, and one slot alone keeps memory busy. Entries of one slot leave in the order
     of its ring. What is here of a slot that is disabled is dropped when it has arrived.
 
-    Latency: ``pending`` to command 1 clock cycle; last beat to ``order`` 1. Throughput: a command every second clock
-    cycle, an order per clock cycle. Reset state: empty.
+    Latency: ``pending`` or ``ringing`` to command 1 clock cycle; last beat to ``order`` 1. Throughput: a command every
+    second clock cycle, an order per clock cycle. Reset state: empty.
     """
 
     def __init__(self, parameters: Parameters):
@@ -51,9 +51,12 @@ class DescriptorFetcher(wiring.Component):
                 #: See QueueSlots.
                 "enabled": In(slots),
                 "pending": In(slots),
+                "ringing": In(1),
+                "ringing_slot": In(parameters.slot_bits),
                 "fetch_slot": Out(parameters.slot_bits),
                 "fetch_place": In(ring_place_layout()),
                 "fetched": Out(1),
+                "fetched_in_turn": Out(1),
                 "held": Out(slots),
                 "restarted": In(1),
                 "restarted_slot": In(parameters.slot_bits),
@@ -101,16 +104,27 @@ class DescriptorFetcher(wiring.Component):
         depth = 1 << (slots * _AHEAD - 1).bit_length()
         m.submodules.under_way = under_way = StreamQueue(under_way_layout, min(8, max(2, depth)))
         command = self.fetch
+        room = Signal()
+        vacant = Signal(slots)
+        picks_in_turn = Signal()
         picks = Signal()
+        choice = self.fetch_slot
         m.d.comb += [
-            fetch_robin.requests.eq(self.pending & ~of_turn(fetch_turn, busy)),
-            picks.eq(fetch_robin.valid & ~self.hold & (~command.valid | command.ready) & under_way.i.ready),
-            fetch_robin.take.eq(picks),
-            self.fetch_slot.eq(fetch_robin.choice),
+            room.eq(~self.hold & (~command.valid | command.ready) & under_way.i.ready),
+            vacant.eq(~of_turn(fetch_turn, busy)),
+            fetch_robin.requests.eq(self.pending & vacant),
+            picks_in_turn.eq(fetch_robin.valid & room),
+            # Who rings when nobody waits need not wait for a turn.
+            picks.eq(
+                picks_in_turn | (~fetch_robin.valid & room & self.ringing & vacant.bit_select(self.ringing_slot, 1))
+            ),
+            fetch_robin.take.eq(picks_in_turn),
+            choice.eq(Mux(fetch_robin.valid, fetch_robin.choice, self.ringing_slot)),
             self.fetched.eq(picks),
+            self.fetched_in_turn.eq(picks_in_turn),
             under_way.i.valid.eq(picks),
-            under_way.i.payload.to.slot.eq(fetch_robin.choice),
-            under_way.i.payload.to.place.eq(fetch_turn.bit_select(fetch_robin.choice, 1)),
+            under_way.i.payload.to.slot.eq(choice),
+            under_way.i.payload.to.place.eq(fetch_turn.bit_select(choice, 1)),
             under_way.i.payload.address.eq(entry_address(self.fetch_place, submission_ring_offset(), p.queue_entries)),
             under_way.i.payload.window.eq(self.fetch_place.window),
         ]
@@ -192,7 +206,7 @@ class DescriptorFetcher(wiring.Component):
         m.d.comb += long_now.eq(check.long & ~store.data.bad_request & ~store.data.bus_error)
         restarted = one_hot(self.restarted_slot, self.restarted)
         for place in range(_AHEAD):
-            fetched_here = one_hot(fetch_robin.choice, picks) & (fetch_turn if place else ~fetch_turn)
+            fetched_here = one_hot(choice, picks) & (fetch_turn if place else ~fetch_turn)
             finished_here = one_hot(to.slot, finished & (to.place == place))
             taken_here = one_hot(order_robin.choice, taken) & (order_turn if place else ~order_turn)
             dropped = ready[place] & ~self.enabled
@@ -203,7 +217,7 @@ class DescriptorFetcher(wiring.Component):
                 long[place].eq(Mux(long_now, long[place] | finished_here, long[place] & ~finished_here)),
             ]
         m.d.sync += [
-            fetch_turn.eq((fetch_turn ^ one_hot(fetch_robin.choice, picks)) & ~restarted),
+            fetch_turn.eq((fetch_turn ^ one_hot(choice, picks)) & ~restarted),
             order_turn.eq((order_turn ^ one_hot(order_robin.choice, taken)) & ~restarted),
         ]
         return m

@@ -32,7 +32,7 @@ class QueueSlots(wiring.Component):
     Indices live in LUT RAM, which has one write port each. A slot is restarted in a clock cycle in which no other slot
     moves an index.
 
-    Latency: a doorbell shows in ``pending`` 2 clock cycles after its write; an error is reported 2 clock cycles after
+    Latency: a doorbell shows in ``ringing`` 1 clock cycle after its write; an error is reported 2 clock cycles after
     the write; reads as in register_port. Throughput: one access per clock cycle. Reset state: all queues disabled.
     """
 
@@ -46,10 +46,15 @@ class QueueSlots(wiring.Component):
                 #: Slots that are enabled, and of these the ones with a submission that was not fetched.
                 "enabled": Out(slots),
                 "pending": Out(slots),
+                #: ``ringing_slot`` gets a submission by the doorbell being looked at, a clock cycle before ``pending``.
+                "ringing": Out(1),
+                "ringing_slot": Out(parameters.slot_bits),
                 #: Slot to look at, its next entry to fetch in the same clock cycle, and the strobe that it is fetched.
                 "fetch_slot": In(parameters.slot_bits),
                 "fetch_place": Out(ring_place_layout()),
                 "fetched": In(1),
+                #: It was ``pending``, not only ``ringing``.
+                "fetched_in_turn": In(1),
                 #: Strobe: the oldest submission of ``take_slot`` that was fetched has left the ring.
                 "take_slot": In(parameters.slot_bits),
                 "taken": In(1),
@@ -145,13 +150,15 @@ class QueueSlots(wiring.Component):
             return (last - first)[:INDEX_BITS]
 
         m.d.comb += [
-            fetched_here.eq(self.fetched & (self.fetch_slot == slot)),
+            fetched_here.eq(self.fetched_in_turn & (self.fetch_slot == slot)),
             fetch_index.eq(reader(fetches, slot) + fetched_here),
             owner.eq(enabled.bit_select(slot, 1) & (generation == reader(generations, slot)) & whole),
             tail_fits.eq((between(head, index) <= p.queue_entries) & (between(fetch_index, index) <= p.queue_entries)),
             head_fits.eq(between(head, index) <= between(head, reader(decisions, slot))),
             rings_tail.eq(words["SUBMISSION_TAIL"] & owner & tail_fits),
             rings_head.eq(words["COMPLETION_HEAD"] & owner & head_fits),
+            self.ringing.eq(rings_tail & (index != fetch_index)),
+            self.ringing_slot.eq(slot),
         ]
 
         # --- Windows and owners -------------------------------------------------------------------------------------
@@ -241,7 +248,8 @@ class QueueSlots(wiring.Component):
             with m.If(next_fetch == reader(tails, self.fetch_slot)):
                 m.d.sync += pending.bit_select(self.fetch_slot, 1).eq(0)
         with m.If(rings_tail):
-            m.d.sync += pending.bit_select(slot, 1).eq(index != fetch_index)
+            fetched_at_once = self.fetched & ~self.fetched_in_turn
+            m.d.sync += pending.bit_select(slot, 1).eq(Mux(fetched_at_once, index != next_fetch, self.ringing))
         with m.If(restart):
             m.d.sync += pending.bit_select(scanned, 1).eq(0)
 

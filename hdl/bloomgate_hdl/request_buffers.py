@@ -6,13 +6,19 @@ from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import LANES, Parameters
 
 from bloomgate_hdl.buffer_reader import BufferReader
+from bloomgate_hdl.descriptor_fetcher import DESCRIPTOR_ID
 from bloomgate_hdl.key_reader import Pass
+from bloomgate_hdl.memory_port import MAX_BEATS
 from bloomgate_hdl.queue_port import fault_layout, header_layout, order_layout, queued_request_layout
 from bloomgate_hdl.read_master import fetch_layout, fetched_layout
 from bloomgate_hdl.request_buffer import RequestBuffer, check_layout
 from bloomgate_hdl.validation_pipeline import beat_layout
 
 __all__ = ["RequestBuffers", "findings_layout"]
+
+#: Beats that can be under way when a buffer behind the first one asks for more: they cover a latency of 64 clock cycles
+#: with a tenth of the beats withheld.
+_PREFETCHED = 80
 
 
 def findings_layout(parameters: Parameters) -> data.StructLayout:
@@ -166,9 +172,18 @@ class RequestBuffers(wiring.Component):
         m.d.comb += self.corrupts.eq(Cat(corrupts).any())
         asks = Cat(buffer.fetch.valid for buffer in buffers)
         asking = Signal(range(count))
+        # Beats under way. What the others ask for must not keep those of the first one so long that its ring runs dry.
+        under_way = Signal(range(_PREFETCHED + count * p.buffer_depth))
+        beats = Mux(self.fetch.valid & self.fetch.ready, self.fetch.payload.beats, 0)
+        with m.If(self.busy[1:] == 0):
+            m.d.sync += under_way.eq(beats)
+        with m.Else():
+            m.d.sync += under_way.eq(under_way + beats - (self.beat.valid & (self.beat.id != DESCRIPTOR_ID)))
+        crowded = under_way > _PREFETCHED - MAX_BEATS
         # A buffer that was decided has left the order and asks for nothing.
         for place in reversed(numbers):
-            with m.If((waiting > place) & asks.bit_select(order[place], 1)):
+            asks_here = (waiting > place) & asks.bit_select(order[place], 1)
+            with m.If(asks_here & ~crowded if place else asks_here):
                 m.d.comb += [asking.eq(order[place]), self.fetch.valid.eq(1)]
         m.d.comb += self.fetch.payload.eq(Array(buffer.fetch.payload.as_value() for buffer in buffers)[asking])
         for number, buffer in enumerate(buffers):
@@ -185,7 +200,7 @@ class RequestBuffers(wiring.Component):
             cut.eq(of(candidate, "cut")),
             chunk.eq(Array(buffer.chunk.as_value() for buffer in buffers)[candidate]),
             self.serviceable.eq(exists & (cut | (complete & ((of(candidate, "stored") != 0) | (chunk.keys == 0))))),
-            self.expected.eq(exists & complete & of(candidate, "coming")),
+            self.expected.eq(exists & (~complete | of(candidate, "coming"))),
             self.request.header.eq(header_read.data),
             self.request.insert_count.eq(of(candidate, "write_keys") + of(candidate, "commute_keys")),
             self.request.writes.eq(of(candidate, "writes")),
@@ -218,7 +233,7 @@ class RequestBuffers(wiring.Component):
                 getattr(reader, name).eq(of(serving, name))
                 for name in ("write_keys", "write_lane", "commute_keys", "commute_lane", "commute_word")
             ),
-            *(getattr(reader, name).eq(of(serving, name)) for name in ("arrives", "arriving_bad", "cut")),
+            *(getattr(reader, name).eq(of(serving, name)) for name in ("complete", "arrives", "arriving_bad", "cut")),
             self.findings.reset.eq(of(serving, "was_reset")),
             self.findings.bad_request.eq(of(serving, "bad_request")),
             self.findings.bus_error.eq(of(serving, "bus_error")),
