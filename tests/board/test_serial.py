@@ -24,7 +24,7 @@ from bloomgate import (
 from bloomgate.backends.serial import BusError, SerialDevice
 from bloomgate.errors import DeviceUnavailable
 from bloomgate.parameters import Parameters
-from bloomgate.registers import CONTROL_PAGE, SLOT_PAGE, slot_page_offset
+from bloomgate.registers import BASE_ADDRESS, CONTROL_PAGE, PAGE_BYTES, SLOT_PAGE, slot_page_offset
 from bloomgate.serial_protocol import (
     MAX_BURST_WORDS,
     MAX_POLLS,
@@ -409,12 +409,20 @@ def test_poll(wire: Wire, board: MonitorBoard) -> None:
 
 
 def test_a_refused_access(device: SerialDevice) -> None:
-    for access, name in ((lambda: device.bus.read(0x10, 4), "read"), (lambda: device.bus.write(0x14, [0]), "write")):
-        with pytest.raises(
-            BusError, match=rf"^the {name} at 0x43c0001[48] was answered SLVERR \(DFSR 0x1[0-9a-f]{{3}}\)"
-        ):
-            access()
-    with pytest.raises(BusError, match=r"^the read at 0x43c80000 was answered DECERR \(DFSR 0x8\), after 0 words"):
+    """A read across the first hole of the control page, a write to what can only be read, and far behind the slots."""
+    first = next(
+        offset
+        for offset in range(0, PAGE_BYTES, 4)
+        if not any(item.offset <= offset < item.offset + item.size for item in CONTROL_PAGE)
+    )
+    message = rf"^the read at {BASE_ADDRESS + first:#x} was answered SLVERR \(DFSR 0x1008\), after 2 words: see docs"
+    with pytest.raises(BusError, match=message):
+        device.bus.read(first - 8, 4)
+    message = rf"^the write at {BASE_ADDRESS:#x} was answered SLVERR \(DFSR 0x1[0-9a-f]06\), after 0 words: see docs"
+    with pytest.raises(BusError, match=message):
+        device.bus.write(0, [0])
+    message = rf"^the read at {BASE_ADDRESS + 0x8_0000:#x} was answered DECERR \(DFSR 0x8\), after 0 words: see docs"
+    with pytest.raises(BusError, match=message):
         device.bus.read(0x8_0000, 1)
     assert device.commit(snapshot=0, writes=[1]).committed
 
