@@ -5,7 +5,7 @@ import random
 import cocotb
 from axi3 import INCR, OKAY
 from bench_requests import key_pool, random_sets, stream
-from bloomgate.registers import CONTROL_PAGE, SLOT_PAGE, Access, ErrorCode
+from bloomgate.registers import CONTROL_PAGE, QUEUE_RECORD_BYTES, SLOT_PAGE, SLOT_RECORD_BYTES, Access, ErrorCode
 from bloomgate.verdict import Reason
 from cocotb.triggers import gather
 from testbench import Client, bench, client_set
@@ -253,7 +253,8 @@ async def page_words(testbench, pages) -> list[int]:
         for item in items:
             if item.access is not Access.WO:
                 address = testbench.control(item.name) if page is None else testbench.slot(page, item.name)
-                size = 16 * testbench.parameters.slots if item.name == "SLOT_RECORDS" else item.size
+                records = {"SLOT_RECORDS": SLOT_RECORD_BYTES, "QUEUE_RECORDS": QUEUE_RECORD_BYTES}
+                size = records[item.name] * testbench.parameters.slots if item.name in records else item.size
                 for start in range(0, size, 64):
                     words += await testbench.read(address + start, min(16, (size - start) // 4))
     return words

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -35,12 +36,17 @@ CLOCK_PERIOD_NS = 10
 #: The modules of the host package that the gateware is made from.
 _DESCRIPTION = ("h3", "parameters", "queue_layout", "registers", "verdict")
 
+#: An `always @*` block of nothing but a constant, which has nothing to wait for and never fires under Icarus.
+_CONSTANT = re.compile(r"always @\*(\s+\S+(?: ?\[[\d:]+\])? = \d+'[bdh]\w+;\n)")
+
 #: Small ones, so that a slow simulator meets aliases, rollovers and full slots soon.
 GEOMETRIES = {
     # Short hash tables and narrow keys; region of 8 pages, 5 of which exist.
-    "small": Parameters(K=2, D=16, timestamp_bits=8, key_bits=16, slots=4, aperture_depth=16),
+    "small": Parameters(
+        K=2, D=16, timestamp_bits=8, key_bits=16, slots=4, aperture_depth=16, queue_entries=4, buffer_depth=64
+    ),
     # An epoch of 15 commits, a scrub that is long enough to be met; full key width.
-    "rollover": Parameters(K=3, D=64, timestamp_bits=4, key_bits=32, slots=4, aperture_depth=16),
+    "rollover": Parameters(K=3, D=64, timestamp_bits=4, key_bits=32, slots=4, aperture_depth=16, request_buffers=2),
     # The default number of slots.
     "many": Parameters(K=2, D=64, timestamp_bits=6, key_bits=10, slots=16, aperture_depth=16),
 }
@@ -95,7 +101,7 @@ def _build(geometry: str) -> tuple[Runner, Path]:
             shutil.rmtree(folder)
             folder.mkdir()
             source = folder / "bloomgate.v"
-            source.write_text(convert_verilog(parameters))
+            source.write_text(_CONSTANT.sub(r"initial\1", convert_verilog(parameters)))
             runner.build(
                 sources=[source],
                 hdl_toplevel=TOP_NAME,

@@ -22,6 +22,9 @@ RUNS = [
     ("many", "bench_requests"),
     ("rollover", "bench_requests"),
     ("many", "bench_abuse"),
+    ("small", "bench_queues"),
+    ("rollover", "bench_queues"),
+    ("many", "bench_queues"),
 ]
 FULL = os.environ.get("BLOOMGATE_COCOTB") == "full"
 #: Seconds for one run: its limit in clock cycles comes first, except on a machine that is very busy.
