@@ -160,12 +160,13 @@ async def callbacks_in_order():
     tasks = [loop.create_task(task(name)) for name in "ab"]
     cancelled = loop.call_soon(log.append, "never")
     cancelled.cancel()
-    never = loop.call_later(0.001, log.append, "never")
-    loop.call_soon(never.cancel)
-    loop.call_later(0.02, end.set_result, "end")
-    loop.call_later(0.01, log.append, "timer")
-    end.add_done_callback(lambda future: log.append(future.result()))
     await asyncio.gather(*tasks)
+    # Not before: when a timer is due does not depend on the order of calls.
+    loop.call_later(0.02, end.set_result, "end")
+    never = loop.call_later(0.015, log.append, "never")
+    loop.call_later(0.01, log.append, "timer")
+    never.cancel()
+    end.add_done_callback(lambda future: log.append(future.result()))
     await end
     await asyncio.sleep(0)
     return log

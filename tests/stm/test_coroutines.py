@@ -12,6 +12,7 @@ import pytest
 from bloomgate import aio, stm
 from bloomgate.stm import Cancellation, TQueue, TVar, atomic, check, irrevocable, or_else, retry
 from bloomgate.stm.runtime import runtime
+from bloomgate.stm.workers import Workers
 
 from tests.stm.core_cases import LIMIT, together
 
@@ -346,9 +347,11 @@ def test_serial_runs_it_on_the_loops_thread(run) -> None:
     assert x.value == 1
 
 
-def test_it_begins_when_the_step_that_awaits_it_has_ended(run) -> None:
+def test_it_begins_when_the_step_that_awaits_it_has_ended(run, monkeypatch) -> None:
     """Else it would wait for the step, or not see what the step has done."""
-    x = TVar(0)
+    x, within = TVar(0), []
+    submit = Workers.submit
+    monkeypatch.setattr(Workers, "submit", lambda *args: (within.append(stm.in_transaction()), submit(*args)))
 
     @atomic
     async def double() -> int:
@@ -361,6 +364,7 @@ def test_it_begins_when_the_step_that_awaits_it_has_ended(run) -> None:
         assert x.value == 42
 
     run(main())
+    assert within == [False]
 
 
 def test_there_is_no_loop() -> None:

@@ -6,6 +6,7 @@ import os
 import pickle
 import pty
 import random
+import signal
 import threading
 import traceback
 
@@ -27,6 +28,9 @@ def in_child(function) -> None:
     pid = os.fork()
     if pid == 0:
         try:
+            # Nobody else ends a child that hangs.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(2 * LIMIT)
             os.close(reading)
             try:
                 function()
@@ -39,8 +43,9 @@ def in_child(function) -> None:
     os.close(writing)
     with open(reading, encoding="utf-8") as file:
         message = file.read()
-    os.waitpid(pid, 0)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert not message, message
+    assert status == 0, f"the child ended with {status}: it hung"
 
 
 @pytest.mark.parametrize("url", ["soft:?K=2&D=128", "model:?K=2&D=64", "shm:"])
