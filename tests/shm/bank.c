@@ -1,6 +1,6 @@
 /* One client of a bank in shared memory, to be killed and stopped: transfers between accounts until it is told to end.
  *
- * bank bytes TABLES ROW_BITS: print the size of the device part.
+ * bank bytes TABLES ROW_BITS SLOTS APERTURE_DEPTH: print the size of the device part.
  * bank format SEGMENT ACCOUNTS INITIAL MATRIX_WORD...: prepare a segment that has a header and else is zeros.
  * bank SEGMENT ACCOUNTS SEED TRANSFERS [POINT COUNTDOWN SIGNAL]: be a client.
  *
@@ -80,7 +80,6 @@ static bg_client *own_slot(bg_segment *segment, bg_sharing *sharing, int file) {
         bg_sharing_own(sharing, slot);
         BG_POINT(SETTLED);
         control->generation = generation;
-        control->released = 0;
         while (!bg_segment_enable(segment, slot, generation, SECOND))
             ;
         bg_client *client = bg_client_of(segment, slot);
@@ -162,8 +161,10 @@ static void format(int count, char **arguments) {
 
 int main(int count, char **arguments) {
     int file;
-    if (count == 4 && strcmp(arguments[1], "bytes") == 0) {
-        printf("%llu\n", (unsigned long long)bg_device_bytes((uint32_t)atoi(arguments[2]), (uint32_t)atoi(arguments[3])));
+    if (count == 6 && strcmp(arguments[1], "bytes") == 0) {
+        uint64_t bytes = bg_device_bytes((uint32_t)atoi(arguments[2]), (uint32_t)atoi(arguments[3]),
+                                         (uint32_t)atoi(arguments[4]), (uint32_t)atoi(arguments[5]));
+        printf("%llu\n", (unsigned long long)bytes);
         return 0;
     }
     if (count > 5 && strcmp(arguments[1], "format") == 0) {

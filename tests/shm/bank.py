@@ -74,14 +74,15 @@ class Bank:
         self.program = program
         self.path = path_of(name)
         self.members: list[subprocess.Popen[bytes]] = []
-        layout = SegmentLayout(parameters, int(self.ask("bytes", parameters.K, parameters.row_bits)))
+        geometry = (parameters.K, parameters.row_bits, parameters.slots, parameters.aperture_depth)
+        layout = SegmentLayout(parameters, int(self.ask("bytes", *geometry)))
         with open(self.path, "xb") as file:
             file.truncate(layout.total_bytes)
             for field, value in layout.header_values(MODE_SERVERLESS, pointer_bytes).items():
                 member = HEADER[field]
                 os.pwrite(file.fileno(), value.to_bytes(member.size, "little"), member.offset)
-            geometry = dataclasses.astuple(parameters)
-            os.pwrite(file.fileno(), struct.pack(f"<{len(geometry)}I", *geometry), HEADER["geometry"].offset)
+            fields = dataclasses.astuple(parameters)
+            os.pwrite(file.fileno(), struct.pack(f"<{len(fields)}I", *fields), HEADER["geometry"].offset)
         self.ask("format", self.path, ACCOUNTS, INITIAL, *(word for matrix in matrices(parameters) for word in matrix))
         self.raw = Raw(self.path, layout)
 

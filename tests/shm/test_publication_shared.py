@@ -102,17 +102,36 @@ def test_the_last_epoch_has_no_next() -> None:
 
 
 def test_there_is_room_for_so_many(view) -> None:
-    """Publishing beyond it is refused, and nothing is lost."""
+    """Publishing beyond it is refused, and can be repeated."""
     publication = view.publication
-    view.assigned.last = WRITTEN_BACK + 2
-    publication.publish(2)
-    with pytest.raises(PublicationError, match="cannot be published yet"):
-        publication.publish(WRITTEN_BACK + 2)
+    view.assigned.last = 2 * WRITTEN_BACK
+    refused = []
+    for timestamp in range(2, 2 * WRITTEN_BACK + 1):
+        try:
+            publication.publish(timestamp)
+        except PublicationError:
+            refused.append(timestamp)
+    with pytest.raises(PublicationError, match=f"^timestamp {refused[0]} cannot be published yet"):
+        publication.publish(refused[0])
+    assert len(refused) > WRITTEN_BACK // 2
+    assert refused[0] > WRITTEN_BACK // 4
     publication.publish(1)
-    publication.publish(WRITTEN_BACK + 2)
-    for timestamp in range(3, WRITTEN_BACK + 2):
+    assert publication.published == refused[0] - 1
+    for timestamp in refused:
         publication.publish(timestamp)
-    assert publication.published == WRITTEN_BACK + 2
+    assert publication.published == 2 * WRITTEN_BACK
+
+
+def test_equal_counts_of_two_epochs(view) -> None:
+    """All of the old epoch are published after all of the new one."""
+    view.assigned.last = (1 << 32) + 500
+    view.publication.epoch_stepped(500, 1 << 32)
+    for count in range(1, 501):
+        view.publication.publish((1 << 32) + count)
+    for count in range(500, 0, -1):
+        assert view.publication.published == 0
+        view.publication.publish(count)
+    assert view.publication.published == (1 << 32) + 500
 
 
 def test_so_many_resets(view) -> None:
@@ -151,7 +170,7 @@ def test_positions(view) -> None:
 def test_waiting_ends_with_the_time(view) -> None:
     view.assigned.last = 2
     view.publication.publish(2)
-    with pytest.raises(TimeoutError, match=r"^timestamp 2 was not published within 0.01 s; the newest .* is 0$"):
+    with pytest.raises(TimeoutError, match=r"^timestamp 2 was not published within 0.01 s; the oldest .* is 1$"):
         view.publication.wait(2, 0.01)
     assert not view.publication.wait_beyond(1, 0.01)
     view.publication.publish(1)

@@ -100,8 +100,13 @@ REDO_OPERATIONS = (
 
 #: Publications that can happen between two loads of a reader before it has to look again.
 STAMPS = 1024
-#: Commits of REDO_MANUAL that can be unpublished at a time.
+#: Entries of the hash table of REDO_MANUAL commits that are written back and not published, and how many of them are
+#: looked at for each.
 WRITTEN_BACK = 16384
+PROBES = 16
+#: Commits of REDO_MANUAL that one slot can have unpublished, apart from those in its ring; and how many slots can be.
+CLAIMS = 1024
+SLOT_LIMIT = 32
 #: Resets that can be unpublished at a time.
 EPOCH_ENDS = 64
 
@@ -221,29 +226,27 @@ SLOT_CONTROL = Part(
     # Written by owners.
     Member("generation", 192, "u32", "of the newest owner, 1 to 65535"),
     Member("owner_pid", 196, "u32", "its process; the lock on the file says whether it lives"),
-    Member("released", 200, "u32", "submissions below this index are published; their redo records are free"),
 )
 
 PUBLICATION = Part(
     "publication",
-    _round_up(1216 + 8 * (STAMPS + 3 * WRITTEN_BACK), PAGE_BYTES),
+    _round_up(1216 + 8 * (STAMPS + WRITTEN_BACK + SLOT_LIMIT * CLAIMS), PAGE_BYTES),
     Member("position", 0, "u64", "publications so far; the low word is a futex"),
     Member("asleep", 64, "u32", "1 when somebody may sleep on `position`"),
     Member("epoch_end_count", 128, "u64", "resets recorded so far"),
     Member("newest_end", 136, "u64", "one more than the newest `last` below, or 0"),
+    Member("newest_mark", 144, "u64", "no timestamp in `written_back` is newer"),
     Member(
         "epoch_ends", 192, "u64", "pairs: last timestamp of an epoch that a reset ended, first after it", 2 * EPOCH_ENDS
     ),
     Member("stamps", 1216, "u64", "the timestamp that was published at a position, modulo STAMPS", STAMPS),
-    Member(
-        "written_back", 1216 + 8 * STAMPS, "u64", "REDO_MANUAL commits to publish, modulo WRITTEN_BACK", WRITTEN_BACK
-    ),
+    Member("written_back", 1216 + 8 * STAMPS, "u64", "a hash table of REDO_MANUAL commits to publish", WRITTEN_BACK),
     Member(
         "claims",
         1216 + 8 * (STAMPS + WRITTEN_BACK),
         "u64",
-        "pairs, modulo WRITTEN_BACK: timestamp, slot of a REDO_MANUAL commit whose ring entry is free again",
-        2 * WRITTEN_BACK,
+        "for each slot: timestamps of REDO_MANUAL commits whose ring entries are free again",
+        SLOT_LIMIT * CLAIMS,
     ),
 )
 
@@ -383,6 +386,8 @@ def c_definitions() -> str:
         "REDO_ARRAY": REDO_ARRAY,
         "STAMPS": STAMPS,
         "WRITTEN_BACK": WRITTEN_BACK,
+        "PROBES": PROBES,
+        "CLAIMS": CLAIMS,
         "EPOCH_ENDS": EPOCH_ENDS,
         "TAG_BITS": TAG_BITS,
         "VERSION_WORDS": VERSION_WORDS,

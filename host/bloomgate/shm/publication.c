@@ -112,46 +112,70 @@ static void step(bg_publication *publication, bg_moment here, uint64_t next) {
         syscall(SYS_futex, &publication->position, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
+/* Where a timestamp may be in `written_back`. They are scattered, so that those of two epochs are not in each other's way
+ * even if their counts are the same. An entry is free when its timestamp is published. */
+static _Atomic uint64_t *mark_at(bg_publication *publication, uint64_t timestamp, uint32_t probe) {
+    uint64_t mixed = (timestamp + probe * UINT64_C(0x9E3779B97F4A7C15)) * UINT64_C(0xBF58476D1CE4E5B9);
+    return &publication->written_back[(mixed >> 40) % BG_WRITTEN_BACK];
+}
+
+static bool is_marked(bg_publication *publication, uint64_t timestamp) {
+    if (timestamp > load(publication->newest_mark))
+        return false;
+    for (uint32_t probe = 0; probe < BG_PROBES; probe++)
+        if (load(*mark_at(publication, timestamp, probe)) == timestamp)
+            return true;
+    return false;
+}
+
 /* Move over all that needs nobody any more; the moment after that. */
 static bg_moment advance(bg_publication *publication, uint32_t timestamp_bits) {
     for (;;) {
         bg_moment here = bg_now(publication);
         uint64_t next = successor(publication, timestamp_bits, here.timestamp);
-        if (next == 0 ||
-            (!is_origin(timestamp_bits, next) && load(publication->written_back[next % BG_WRITTEN_BACK]) != next))
+        if (next == 0 || (!is_origin(timestamp_bits, next) && !is_marked(publication, next)))
             return here;
         step(publication, here, next);
     }
 }
 
-/* A commit of REDO_MANUAL has been written back. False if so many before it have not that there is no room. */
+/* A commit of REDO_MANUAL has been written back. False if there are so many that there is no room for it now. */
 static bool bg_publish(bg_publication *publication, uint32_t timestamp_bits, uint64_t timestamp) {
-    _Atomic uint64_t *mark = &publication->written_back[timestamp % BG_WRITTEN_BACK];
-    if (timestamp <= bg_published(publication))
-        return true;
-    for (;;) {
+    uint64_t newest = load(publication->newest_mark);
+    while (newest < timestamp && !swap(&publication->newest_mark, newest, timestamp))
+        newest = load(publication->newest_mark);
+    bool marked = timestamp <= bg_published(publication) || is_marked(publication, timestamp);
+    for (uint32_t probe = 0; probe < BG_PROBES && !marked; probe++) {
+        _Atomic uint64_t *mark = mark_at(publication, timestamp, probe);
         uint64_t before = load(*mark);
-        if (before >= timestamp)
-            break;
-        if (before > bg_published(publication))
-            return false;
-        if (swap(mark, before, timestamp))
-            break;
+        /* Who comes late replaces one that is published by another one that is: no timestamp comes back. */
+        marked = before <= bg_published(publication) && swap(mark, before, timestamp);
     }
-    advance(publication, timestamp_bits);
-    return true;
+    if (marked)
+        advance(publication, timestamp_bits);
+    return marked;
 }
 
-/* Remember whose commit it is: its completion entry is about to be used again. Only its owner calls this. */
+/* Remember whose commit it is: its completion entry is about to be used again. Only the owner of the slot calls this, one
+ * thread at a time. False if it has too many. */
 static bool bg_claim(bg_publication *publication, uint64_t timestamp, uint32_t slot) {
-    _Atomic uint64_t *claim = &publication->claims[2 * (timestamp % BG_WRITTEN_BACK)];
-    uint64_t before = load(claim[0]);
-    if (before > bg_published(publication) && before != timestamp)
-        return false;
-    store(claim[0], 0);
-    store(claim[1], slot);
-    store(claim[0], timestamp);
-    return true;
+    uint64_t published = bg_published(publication);
+    for (uint32_t i = 0; i < BG_CLAIMS; i++) {
+        _Atomic uint64_t *claim = &publication->claims[slot * BG_CLAIMS + (timestamp + i) % BG_CLAIMS];
+        if (load(*claim) <= published) {
+            store(*claim, timestamp);
+            return true;
+        }
+    }
+    return timestamp <= published;
+}
+
+/* Whether a slot has claimed a timestamp. */
+static bool is_claimed(bg_publication *publication, uint64_t timestamp, uint32_t slot) {
+    for (uint32_t i = 0; i < BG_CLAIMS; i++)
+        if (load(publication->claims[slot * BG_CLAIMS + (timestamp + i) % BG_CLAIMS]) == timestamp)
+            return true;
+    return false;
 }
 
 /* An epoch ended before its time. One caller at a time; may be repeated. False if too many are unpublished. */

@@ -80,7 +80,7 @@ class SharedPublication(Publication):
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError(
                     f"timestamp {timestamp} was not published within {timeout} s;"
-                    f" the newest one that is published is {self.published}"
+                    f" the oldest commit not written back is {self.published + 1}"
                 )
             if self.published == seen:
                 self.help_here(seen + 1)

@@ -126,11 +126,10 @@ static enum owner find_owner(const bg_sharing *sharing, uint64_t timestamp, uint
             BG_POINT(RECORD_COPIED);
             return kind == BG_REDO_ARRAY ? ARRAY : MANUAL;
         }
-    _Atomic uint64_t *claim = &sharing->publication->claims[2 * (timestamp % BG_WRITTEN_BACK)];
-    if (load(claim[0]) != timestamp)
-        return NOBODY_FOUND;
-    *slot = (uint32_t)load(claim[1]);
-    return load(claim[0]) == timestamp ? MANUAL : NOBODY_FOUND;
+    for (*slot = 0; *slot < sharing->slots; ++*slot)
+        if (is_claimed(sharing->publication, timestamp, *slot))
+            return MANUAL;
+    return NOBODY_FOUND;
 }
 
 /* Whether the kernel says that nobody owns a slot. */

@@ -57,9 +57,9 @@ static uint64_t bg_unpublished_of(bg_sharing *sharing, uint32_t slot) {
         if ((load(completion->beats[0]) & BG_VERDICT_TIMESTAMPED) && timestamp > published && timestamp > newest)
             newest = timestamp;
     }
-    for (uint32_t i = 0; i < BG_WRITTEN_BACK; i++) {
-        uint64_t timestamp = load(sharing->publication->claims[2 * i]);
-        if (timestamp > published && timestamp > newest && load(sharing->publication->claims[2 * i + 1]) == slot)
+    for (uint32_t i = 0; i < BG_CLAIMS; i++) {
+        uint64_t timestamp = load(sharing->publication->claims[slot * BG_CLAIMS + i]);
+        if (timestamp > published && timestamp > newest)
             newest = timestamp;
     }
     return newest;
