@@ -397,17 +397,22 @@ def test_pickled_it_is_the_same(segment) -> None:
 def test_a_forked_child_opens_its_own_slot(segment) -> None:
     array = SharedArray("a", 2)
     array[0] = 1
+
+    @atomic
+    def add(number: int) -> None:
+        array[0] += number
+
     slot = runtime.device.slot
     child = os.fork()
     if child == 0:
         try:
-            array[0] += 1
+            add(1)
             array[1] = runtime.device.slot
             os._exit(0)
         except BaseException as error:
             print(repr(error), file=sys.stderr)
             os._exit(1)
-    array[0] += 10
+    add(10)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert array[0] == 12
     assert array[1] != slot

@@ -144,6 +144,10 @@ static bool bg_publish(bg_publication *publication, uint32_t timestamp_bits, uin
     uint64_t newest = load(publication->newest_mark);
     while (newest < timestamp && !swap(&publication->newest_mark, newest, timestamp))
         newest = load(publication->newest_mark);
+    /* The oldest one needs no room. */
+    bg_moment here = bg_now(publication);
+    if (successor(publication, timestamp_bits, here.timestamp) == timestamp)
+        step(publication, here, timestamp);
     bool marked = timestamp <= bg_published(publication) || is_marked(publication, timestamp);
     for (uint32_t probe = 0; probe < BG_PROBES && !marked; probe++) {
         _Atomic uint64_t *mark = mark_at(publication, timestamp, probe);
