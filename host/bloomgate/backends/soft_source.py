@@ -137,6 +137,7 @@ int bg_next(const bg_client *client);
 int bg_submit(bg_client *client, const uint32_t *words, uint32_t kind, const void *entries, uint32_t count);
 int bg_collect(bg_client *client, uint32_t index, uint64_t ns, uint32_t *payload);
 void bg_release(bg_client *client, uint32_t index);
+int bg_take(bg_client *client, uint64_t ns, uint32_t *payload);
 void bg_raw_enable(bg_client *client, uint32_t generation);
 void bg_raw_doorbells(bg_client *client, uint32_t head, uint32_t tail);
 void bg_raw_status(bg_client *client, uint32_t *status);

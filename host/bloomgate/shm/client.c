@@ -14,13 +14,15 @@ enum { PRIVATE, SERVERLESS, SERVED };
 
 typedef struct bg_client {
     bg_ring ring;
-    uint32_t generation;
+    uint32_t owner; /* the generation, in bits 31:16 */
     uint32_t tail; /* index of the next submission */
     uint32_t head; /* index of the oldest one that is not released */
     int kind;
     bg_device *device;   /* who decides, unless a server does */
     bg_segment *segment; /* NULL for a device of this process */
     struct bg_redo *redo;
+    bg_publication *publication;
+    uint32_t timestamp_bits;
     bool released[BG_MAX_QUEUE_ENTRIES];
 } bg_client;
 
@@ -46,6 +48,8 @@ static bg_client *bg_client_of(bg_segment *segment, uint32_t slot) {
             .kind = segment->device != NULL ? SERVERLESS : SERVED,
             .device = segment->device,
             .segment = segment,
+            .publication = segment->publication,
+            .timestamp_bits = segment->header->geometry[BG_GEOMETRY_TIMESTAMP_BITS],
             .redo = (struct bg_redo *)(segment->base + segment->header->redo) + slot * segment->rings[slot].entries,
         };
     return client;
@@ -57,7 +61,7 @@ static void bg_client_free(bg_client *client) {
 
 /* The queue has been enabled for this client. */
 static void bg_client_begin(bg_client *client, uint32_t generation) {
-    client->generation = generation;
+    client->owner = generation << 16;
     client->tail = client->head = 0;
     memset(client->released, 0, sizeof client->released);
 }
@@ -75,18 +79,16 @@ static int bg_submit(bg_client *client, const uint32_t *words, uint32_t kind, co
     if (steps(client->head, index) == ring->entries)
         return -1;
     if (client->redo != NULL)
-        bg_redo_write(&client->redo[index % ring->entries], sequence_of(client->generation, index), kind, entries,
+        bg_redo_write(&client->redo[place_of(ring, index)], sequence_of(client->owner, index), kind, entries,
                       count);
     BG_POINT(REDO_WRITTEN);
-    _Atomic uint32_t *entry = submission_at(ring, index);
-    for (uint32_t i = 0; i < ENTRY_WORDS; i++)
-        put(entry + i, words[i]);
-    client->released[index % ring->entries] = false;
+    /* Not atomic: nobody looks at it before the doorbell. */
+    memcpy(ring->window + place_of(ring, index) * BG_ENTRY_BYTES, words, BG_ENTRY_BYTES);
     client->tail = (index + 1) % RING_INDICES;
     BG_POINT(ENTRY_WRITTEN);
-    put(&ring->control->completion_head, client->generation << 16 | client->head);
+    put(&ring->control->completion_head, client->owner | client->head);
     /* Release, with the acquire in poll_doorbells(). */
-    atomic_store_explicit(&ring->control->submission_tail, client->generation << 16 | client->tail,
+    atomic_store_explicit(&ring->control->submission_tail, client->owner | client->tail,
                           memory_order_release);
     BG_POINT(DOORBELL_RUNG);
     if (client->kind == SERVED)
@@ -102,7 +104,7 @@ static bool decide_until(bg_client *client, uint32_t index, uint64_t ns, uint32_
     bool served = true;
     bool done;
     client->device->statistics[BG_STATISTIC_ERRORS] += poll_doorbells(ring);
-    while (!(done = completed(ring, client->generation, index, payload)) && served) {
+    while (!(done = completed(ring, client->owner, index, payload)) && served) {
         served = serve_one(client->device, ring);
         serve_round(client->segment);
     }
@@ -117,14 +119,14 @@ static bool collect_private(bg_client *client, uint32_t index, uint32_t *payload
     while (serve_one(client->device, ring))
         ;
     pthread_mutex_unlock(&client->device->lock);
-    return completed(ring, client->generation, index, payload);
+    return completed(ring, client->owner, index, payload);
 }
 
 static bool collect_serverless(bg_client *client, uint32_t index, uint64_t ns, uint32_t *payload) {
     for (uint32_t look = 0; look < COLLECT_SPINS + COLLECT_YIELDS; look++) {
         if (look % LOOKS_PER_TRY == 0 && decide_until(client, index, 0, payload))
             return true;
-        if (completed(&client->ring, client->generation, index, payload))
+        if (completed(&client->ring, client->owner, index, payload))
             return true;
         if (look < COLLECT_SPINS)
             relax();
@@ -142,14 +144,14 @@ static bool collect_served(bg_client *client, uint32_t index, uint64_t ns, uint3
             relax();
         else
             sched_yield();
-        if (completed(&client->ring, client->generation, index, payload))
+        if (completed(&client->ring, client->owner, index, payload))
             return true;
     }
     for (;;) {
         uint32_t seen = get(&control->wake);
         put(&control->asleep, 1);
         atomic_thread_fence(memory_order_seq_cst); /* with the one in wake() */
-        bool done = completed(&client->ring, client->generation, index, payload);
+        bool done = completed(&client->ring, client->owner, index, payload);
         uint64_t now = now_ns();
         if (!done && now < end)
             sleep_on(&control->wake, seen, end - now);
@@ -160,11 +162,9 @@ static bool collect_served(bg_client *client, uint32_t index, uint64_t ns, uint3
     }
 }
 
-/* The payload of a submission's completion, four words. Waits up to `ns` (0: looks only, but does decide without a
- * server). Returns success. */
-static int bg_collect(bg_client *client, uint32_t index, uint64_t ns, uint32_t *payload) {
-    if (completed(&client->ring, client->generation, index, payload))
-        return 1;
+/* What bg_collect() does when the completion is not there yet. */
+static __attribute__((noinline)) bool await_completion(bg_client *client, uint32_t index, uint64_t ns,
+                                                       uint32_t *payload) {
     if (client->kind == PRIVATE)
         return collect_private(client, index, payload);
     if (ns == 0)
@@ -173,26 +173,50 @@ static int bg_collect(bg_client *client, uint32_t index, uint64_t ns, uint32_t *
                                       : collect_served(client, index, ns, payload);
 }
 
+/* The payload of a submission's completion, four words. Waits up to `ns` (0: looks only, but does decide without a
+ * server). Returns success. */
+static int bg_collect(bg_client *client, uint32_t index, uint64_t ns, uint32_t *payload) {
+    return completed(&client->ring, client->owner, index, payload) ||
+           await_completion(client, index, ns, payload);
+}
+
+/* Frees the oldest entry, whose completion has that payload. False while there is no room to remember whose commit it is:
+ * one without a redo record, and earlier ones are not published. */
+static inline bool free_oldest(bg_client *client, const uint32_t *payload) {
+    const bg_ring *ring = &client->ring;
+    if ((payload[0] & BG_VERDICT_TIMESTAMPED) != 0 && client->redo != NULL &&
+        client->redo[place_of(ring, client->head)].kind == BG_REDO_MANUAL) {
+        uint64_t timestamp = ((uint64_t)payload[1] << client->timestamp_bits) + payload[2];
+        if (!bg_claim(client->publication, timestamp, ring->slot))
+            return false;
+    }
+    client->head = (client->head + 1) % RING_INDICES;
+    return true;
+}
+
 /* The caller has what it needs of a submission that it has collected: its entries, its logs and, if it was BG_REDO_ARRAY,
- * its redo record may be used again. Entries come free in the order of submission; one that commits without a redo
- * record only when there is room to remember whose it is. */
+ * its redo record may be used again. Entries come free in the order of submission. */
 static void bg_release(bg_client *client, uint32_t index) {
     const bg_ring *ring = &client->ring;
-    client->released[index % ring->entries] = true;
-    while (client->head != client->tail && client->released[client->head % ring->entries]) {
-        _Atomic uint32_t *entry = completion_at(ring, client->head);
-        uint32_t verdict = get(entry);
-        if (client->redo != NULL && (verdict & BG_VERDICT_TIMESTAMPED) != 0 &&
-            client->redo[client->head % ring->entries].kind == BG_REDO_MANUAL) {
-            uint32_t bits = client->segment->header->geometry[BG_GEOMETRY_TIMESTAMP_BITS];
-            uint64_t timestamp = ((uint64_t)get(entry + 2) << bits) + get(entry + 4);
-            if (!bg_claim(client->segment->publication, timestamp, ring->slot))
-                return;
-        }
-        client->released[client->head % ring->entries] = false;
-        client->head = (client->head + 1) % RING_INDICES;
-        put(&ring->control->released, client->head);
+    uint32_t payload[BG_COMPLETION_BEATS];
+    client->released[place_of(ring, index)] = true;
+    while (client->head != client->tail && client->released[place_of(ring, client->head)] &&
+           completed(ring, client->owner, client->head, payload)) {
+        uint32_t place = place_of(ring, client->head);
+        if (!free_oldest(client, payload))
+            return;
+        client->released[place] = false;
     }
+}
+
+/* Both, for a client that collects its requests in their order. */
+static int bg_take(bg_client *client, uint64_t ns, uint32_t *payload) {
+    uint32_t index = client->head;
+    if (!bg_collect(client, index, ns, payload))
+        return 0;
+    if (!free_oldest(client, payload))
+        client->released[place_of(&client->ring, index)] = true;
+    return 1;
 }
 
 /* For tests: what a slot page and page 0 can do, as the gateware would have it. */

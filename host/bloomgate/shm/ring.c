@@ -30,16 +30,26 @@ static inline void put(_Atomic uint32_t *word, uint32_t value) {
     atomic_store_explicit(word, value, memory_order_relaxed);
 }
 
+/* Where in a ring an index is; a ring has a power of two of entries. */
+static inline uint32_t place_of(const bg_ring *ring, uint32_t index) {
+    return index & (ring->entries - 1);
+}
+
 static inline _Atomic uint32_t *submission_at(const bg_ring *ring, uint32_t index) {
-    return (_Atomic uint32_t *)(ring->window + index % ring->entries * BG_ENTRY_BYTES);
+    return (_Atomic uint32_t *)(ring->window + place_of(ring, index) * BG_ENTRY_BYTES);
 }
 
 static inline _Atomic uint32_t *completion_at(const bg_ring *ring, uint32_t index) {
-    return (_Atomic uint32_t *)(ring->window + (ring->entries + index % ring->entries) * BG_ENTRY_BYTES);
+    return (_Atomic uint32_t *)(ring->window + (ring->entries + place_of(ring, index)) * BG_ENTRY_BYTES);
 }
 
-static inline uint32_t sequence_of(uint32_t generation, uint32_t index) {
-    return generation << 16 | ((index + 1) % RING_INDICES);
+/* `owner` is GENERATION in its place, bits 31:16. */
+static inline uint32_t sequence_of(uint32_t owner, uint32_t index) {
+    return owner | ((index + 1) % RING_INDICES);
+}
+
+static inline uint32_t owner_of(uint32_t word) {
+    return word & ~(RING_INDICES - 1);
 }
 
 /* Whether whoever rang a doorbell may do so: the word has the generation of an enabled queue. */
@@ -129,7 +139,7 @@ static uint32_t verdict_word(const bg_verdict *verdict, uint32_t request) {
 static void complete(const bg_ring *ring, const bg_verdict *verdict, uint32_t request) {
     struct bg_slot_control *control = ring->control;
     uint32_t index = get(&control->submission_head);
-    uint32_t sequence = sequence_of(get(&control->status) >> 16, index);
+    uint32_t sequence = sequence_of(owner_of(get(&control->status)), index);
     bool timestamped = verdict->code == BG_COMMIT;
     bool key = verdict->code == BG_REASON_CONFLICT || verdict->code == BG_REASON_PARITY;
     _Atomic uint32_t *entry = completion_at(ring, index);
@@ -147,13 +157,15 @@ static void complete(const bg_ring *ring, const bg_verdict *verdict, uint32_t re
 }
 
 /* Whether the completion of a submission is there; then its payload. */
-static inline bool completed(const bg_ring *ring, uint32_t generation, uint32_t index, uint32_t *payload) {
+static inline bool completed(const bg_ring *ring, uint32_t owner, uint32_t index, uint32_t *payload) {
     _Atomic uint32_t *entry = completion_at(ring, index);
-    uint32_t sequence = sequence_of(generation, index);
+    uint32_t sequence = sequence_of(owner, index);
+#pragma GCC unroll 4
     for (uint32_t beat = 0; beat < BG_COMPLETION_BEATS; beat++)
         if (get(entry + 2 * beat + 1) != sequence)
             return false;
     atomic_thread_fence(memory_order_acquire); /* with the release fence in complete() */
+#pragma GCC unroll 4
     for (uint32_t beat = 0; beat < BG_COMPLETION_BEATS; beat++)
         payload[beat] = get(entry + 2 * beat);
     return true;

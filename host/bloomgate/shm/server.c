@@ -95,7 +95,7 @@ static void bg_serve_begin(bg_segment *segment, bg_sharing *sharing, uint64_t or
         const bg_ring *ring = &segment->rings[slot];
         struct bg_slot_control *control = ring->control;
         uint32_t payload[BG_COMPLETION_BEATS];
-        if (pending(ring) && completed(ring, get(&control->status) >> 16, get(&control->submission_head), payload))
+        if (pending(ring) && completed(ring, owner_of(get(&control->status)), get(&control->submission_head), payload))
             put(&control->submission_head, (get(&control->submission_head) + 1) % RING_INDICES);
     }
     if (origin <= last)

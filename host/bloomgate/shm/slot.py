@@ -103,7 +103,6 @@ class SlotPort(CPort):
         control = self.segment.layout.slot_control(self.slot)
         generation = self.segment.read(SLOT_CONTROL["generation"], base=control) % _GENERATIONS + 1
         self.segment.write(SLOT_CONTROL["generation"], generation, base=control)
-        self.segment.write(SLOT_CONTROL["released"], 0, base=control)
         if self.segment.has_server:
             self.call(Command.ENABLE, generation)
         else:
