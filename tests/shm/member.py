@@ -17,15 +17,24 @@ def programs(segment: str, seed: int, count: int) -> None:
     dice = random.Random(seed)
     x = bloomgate.SharedArray("x", LOCATIONS)
     attempts: list[tuple[dict[str, object], object]] = []
+    moment = [0.0]
 
     def perform(steps: list[tuple[str, int, int]], name: str) -> None:
-        now = time.monotonic()
         reads: dict[int, int] = {}
         writes: dict[int, int] = {}
         adds: dict[int, int] = {}
-        seen = {"name": name, "began": now, "ended": 0.0, "committed": False, "reads": reads}
-        seen.update(writes=writes, adds=adds)
+        # Its snapshot was taken after the call, or after the attempt before had ended.
+        seen = {"name": name, "began": moment[0], "ended": time.monotonic(), "committed": False}
+        seen.update(reads=reads, writes=writes, adds=adds)
         attempts.append((seen, here.tx))
+        try:
+            take(steps, reads, writes, adds)
+        finally:
+            moment[0] = time.monotonic()
+
+    def take(
+        steps: list[tuple[str, int, int]], reads: dict[int, int], writes: dict[int, int], adds: dict[int, int]
+    ) -> None:
         for kind, place, value in steps:
             if kind == "read":
                 got = int(x[place])
@@ -50,11 +59,13 @@ def programs(segment: str, seed: int, count: int) -> None:
             for _ in range(dice.randint(1, 6))
         ]
         begin = len(attempts)
+        moment[0] = time.monotonic()
         run(steps, f"{seed}.{number}")
         ended = time.monotonic()
         for place, (seen, tx) in enumerate(attempts[begin:], begin):
             last = place == len(attempts) - 1
-            seen["ended"] = ended if last else attempts[place + 1][0]["began"]
+            # The next attempt has noted there when it was sure that this one had ended.
+            seen["ended"] = ended if last else attempts[place + 1][0]["ended"]
             seen["committed"] = last
             timestamp = tx.verdict.timestamp if last and tx.verdict is not None else None
             # Of an attempt that did not even begin to read there is nothing to check.
