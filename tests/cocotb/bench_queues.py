@@ -3,6 +3,7 @@
 import random
 
 from bench_requests import key_pool, random_sets, random_snapshot, stream
+from bloomgate.h3 import H3
 from bloomgate.queue_layout import FORMAT, MAX_READ_KEYS, SUBMISSION, log_area_offset
 from bloomgate.registers import CONTROL_PAGE, ErrorCode
 from bloomgate.verdict import Reason
@@ -145,6 +146,36 @@ async def long_read_sets(testbench):
 
     await gather(readers(), *(flow(client, keys[:10], 8) for client in others))
     check_accesses(testbench, [long, *others])
+
+
+@bench(cycles=120_000, geometries=("small",))
+async def long_beside_short(testbench):
+    """A key of the first chunk is written, and then something read by others, while later chunks are validated."""
+    parameters = testbench.parameters
+    reader, writer, bystander, *_ = await enable_all(testbench)
+    h3 = H3(parameters)
+    conflicts = 0
+    for _ in range(40):
+        first, other = (random.randint(0, parameters.max_key) for _ in range(2))
+        while set(enumerate(h3.rows(first))) & set(enumerate(h3.rows(other))):
+            other = random.randint(0, parameters.max_key)
+        chunks = random.randint(2, 6)
+        reads = [first] * parameters.buffer_depth + [other] * (chunks - 1) * parameters.buffer_depth
+        testbench.newest = await testbench.timestamp()
+        reader.prepare(testbench.newest, reads=reads, writes=[first])
+        writer.prepare(testbench.newest, writes=[first])
+        for _ in range(random.randint(1, bystander.room)):
+            bystander.prepare(testbench.newest, reads=random.choice(([], [other])))
+        await reader.ring()
+        await testbench.clocks(random.randint(0, 40 * chunks))
+        await writer.ring()
+        await testbench.clocks(random.choice((0, 0, random.randint(0, 40))))
+        await bystander.ring()
+        for client in (reader, writer, bystander):
+            for request in await client.collect_all():
+                conflicts += request.reason is Reason.CONFLICT and len(request.reads) > parameters.buffer_depth
+    assert conflicts, "nothing was written in the middle of a long request"
+    check_accesses(testbench, [reader, writer, bystander])
 
 
 @bench(cycles=60_000, geometries=("small",))
