@@ -86,6 +86,13 @@ def add(segment: str, count: int) -> None:
         run()
 
 
+def hammer(segment: str) -> None:
+    """Change elements of "x" for ever."""
+    x = bloomgate.SharedArray("x")
+    while True:
+        x[random.randrange(len(x))] = random.getrandbits(40)
+
+
 def echo(segment: str, count: int) -> None:
     """Answer each number in "ball"[0] by the same one in [1]."""
     ball = bloomgate.SharedArray("ball")

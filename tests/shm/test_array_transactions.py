@@ -349,6 +349,48 @@ def test_epochs_roll_over(segment) -> None:
         remove(name)
 
 
+def test_a_long_transaction_is_not_starved(segment) -> None:
+    """Others change what it reads all the time, until they hold back."""
+    array = SharedArray("x", 20)
+    members = [member(segment, "hammer") for _ in range(2)]
+    attempts = []
+
+    @atomic
+    def long() -> int:
+        attempts.append(here.tx)
+        total = 0
+        for index in range(len(array)):
+            total += array[index]
+            time.sleep(0.0005)
+        array[0] += 1
+        return total
+
+    try:
+        while not any(array):
+            assert all(process.poll() is None for process in members)
+            time.sleep(0.001)
+        for _ in range(3):
+            long()
+    finally:
+        for process in members:
+            process.kill()
+            process.communicate()
+    assert len(attempts) > 3, "nobody was in its way"
+
+
+def test_a_turn_ends_with_the_time(segment) -> None:
+    """Whoever has it is dead."""
+    array = SharedArray("x", 1)
+    child = os.fork()
+    if child == 0:
+        array[0] = 1
+        runtime.device._publication.take_turn(0.05)
+        os._exit(0)
+    os.waitpid(child, 0)
+    array[0] = 2
+    assert array[0] == 2
+
+
 def test_retry_waits_for_other_processes(segment) -> None:
     ball = SharedArray("ball", 2)
     other = member(segment, "echo", 20)

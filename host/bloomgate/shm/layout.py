@@ -236,6 +236,7 @@ PUBLICATION = Part(
     Member("epoch_end_count", 128, "u64", "resets recorded so far"),
     Member("newest_end", 136, "u64", "one more than the newest `last` below, or 0"),
     Member("newest_mark", 144, "u64", "no timestamp in `written_back` is newer"),
+    Member("turn", 152, "u64", "until when others hold back (CLOCK_MONOTONIC, ns), low 8 bits: for which slot; or 0"),
     Member(
         "epoch_ends", 192, "u64", "pairs: last timestamp of an epoch that a reset ended, first after it", 2 * EPOCH_ENDS
     ),

@@ -14,6 +14,8 @@ from bloomgate.shm.segment import Segment
 __all__ = ["SharedPublication"]
 
 _NANOSECONDS = 1_000_000_000
+#: Seconds between two looks whether another client's turn has ended.
+_TURN_LOOK = 0.0005
 
 
 class SharedPublication(Publication):
@@ -94,6 +96,24 @@ class SharedPublication(Publication):
     def wait_beyond(self, position: int, timeout: float) -> bool:
         """Wait until something is published behind a position; false after ``timeout`` seconds."""
         return bool(self._lib.bg_sharing_wait_position(self.view, position, int(timeout * _NANOSECONDS)))
+
+    def hold_back(self) -> bool:
+        """Let another client have its turn, if it has one; returns whether there was anything to wait for."""
+        left: int = self._lib.bg_turn_of_others(self.view)
+        waited = left > 0
+        while left:
+            time.sleep(min(left / _NANOSECONDS, _TURN_LOOK))
+            left = self._lib.bg_turn_of_others(self.view)
+        return waited
+
+    def take_turn(self, seconds: float) -> None:
+        """Have other clients begin nothing new on shared data for so long; waits for the end of another's turn."""
+        while not self._lib.bg_turn_take(self.view, int(seconds * _NANOSECONDS)):
+            self.hold_back()
+
+    def end_turn(self) -> None:
+        """End one's own turn, if there is one."""
+        self._lib.bg_turn_end(self.view)
 
     @property
     def helps(self) -> int:

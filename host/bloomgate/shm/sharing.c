@@ -131,6 +131,36 @@ static void bg_transact_release(bg_client *client, void *buffer) {
     }
 }
 
+/* A turn: for some time others begin nothing new on shared data, so that a transaction that always loses can win. It is
+ * only a courtesy, which ends with the time even if who has it is dead or stopped. */
+
+#define TURN_SLOT_BITS 8
+
+/* Nanoseconds that another client's turn still lasts. */
+static uint64_t bg_turn_of_others(bg_sharing *sharing) {
+    uint64_t turn = load(sharing->publication->turn);
+    if (turn == 0 || (turn & ((1 << TURN_SLOT_BITS) - 1)) == sharing->slot)
+        return 0;
+    uint64_t now = now_ns();
+    return turn > now ? turn - now : 0;
+}
+
+/* Takes the turn, or prolongs the own one, for so long. Returns success. */
+static int bg_turn_take(bg_sharing *sharing, uint64_t ns) {
+    uint64_t turn = load(sharing->publication->turn);
+    if (bg_turn_of_others(sharing) > 0)
+        return 0;
+    uint64_t end = (now_ns() + ns) >> TURN_SLOT_BITS << TURN_SLOT_BITS;
+    return swap(&sharing->publication->turn, turn, end | sharing->slot);
+}
+
+/* Ends the own turn, if there is one. */
+static void bg_turn_end(bg_sharing *sharing) {
+    uint64_t turn = load(sharing->publication->turn);
+    if (turn != 0 && (turn & ((1 << TURN_SLOT_BITS) - 1)) == sharing->slot)
+        swap(&sharing->publication->turn, turn, 0);
+}
+
 /* For Python, which knows locations by their numbers. */
 
 static uint64_t bg_sharing_now(bg_sharing *sharing, uint64_t *timestamp) {

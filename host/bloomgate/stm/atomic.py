@@ -177,6 +177,8 @@ def _run(function: Callable[..., T], args: Any, kwargs: Any, allowance: Optional
                     committed = runtime.commit(attempt, allowance)
                 else:
                     committed = True
+                    if attempt.shared is not None:
+                        attempt.shared.committed()
             finally:
                 here.tx = None
                 runtime.end(attempt)

@@ -38,6 +38,14 @@ _INTERRUPTIONS = 100
 _SLICE = 0.02
 
 
+#: Seconds for which other processes hold back so that a transaction that has lost again and again can win. They
+#: do no longer if it takes longer, so that it should not.
+FIRST_TURN = 0.02
+LONGEST_TURN = 2.0
+#: Seconds between two looks whether another thread's turn has ended.
+_TURN_LOOK = 0.0005
+
+
 class Versioned(NamedTuple):
     """A value and when it was written."""
 
@@ -303,6 +311,11 @@ def part_of(attempt: Attempt, location: SharedLocation) -> SharedPart:
             # It holds off this process's transactions only. What it has read is valid until now, so it stays valid at
             # the snapshot, and the device validates it like everything else.
             attempt.runtime.give_back(attempt)
+            _turns.take(memory.publication)
+            if not attempt.reads:
+                attempt.snapshot = memory.publication.published
+        elif _turns.hold_back(memory.publication) and not attempt.reads:
+            attempt.snapshot = memory.publication.published
         position = memory.publication.position_of(attempt.snapshot)
         if position is None:
             attempt.context.versions_gone += 1
@@ -310,6 +323,42 @@ def part_of(attempt: Attempt, location: SharedLocation) -> SharedPart:
         attempt.plain = False
         part = attempt.shared = SharedPart(memory.device, memory.publication, position)
     return part
+
+
+class _Turns(threading.local):
+    """The turns of a thread's transaction that has lost again and again."""
+
+    #: Seconds; 0 without a turn.
+    length = 0.0
+
+    def take(self, publication: SharedPublication) -> None:
+        """Have a turn; each one is longer than the one before, until the transaction commits."""
+        self.length = min(LONGEST_TURN, 2 * self.length or FIRST_TURN)
+        publication.take_turn(self.length)
+        _turn_here[0] = threading.get_ident(), time.monotonic() + self.length
+
+    def hold_back(self, publication: SharedPublication) -> bool:
+        """Let others have their turn, in this process and in other ones; whether there was anything to wait for."""
+        waited = publication.hold_back()
+        while True:
+            thread, end = _turn_here[0]
+            left = end - time.monotonic()
+            if left <= 0 or thread == threading.get_ident():
+                return waited
+            waited = True
+            time.sleep(min(left, _TURN_LOOK))
+
+    def end(self, publication: SharedPublication) -> None:
+        """It has committed."""
+        if self.length:
+            self.length = 0.0
+            _turn_here[0] = 0, 0.0
+            publication.end_turn()
+
+
+_turns = _Turns()
+#: The thread of this process that has had the last turn, and when that ends: threads share the process's slot.
+_turn_here: list[tuple[int, float]] = [(0, 0.0)]
 
 
 class SharedPart:
@@ -347,7 +396,13 @@ class SharedPart:
         except BaseException:
             self._complete(attempt, request)
             raise
+        if attempt.verdict.committed:
+            self.committed()
         return attempt.verdict.committed
+
+    def committed(self) -> None:
+        """The transaction has ended well."""
+        _turns.end(self._publication)
 
     def _writes(self, attempt: Attempt) -> Iterator[Change]:
         for location, version in attempt.writes.items():
