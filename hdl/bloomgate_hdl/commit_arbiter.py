@@ -287,7 +287,7 @@ class CommitArbiter(wiring.Component):
         disturbed = Signal()
         again = Signal()
         exclusive = self.exclusive
-        with m.If(begin_queued & self.queue_request.first):
+        with m.If(begin_queued & self.queue_request.long & self.queue_request.first):
             m.d.sync += [disturbed.eq(0), exclusive.eq(again)]
         with m.Elif(counter.assign | counter.raise_floor | counter.step | self.inject):
             m.d.sync += disturbed.eq(1)

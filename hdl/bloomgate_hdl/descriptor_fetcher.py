@@ -65,8 +65,9 @@ class DescriptorFetcher(wiring.Component):
                 "beat": In(fetched_layout(ids)),
                 #: Fetch no further entries, hand none on.
                 "hold": In(1),
-                #: Keep orders with more than one chunk.
+                #: Keep orders with more than one chunk; keep all orders of these slots.
                 "hold_long": In(1),
+                "hold_slots": In(slots),
                 #: Slots whose oldest entry here is such an order.
                 "long": Out(slots),
                 #: Orders, which are taken when ``ready``; not a stream, since another slot's may take its place.
@@ -194,7 +195,7 @@ class DescriptorFetcher(wiring.Component):
         is_ready = of_turn(order_turn, ready) & self.enabled
         m.d.comb += [
             self.long.eq(is_long & is_ready),
-            order_robin.requests.eq(is_ready & ~Mux(self.hold_long, is_long, 0)),
+            order_robin.requests.eq(is_ready & ~self.hold_slots & ~Mux(self.hold_long, is_long, 0)),
             order_robin.take.eq(taken),
             self.valid.eq(order_robin.valid & ~self.hold),
             taken.eq(self.valid & self.ready),

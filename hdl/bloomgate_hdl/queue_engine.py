@@ -31,9 +31,9 @@ class QueueEngine(wiring.Component):
     fetcher, wait.
 
     Fairness: slots are fetched from and handed to buffers in turns, and buffers are served in the order in which they
-    were loaded, each chunk of a long request as one. At most one long request is in a buffer. When one has been
-    validated exclusively, every slot that had a request pending then has its oldest one handed to a buffer before the
-    next long request is.
+    were loaded, each chunk of a long request as one. At most one long request is in a buffer, and the next ones of its
+    slot wait for it. When one has been validated exclusively, every slot that had a request pending then has its oldest
+    one handed to a buffer before the next long request is.
     """
 
     def __init__(self, parameters: Parameters):
@@ -121,6 +121,11 @@ class QueueEngine(wiring.Component):
             slots.take_slot.eq(fetcher.order.header.slot),
             slots.taken.eq(fetcher.valid & buffers.ready),
         ]
+        # Requests of a slot are decided in their order, so those behind a long one wait for it.
+        long_slot = Signal(p.slot_bits)
+        with m.If(slots.taken & ~buffers.long):
+            m.d.sync += long_slot.eq(slots.take_slot)
+        m.d.comb += fetcher.hold_slots.eq(Mux(buffers.long, Const(1, p.slots) << long_slot, 0))
         owed = Signal(p.slots)  # slots whose oldest request comes before any other long one
         served = Mux(slots.taken, Const(1, p.slots) << slots.take_slot, 0)[: p.slots]
         still_owed = owed & ~served & ~fetcher.long & slots.enabled

@@ -10,3 +10,7 @@ NARROW = Parameters(K=1, D=64, timestamp_bits=3, key_bits=8, slots=2, aperture_d
 DEEP = Parameters(K=1, D=16, timestamp_bits=6, slots=1, aperture_depth=512)
 
 ALL = {"small": SMALL, "narrow": NARROW, "deep": DEEP}
+#: For queue pairs: short rings, and read sets of more than 64 keys are long. Not in ALL, since these tests are its own.
+QUEUES = Parameters(
+    K=2, D=1024, timestamp_bits=12, slots=4, aperture_depth=16, queue_entries=4, request_buffers=3, buffer_depth=64
+)
