@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Optional, Union
 
 from bloomgate.devicetree import base_overlay, module_overlay, static_overlay, uio_overlay
+from bloomgate.markdown import bits, diagram, table
 from bloomgate.parameters import EPOCH_BITS, Parameters
+from bloomgate.queue_documentation import queue_documentation
 from bloomgate.registers import (
     BASE_ADDRESS,
     CONTROL_PAGE,
@@ -35,7 +37,6 @@ from bloomgate.registers import (
     Access,
     ErrorCode,
     Fault,
-    Field,
     Page,
     Register,
     Window,
@@ -115,7 +116,7 @@ def _c_page(page: Page, what: str) -> Iterator[str]:
             yield _define(f"{name}_BYTES", f"0x{item.size:03X}u")
             continue
         for field in item.fields:
-            yield from _comment(f"{_bits(field)}: {field.doc}")
+            yield from _comment(f"{bits(field)}: {field.doc}")
             yield _define(f"{name}_{field.name}_SHIFT", f"{field.lsb}")
             yield _define(f"{name}_{field.name}_MASK", f"0x{field.mask:08X}u")
 
@@ -278,40 +279,6 @@ def _summary(documented: type) -> str:
     return " ".join(text.split("\n\n")[0].split())
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(head) + " |"
-    yield "| " + " | ".join("---" for _ in head) + " |"
-    for row in rows:
-        yield "| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |"
-
-
-def _bits(field: Field) -> str:
-    high = field.lsb + field.width - 1
-    return f"{high}:{field.lsb}" if field.width > 1 else f"{field.lsb}"
-
-
-def _diagram(register: Register) -> Iterator[str]:
-    """The 32 bits of a register, the highest on the left, with their numbers above."""
-    cells: list[tuple[str, str]] = []
-    above = 32
-    for field in sorted(register.fields, key=lambda field: -field.lsb):
-        top = field.lsb + field.width
-        if top < above:
-            cells.append((_bits(Field("", top, above - top, "")), ""))
-        cells.append((_bits(field), field.name))
-        above = field.lsb
-    if above:
-        cells.append((_bits(Field("", 0, above, "")), ""))
-    widths = [max(map(len, cell)) + 2 for cell in cells]
-    rule = "+" + "+".join("-" * width for width in widths) + "+"
-    yield "```text"
-    yield " " + " ".join(bits.center(width) for (bits, _), width in zip(cells, widths)).rstrip()
-    yield rule
-    yield "|" + "|".join(name.center(width) for (_, name), width in zip(cells, widths)) + "|"
-    yield rule
-    yield "```"
-
-
 def _range(item: Union[Register, Window]) -> str:
     if isinstance(item, Window):
         return f"`0x{item.offset:03X}` to `0x{item.offset + item.size - 1:03X}`"
@@ -320,7 +287,7 @@ def _range(item: Union[Register, Window]) -> str:
 
 def _page_documentation(page: Page) -> Iterator[str]:
     rows = [(_range(item), f"`{item.name}`", item.access.name, item.doc) for item in page]
-    yield from _table(("offset", "name", "access", "meaning"), rows)
+    yield from table(("offset", "name", "access", "meaning"), rows)
     for item in page:
         if isinstance(item, Register) and item.fields:
             yield ""
@@ -328,10 +295,10 @@ def _page_documentation(page: Page) -> Iterator[str]:
             yield ""
             yield item.doc
             yield ""
-            yield from _diagram(item)
+            yield from diagram(item.fields)
             yield ""
-            fields = [(_bits(field), f"`{field.name}`", field.doc) for field in item.fields]
-            yield from _table(("bits", "field", "meaning"), fields)
+            fields = [(bits(field), f"`{field.name}`", field.doc) for field in item.fields]
+            yield from table(("bits", "field", "meaning"), fields)
 
 
 def documentation() -> str:
@@ -391,7 +358,7 @@ def documentation() -> str:
         "Write `LATCH_STATISTICS`, wait until `STATISTICS_SEQUENCE` has grown, then read the window: all values are as"
         " of one clock. Low word first.",
         "",
-        *_table(
+        *table(
             ("offset", "name", "meaning"),
             [
                 (f"`0x{CONTROL_PAGE.window('STATISTICS').offset + 8 * number:03X}`", f"`{name}`", doc)
@@ -407,7 +374,7 @@ def documentation() -> str:
         "",
         "## Default geometry",
         "",
-        *_table(
+        *table(
             ("parameter", "default", "meaning"),
             [
                 (f"`{field.name}`", f"`{_plain(field.default)}`", parameters[field.name])
@@ -431,7 +398,7 @@ def _doc_of(documented: type) -> str:
 
 def _enum_table(members: type[IntEnum], what: str) -> Iterator[str]:
     rows = [(f"{member.value}", f"`{member.name}`", doc) for member, doc in _documented(members)]
-    yield from _table(("value", what, "meaning"), rows)
+    yield from table(("value", what, "meaning"), rows)
 
 
 # The command.
@@ -441,6 +408,7 @@ FILES = {
     "host/bloomgate/include/bloomgate_registers.h": c_header,
     "host/bloomgate/include/bloomgate_serial.h": serial_header,
     "docs/registers.md": documentation,
+    "docs/queues.md": queue_documentation,
     "firmware/devicetree/bloomgate.dtso": uio_overlay,
     "firmware/devicetree/bloomgate-static.dtso": static_overlay,
     "firmware/devicetree/bloomgate-module.dtso": module_overlay,
