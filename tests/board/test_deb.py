@@ -212,4 +212,4 @@ def test_the_python_package_of_the_deb_runs(unpacked, tmp_path):
         check=False,
     )
     assert result.returncode == 2
-    assert "there is no UIO node for that page" in result.stderr
+    assert "there is no node for that page" in result.stderr

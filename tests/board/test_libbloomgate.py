@@ -26,7 +26,7 @@ from tests.board.emulation import ARM_GCC, ROOT, STRICT, needs
 ffi, lib = library()
 ROUNDS = 120
 #: A word of a slot page that is no register.
-HOLE = SLOT_PAGE.register("DISCARD").offset + WORD_BYTES
+HOLE = SLOT_PAGE.window("READ_APERTURE").offset - WORD_BYTES
 
 
 class Exercise:

@@ -245,7 +245,7 @@ def test_a_device_in_use_is_left_alone(tmp_path, file, name):
     kernel = Kernel(tmp_path / "root")
     with open(node(kernel.path(""), name)) as user:
         fcntl.flock(user, fcntl.LOCK_EX)
-        with pytest.raises(LoadError, match=f"the co-processor is in use; end its users first: the UIO node {name}"):
+        with pytest.raises(LoadError, match=f"the co-processor is in use; end its users first: the node {name}"):
             load(file, system=kernel)
         assert untouched(kernel)
     load(file, system=kernel)
@@ -329,7 +329,7 @@ def test_look_without_loading(tmp_path):
     assert untouched(kernel)
     assert json.loads(kernel.path(str(IDENTITY_FILE)).read_text())["epoch"] == 6
     kernel = without_nodes(tmp_path / "other")
-    with pytest.raises(DeviceUnavailable, match="there is no UIO node"):
+    with pytest.raises(DeviceUnavailable, match="there is no node"):
         look(system=kernel)
 
 

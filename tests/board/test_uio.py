@@ -209,7 +209,7 @@ def refused(root):
 
 
 def test_without_nodes(tmp_path):
-    assert refused(tmp_path).startswith("the UIO node bloomgate-control: there is no UIO node for that page")
+    assert refused(tmp_path).startswith("the node bloomgate-control: there is no node for that page")
 
 
 @pytest.mark.parametrize("state", ["unknown", "write error", "power off"])
@@ -236,7 +236,7 @@ def test_the_state_on_an_old_xilinx_kernel(tree, done, goes_on):
 def test_a_node_at_another_address(tree):
     folder = tree / "sys/class/uio" / node(tree, CONTROL_NODE).name
     (folder / "maps/map0/addr").write_text("0x43c01000\n")
-    assert "there is no UIO node for that page at its address" in refused(tree)
+    assert "there is no node for that page at its address" in refused(tree)
 
 
 def test_a_page_belongs_to_one_process(tree):
@@ -244,7 +244,7 @@ def test_a_page_belongs_to_one_process(tree):
         ["flock", "--exclusive", str(node(tree, CONTROL_NODE)), "cat"], stdin=subprocess.PIPE
     ) as other:
         assert wait_locked(node(tree, CONTROL_NODE))
-        assert refused(tree) == "the UIO node bloomgate-control: another process uses that page"
+        assert refused(tree) == "the node bloomgate-control: another process uses that page"
         other.communicate(timeout=60)
 
 
@@ -338,6 +338,6 @@ def test_the_owner_of_a_slot_can_open_no_other_page(board, python):
     others = [slot_node(slot) for slot in range(GEOMETRY.slots) if slot != 3] + [CONTROL_NODE]
     assert result.stdout.splitlines() == [
         "1",
-        *(f"the UIO node {name}: Permission denied; its users are the members of the group {name}" for name in others),
+        *(f"the node {name}: Permission denied; its users are the members of the group {name}" for name in others),
         f"opened {mine}",
     ]

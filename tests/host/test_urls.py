@@ -11,7 +11,7 @@ from bloomgate import DeviceURLError, Parameters, open_device
 from bloomgate.urls import ENVIRONMENT, schemes
 
 NAMES = ", ".join([*(field.name for field in dataclasses.fields(Parameters)), "initial_epoch"])
-SCHEMES = "model:, soft:, sim:, shm:, uio:, serial:"
+SCHEMES = "model:, soft:, sim:, shm:, uio:, bloomgate:, serial:"
 
 
 def test_every_parameter() -> None:

@@ -1,19 +1,22 @@
-"""``uio:``, the gateware in the FPGA of a board that runs Linux: every page through its own UIO node.
+"""``uio:`` and ``bloomgate:``, the gateware in the FPGA of a board that runs Linux: a node for every page.
 
 URLs::
 
     uio:                    the whole device: page 0 and every slot
     uio:slot=3              slot 3 alone, for a user who may not touch another page
     uio:root=/tmp/fake      put before every path of the system, for tests (also uio:slot=3,root=/tmp/fake)
+    bloomgate:              the same three through the kernel module
 
-The nodes are found by name in ``/sys/class/uio`` (``bloomgate-control``, ``bloomgate-slot3``); the device-tree overlay
-of ``firmware/devicetree`` makes them and the udev rule gives each to the group of its name. A page belongs to one
-process at a time (flock). Registers are accessed by :mod:`bloomgate.libbloomgate`, 32 bits at a time, and not before
-Linux says that the fabric is configured: an access that nothing answers would stall the processor for ever.
+``uio:`` finds its nodes by name in ``/sys/class/uio`` (``bloomgate-control``, ``bloomgate-slot3``); the device-tree
+overlay of ``firmware/devicetree`` makes them. ``bloomgate:`` has those of the kernel module of ``firmware/linux``:
+``/dev/bloomgate-slot3``. The udev rule gives each to the group of its name. A page belongs to one process at a time.
+Registers are accessed by :mod:`bloomgate.libbloomgate`, 32 bits at a time, and not before Linux says that the fabric is
+configured: an access that nothing answers would stall the processor for ever.
 
 A process with one slot does not see page 0, so it knows less:
 
-* Version and geometry come from ``/run/bloomgate/device.json``, which ``bloomgate load`` writes, or from the URL.
+* Version and geometry come from the kernel module; with ``uio:`` from ``/run/bloomgate/device.json``, which
+  ``bloomgate load`` writes, or from the URL.
 * ``last_timestamp()`` is the newest timestamp that this process knows of. ``published`` is that of this process:
   commits of others hold it back, which costs aborts and never correctness. Processes that share data need a
   publication that they share too.
@@ -55,7 +58,11 @@ CONTROL_NODE = "bloomgate-control"
 #: What the owner of page 0 tells those who may not read it.
 IDENTITY_FILE = Path("run", "bloomgate", "device.json")
 
-_DESCRIPTION = "the gateware in the FPGA, through Linux UIO nodes"
+#: What :meth:`Device.info` says of each way to the registers.
+_DESCRIPTIONS = {
+    "uio": "the gateware in the FPGA, through Linux UIO nodes",
+    "bloomgate": "the gateware in the FPGA, through the kernel module",
+}
 
 
 def slot_node(slot: int) -> str:
@@ -63,30 +70,36 @@ def slot_node(slot: int) -> str:
     return f"bloomgate-slot{slot}"
 
 
-def open_uio(path: str, *, expected: Optional[Parameters], initial_epoch: int, url: str) -> Device:
-    """The device that a ``uio:`` URL names. ``path``: what is between the scheme and the question mark."""
+def open_uio(way: str, path: str, *, expected: Optional[Parameters], initial_epoch: int, url: str) -> Device:
+    """The device that a URL names. ``way``: its scheme. ``path``: what is between that and the question mark."""
     options: dict[str, str] = {}
     for part in path.split(",") if path else []:
         name, _, value = part.partition("=")
         if name not in ("slot", "root") or name in options or not value:
-            raise DeviceURLError(f"a uio: URL can have slot=NUMBER and root=FOLDER, not {part!r}, in {url!r}")
+            raise DeviceURLError(f"a {way}: URL can have slot=NUMBER and root=FOLDER, not {part!r}, in {url!r}")
         options[name] = value
     root = options.get("root", "")
     if "slot" not in options:
-        return UioDevice(root=root, expected=expected, initial_epoch=initial_epoch)
+        return UioDevice(root=root, expected=expected, initial_epoch=initial_epoch, way=way)
     if not (options["slot"].isascii() and options["slot"].isdigit()):
         raise DeviceURLError(f"slot must be a number, not {options['slot']!r}, in {url!r}")
     if initial_epoch:
         raise DeviceURLError(f"initial_epoch is for the owner of page 0, not of one slot, in {url!r}")
-    return UioSlotDevice(int(options["slot"]), root=root, parameters=expected)
+    return UioSlotDevice(int(options["slot"]), root=root, parameters=expected, way=way)
 
 
 class UioBus(RegisterBus):
     """The pages of the device, each mapped when it is first used. 32-bit accesses only."""
 
-    def __init__(self, *, root: str = "") -> None:
-        """``root``: put before every path of the system. Raises DeviceUnavailable without page 0."""
+    def __init__(self, *, root: str = "", way: str = "uio") -> None:
+        """``root``: put before every path of the system. ``way``: "uio", or "bloomgate" for the kernel module.
+
+        Raises DeviceUnavailable without page 0.
+        """
         self._ffi, self._lib = library()
+        self._way = way
+        #: The kernel's interrupt handler clears the causes itself.
+        self.takes_causes = way == "bloomgate"
         self._root = root
         self._windows: dict[int, Any] = {}
         self._closed = False
@@ -110,9 +123,13 @@ class UioBus(RegisterBus):
         return list(self._ffi.unpack(target, words))
 
     def wait_interrupt(self, seconds: float) -> bool:
-        """Unmask the interrupt, and wait for it; False when it does not come."""
+        """Unmask the interrupt, and wait for it; False when it does not come.
+
+        The kernel module needs no unmasking: it disables the causes when the interrupt comes.
+        """
         window = self._window(0)
-        self._check(self._lib.bloomgate_uio_unmask(window))
+        if self._way == "uio":
+            self._check(self._lib.bloomgate_uio_unmask(window))
         status = self._lib.bloomgate_uio_wait(window, int(seconds * 1000), self._ffi.new("uint32_t *"))
         if status == self._lib.BLOOMGATE_E_TIMEOUT:
             return False
@@ -130,7 +147,7 @@ class UioBus(RegisterBus):
         if window is None:
             if self._closed:
                 raise DeviceClosed("the device is closed; open it again with bloomgate.open_device()")
-            window = _open_node(CONTROL_NODE if page == 0 else slot_node(page - 1), self._root)
+            window = _open_node(CONTROL_NODE if page == 0 else slot_node(page - 1), self._root, self._way)
             self._windows[page] = window
         return window
 
@@ -142,16 +159,27 @@ class UioBus(RegisterBus):
 class UioDevice(ProgrammedIODevice):
     """The whole device: the driver for programmed I/O over UIO."""
 
-    def __init__(self, *, root: str = "", expected: Optional[Parameters] = None, initial_epoch: int = 0) -> None:
-        """``expected``: the geometry that it must have.
+    def __init__(
+        self,
+        *,
+        root: str = "",
+        expected: Optional[Parameters] = None,
+        initial_epoch: int = 0,
+        way: str = "uio",
+    ) -> None:
+        """``expected``: the geometry that it must have. ``way``: see :class:`UioBus`.
 
         Raises what ProgrammedIODevice raises, and DeviceUnavailable.
         """
         self._require_epoch(initial_epoch)
         #: The bus, for what the driver does not do.
-        self.bus = UioBus(root=root)
+        self.bus = UioBus(root=root, way=way)
         super().__init__(
-            self.bus, backend="uio", description=_DESCRIPTION, expected=expected, initial_epoch=initial_epoch
+            self.bus,
+            backend=way,
+            description=_DESCRIPTIONS[way],
+            expected=expected,
+            initial_epoch=initial_epoch,
         )
 
     def _after_fork(self) -> None:
@@ -163,19 +191,22 @@ class UioDevice(ProgrammedIODevice):
 class UioSlotDevice(Device):
     """One slot. Its threads take turns. The module's text says what a device without page 0 cannot do."""
 
-    def __init__(self, slot: int, *, root: str = "", parameters: Optional[Parameters] = None) -> None:
-        """``parameters``: the geometry, where nobody has left it in ``/run/bloomgate/device.json``.
+    def __init__(self, slot: int, *, root: str = "", parameters: Optional[Parameters] = None, way: str = "uio") -> None:
+        """``parameters``: the geometry, where nobody has left it in ``/run/bloomgate/device.json``, else a check of it.
 
         Raises DeviceUnavailable, or VersionMismatch for gateware that this host does not speak with.
         """
-        version, found, epoch = _read_identity(root, parameters)
-        if slot >= found.slots:
-            raise DeviceUnavailable(f"there is no slot {slot}: the device has {found.slots}")
         self._ffi, self._lib = library()
-        self._version = version
-        self._number = slot
+        self._way, self._number = way, slot
         self._lock = threading.Lock()
-        self._window = _open_node(slot_node(slot), root)
+        if way == "uio":
+            self._version, found, newest = _read_identity(root, parameters)
+            if slot >= found.slots:
+                raise DeviceUnavailable(f"there is no slot {slot}: the device has {found.slots}")
+            self._window = _open_node(slot_node(slot), root, way)
+        else:
+            self._window = _open_node(slot_node(slot), root, way)
+            self._version, found, newest = _ask_module(self._window, parameters)
         self._slot = self._ffi.new("struct bloomgate_slot *")
         geometry = self._ffi.new(
             "struct bloomgate_geometry *",
@@ -190,7 +221,7 @@ class UioSlotDevice(Device):
         if status != self._lib.BLOOMGATE_OK:
             self._lib.bloomgate_close(self._window)
             raise DeviceTimeout(f"slot {slot} did not decide its last request; reset or reload the device")
-        self._newest = max(found.timestamp(epoch, 0), self._left_behind(found))
+        self._newest = max(newest, self._left_behind(found))
         self._counts = {"commits": 0, **{f"aborts_{reason.name.lower()}": 0 for reason in Reason}}
         super().__init__(found, self._newest)
 
@@ -239,11 +270,11 @@ class UioSlotDevice(Device):
     def info(self) -> DeviceInfo:
         self._require_open()
         return DeviceInfo(
-            backend="uio",
+            backend=self._way,
             version=self._version,
             parameters=self.parameters,
             max_request_keys=self.parameters.aperture_depth,
-            description=f"slot {self._number} of {_DESCRIPTION}",
+            description=f"slot {self._number} of {_DESCRIPTIONS[self._way]}",
         )
 
     def stats(self) -> Mapping[str, int]:
@@ -313,17 +344,18 @@ def _text(status: int) -> str:
     return text
 
 
-def _open_node(name: str, root: str) -> Any:
+def _open_node(name: str, root: str, way: str) -> Any:
     """The window of a node. Raises DeviceUnavailable, DeviceInUse."""
     ffi, lib = library()
     window = ffi.new("struct bloomgate_window *")
-    status = lib.bloomgate_uio_open(window, os.fsencode(root), name.encode("ascii"))
+    opener = lib.bloomgate_uio_open if way == "uio" else lib.bloomgate_module_open
+    status = opener(window, os.fsencode(root), name.encode("ascii"))
     if status != lib.BLOOMGATE_OK:
         said = _text(status)
         if status == lib.BLOOMGATE_E_SYSTEM:
             said += f"; its users are the members of the group {name}"
         kind = DeviceInUse if status == lib.BLOOMGATE_E_IN_USE else DeviceUnavailable
-        raise kind(f"the UIO node {name}: {said}")
+        raise kind(f"the node {name}: {said}")
     return window
 
 
@@ -333,8 +365,36 @@ def identity(version: tuple[int, int, int], parameters: Parameters, epoch: int) 
     return json.dumps(document, indent=2) + "\n"
 
 
+def _ask_module(window: Any, parameters: Optional[Parameters]) -> tuple[tuple[int, int, int], Parameters, int]:
+    """Version, geometry and newest timestamp, from the kernel module. Closes the window if they will not do."""
+    ffi, lib = library()
+    geometry, timestamp = ffi.new("struct bloomgate_geometry *"), ffi.new("uint64_t *")
+    try:
+        status = lib.bloomgate_module_info(window, geometry, timestamp)
+        if status != lib.BLOOMGATE_OK:
+            raise VersionMismatch(_text(status))
+        found = Parameters(
+            K=geometry.tables,
+            D=1 << geometry.log2_rows,
+            timestamp_bits=geometry.timestamp_bits,
+            key_bits=geometry.key_bits,
+            slots=geometry.slots,
+            aperture_depth=geometry.aperture_depth,
+            hash_seed=geometry.hash_seed,
+        )
+        if parameters is not None and parameters != found:
+            raise VersionMismatch(f"the gateware was built as {found}, not {parameters}")
+    except BaseException:
+        lib.bloomgate_close(window)
+        raise
+    return (geometry.major, geometry.minor, geometry.patch), found, timestamp[0]
+
+
 def _read_identity(root: str, parameters: Optional[Parameters]) -> tuple[tuple[int, int, int], Parameters, int]:
-    """Version, geometry and epoch. ``parameters``: the geometry that it must have, or has if nobody says it."""
+    """Version, geometry and first timestamp.
+
+    ``parameters``: the geometry that it must have, or has if nobody says it.
+    """
     path = Path(root or "/", IDENTITY_FILE)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -356,4 +416,4 @@ def _read_identity(root: str, parameters: Optional[Parameters]) -> tuple[tuple[i
         raise VersionMismatch(f"the gateware speaks version {major}.{minor}.{patch}, and this host {VERSION}")
     if parameters is not None and parameters != found:
         raise VersionMismatch(f"the gateware was built as {found}, not {parameters}")
-    return (major, minor, patch), found, epoch
+    return (major, minor, patch), found, found.timestamp(epoch, 0)

@@ -83,7 +83,7 @@ def _declarations() -> str:
 def _cached() -> Path:
     """The library in the user's cache, compiled now if it is not there."""
     digest = hashlib.sha256()
-    for path in (*SOURCES, *sorted(_HERE.glob("*.h")), INCLUDE / "bloomgate_registers.h"):
+    for path in (*SOURCES, *sorted(_HERE.glob("*.h")), *sorted(INCLUDE.glob("*.h"))):
         digest.update(path.read_bytes())
     configured = os.environ.get("XDG_CACHE_HOME", "")
     folder = Path(configured if os.path.isabs(configured) else os.path.expanduser("~/.cache"), "bloomgate")

@@ -37,7 +37,7 @@ enum bloomgate_status {
     BLOOMGATE_E_SYSTEM = -1,
     /* There is no UIO node of that name, or it is not at the address that the name stands for. */
     BLOOMGATE_E_NO_NODE = -2,
-    /* Another process has the node open through this library. */
+    /* Another process has the page open. */
     BLOOMGATE_E_IN_USE = -3,
     /* The fabric is not configured, or nothing tells that it is: an access could stall the processor for ever. */
     BLOOMGATE_E_FABRIC = -4,
@@ -99,6 +99,16 @@ int bloomgate_uio_open(struct bloomgate_window *window, const char *root, const 
 void bloomgate_close(struct bloomgate_window *window);
 
 /*
+ * The same with the kernel module (firmware/linux): its device of that name, /dev/bloomgate-slot3. The module sees to
+ * it that the fabric is there and that a page is open once. `bloomgate_module_info` says what the device is, also to
+ * the owner of a slot, who cannot read page 0; `timestamp` is the newest one.
+ */
+struct bloomgate_geometry;
+int bloomgate_module_open(struct bloomgate_window *window, const char *root, const char *name);
+int bloomgate_module_info(const struct bloomgate_window *window, struct bloomgate_geometry *geometry,
+                          uint64_t *timestamp);
+
+/*
  * UIO masks the interrupt when it comes and when the driver starts: unmask, then wait. `bloomgate_uio_wait` stores the
  * number of interrupts since the start of the driver, or returns BLOOMGATE_E_TIMEOUT.
  */
@@ -119,6 +129,8 @@ struct bloomgate_error {
 };
 
 int bloomgate_identify(const struct bloomgate_window *control, struct bloomgate_geometry *geometry);
+/* The same from the five words that bloomgate_identify reads: IDENTIFICATION to HASH_SEED. */
+int bloomgate_geometry_of(const uint32_t *words, struct bloomgate_geometry *geometry);
 /* The newest timestamp assigned. */
 int bloomgate_last_timestamp(const struct bloomgate_window *control, const struct bloomgate_geometry *geometry,
                              uint64_t *timestamp);

@@ -32,11 +32,13 @@ static int await(const struct bloomgate_window *control, uint32_t offset, uint32
 
 int bloomgate_identify(const struct bloomgate_window *control, struct bloomgate_geometry *geometry)
 {
-    uint32_t words[5]; /* IDENTIFICATION, VERSION, GEOMETRY, CAPACITY, HASH_SEED */
+    uint32_t words[5];
     int status = bloomgate_read(control, BLOOMGATE_CONTROL_IDENTIFICATION, words, 5);
-    if (status != BLOOMGATE_OK) {
-        return status;
-    }
+    return status == BLOOMGATE_OK ? bloomgate_geometry_of(words, geometry) : status;
+}
+
+int bloomgate_geometry_of(const uint32_t *words, struct bloomgate_geometry *geometry)
+{
     if (words[0] != BLOOMGATE_IDENTIFICATION) {
         return BLOOMGATE_E_IDENTIFICATION;
     }

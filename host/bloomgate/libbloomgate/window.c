@@ -61,7 +61,7 @@ const char *bloomgate_message(int status)
     case BLOOMGATE_E_SYSTEM:
         return "the system refused; errno says why";
     case BLOOMGATE_E_NO_NODE:
-        return "there is no UIO node for that page at its address; load the device-tree overlay";
+        return "there is no node for that page at its address; load the device-tree overlay";
     case BLOOMGATE_E_IN_USE:
         return "another process uses that page";
     case BLOOMGATE_E_FABRIC:

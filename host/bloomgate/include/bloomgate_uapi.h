@@ -23,7 +23,7 @@ struct bloomgate_info {
     /* Of the slot's queue; doorbells carry it. 0 for page 0. */
     __u32 generation;
     __u32 buffer_bytes;
-    /* The newest timestamp when the slot was opened. */
+    /* The newest timestamp. */
     __u32 epoch, count;
 };
 
