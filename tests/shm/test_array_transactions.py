@@ -361,7 +361,7 @@ def test_a_long_transaction_is_not_starved(segment) -> None:
         total = 0
         for index in range(len(array)):
             total += array[index]
-            time.sleep(0.0005)
+            time.sleep(0.003)
         array[0] += 1
         return total
 
@@ -369,13 +369,12 @@ def test_a_long_transaction_is_not_starved(segment) -> None:
         while not any(array):
             assert all(process.poll() is None for process in members)
             time.sleep(0.001)
-        for _ in range(3):
-            long()
+        long()
     finally:
         for process in members:
             process.kill()
             process.communicate()
-    assert len(attempts) > 3, "nobody was in its way"
+    assert len(attempts) > 1, "nobody was in its way"
 
 
 def test_a_turn_ends_with_the_time(segment) -> None:
