@@ -404,6 +404,7 @@ OTHER = """
 import sys, bloomgate
 bloomgate.use_device(sys.argv[1])
 array = bloomgate.SharedArray("array", 2)
+print("ready", flush=True)
 sys.stdin.read()
 array[0] = 7
 """
@@ -416,6 +417,7 @@ def test_waiting_for_another_process_needs_no_thread(soft) -> None:
     other = subprocess.Popen(
         [sys.executable, "-c", OTHER, f"shm:{name}"],
         stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(Path(stm.__file__).parents[2])},
     )
 
@@ -436,11 +438,13 @@ def test_waiting_for_another_process_needs_no_thread(soft) -> None:
         return await asyncio.gather(*waiting)
 
     try:
+        assert other.stdout.readline() == b"ready\n"
         # More transactions than threads.
         assert aio.run(asyncio.wait_for(main(), LIMIT), workers=1) == [7] * 5
         assert other.wait(LIMIT) == 0
     finally:
         other.kill()
         other.wait()
+        other.stdout.close()
         stm.use_device(None)
         Path(f"/dev/shm/bloomgate-{name}").unlink(missing_ok=True)
