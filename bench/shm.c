@@ -54,18 +54,15 @@ static bool request(bg_client *client, bg_device *server, uint32_t reads, uint32
     uint32_t words[WORDS], payload[BG_COMPLETION_BEATS];
     prepare(client, reads, writes, words);
     int index = path_submit(client, words);
-    while (index < 0) {
-        /* Commits that others have not published are in the way of a free entry. */
-        sched_yield();
-        bg_release(client, client->head);
-        index = path_submit(client, words);
-    }
     if (server != NULL) {
         poll_doorbells(&client->ring);
         serve_one(server, &client->ring);
     }
-    if (!path_complete(client, payload))
+    if (index < 0)
         exit(3);
+    /* Commits that others have not published can be in the way. */
+    while (!path_complete(client, payload))
+        sched_yield();
     if (payload[0] & BG_VERDICT_TIMESTAMPED) {
         uint64_t timestamp = ((uint64_t)payload[1] << 32) + payload[2];
         while (timestamp - bg_published(client->segment->publication) > BG_WRITTEN_BACK / 2)

@@ -21,7 +21,7 @@ from bloomgate.shm.segment import path_of, remove
 
 from bench.report import Figure, at_least, at_most
 
-REQUESTS = 400_000
+REQUESTS = 2_000_000
 REPETITIONS = 3
 READS, WRITES = 8, 2
 CLIENTS = 4

@@ -7,8 +7,11 @@
 /* Looks at the completion before a waiter yields the processor, and yields before it sleeps. */
 #define COLLECT_SPINS 400
 #define COLLECT_YIELDS 20
-/* Of that many looks without a server, one tries the mutex. */
-#define LOOKS_PER_TRY 8
+/* Without a server: pauses between two attempts at the mutex, of which each is twice as long as the one before, so that
+ * who has the mutex and the filter in its cache can go on for a while; then attempts before it sleeps. */
+#define FIRST_PAUSE 16
+#define LONGEST_PAUSE 1024
+#define TRIES 40
 
 enum { PRIVATE, SERVERLESS, SERVED };
 
@@ -123,13 +126,16 @@ static bool collect_private(bg_client *client, uint32_t index, uint32_t *payload
 }
 
 static bool collect_serverless(bg_client *client, uint32_t index, uint64_t ns, uint32_t *payload) {
-    for (uint32_t look = 0; look < COLLECT_SPINS + COLLECT_YIELDS; look++) {
-        if (look % LOOKS_PER_TRY == 0 && decide_until(client, index, 0, payload))
+    uint32_t pause = FIRST_PAUSE;
+    for (uint32_t attempt = 0; attempt < TRIES; attempt++) {
+        if (decide_until(client, index, 0, payload))
             return true;
+        for (uint32_t i = 0; i < pause; i++)
+            relax();
         if (completed(&client->ring, client->owner, index, payload))
             return true;
-        if (look < COLLECT_SPINS)
-            relax();
+        if (pause < LONGEST_PAUSE)
+            pause *= 2;
         else
             sched_yield();
     }
@@ -209,14 +215,10 @@ static void bg_release(bg_client *client, uint32_t index) {
     }
 }
 
-/* Both, for a client that collects its requests in their order. */
+/* Both for the oldest submission, for a client that collects its requests in their order and does not use bg_release().
+ * Returns 0 also while the entry cannot be freed. */
 static int bg_take(bg_client *client, uint64_t ns, uint32_t *payload) {
-    uint32_t index = client->head;
-    if (!bg_collect(client, index, ns, payload))
-        return 0;
-    if (!free_oldest(client, payload))
-        client->released[place_of(&client->ring, index)] = true;
-    return 1;
+    return bg_collect(client, client->head, ns, payload) && free_oldest(client, payload);
 }
 
 /* For tests: what a slot page and page 0 can do, as the gateware would have it. */
