@@ -195,6 +195,21 @@ def test_a_program_against_the_installed_library(unpacked, tmp_path, board):
     assert "stale: abort, reason 1, key 10" in result.stdout
 
 
+def test_the_module_of_the_package_builds(unpacked, tmp_path):
+    """As DKMS does it, with Debian's headers; every warning is an error."""
+    trees = sorted(Path("/usr/src").glob("linux-headers-*-a*64"))
+    if not trees or shutil.which("make") is None:
+        pytest.skip("no kernel headers: apt-get install linux-headers-amd64 make")
+    folder = tmp_path / "source"
+    shutil.copytree(unpacked / "usr" / "src" / f"bloomgate-{__version__}", folder)
+    configuration = (folder / "dkms.conf").read_text()
+    assert f'PACKAGE_VERSION="{__version__}"' in configuration
+    command = re.search(r'MAKE\[0\]="(.*)"', configuration).group(1).replace("$kernel_source_dir", str(trees[-1]))
+    environment = {name: value for name, value in os.environ.items() if "MAKE" not in name and name != "MFLAGS"}
+    run(*command.split(), cwd=folder, env=environment)
+    assert (folder / "bloomgate.ko").exists()
+
+
 def test_the_python_package_of_the_deb_runs(unpacked, tmp_path):
     """With this machine's library in the place of the board's."""
     site = tmp_path / "site"
