@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Optional, Union
 
 from bloomgate.devicetree import base_overlay, module_overlay, static_overlay, uio_overlay
+from bloomgate.libbloomgate import declarations_module
 from bloomgate.markdown import bits, diagram, table
 from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.queue_documentation import queue_documentation
@@ -407,6 +408,7 @@ def _enum_table(members: type[IntEnum], what: str) -> Iterator[str]:
 FILES = {
     "host/bloomgate/include/bloomgate_registers.h": c_header,
     "host/bloomgate/include/bloomgate_serial.h": serial_header,
+    "host/bloomgate/libbloomgate/_declarations.py": declarations_module,
     "docs/registers.md": documentation,
     "docs/queues.md": queue_documentation,
     "firmware/devicetree/bloomgate.dtso": uio_overlay,

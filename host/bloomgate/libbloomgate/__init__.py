@@ -1,12 +1,17 @@
 """libbloomgate from Python: the C library behind cffi's ABI mode, so that no interpreter's headers are needed.
 
+``_declarations.py`` is ``bloomgate.h`` as cffi has parsed it; ``make generate`` writes it. Parsing at run time would
+take seconds on the board.
+
 A Debian package brings the library compiled, beside this file. Elsewhere the C compiler makes it at first use, into
 ``$XDG_CACHE_HOME/bloomgate`` (``~/.cache/bloomgate``), under a hash of its sources.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import platform
 import re
@@ -21,7 +26,7 @@ from typing import Any, Optional
 
 from bloomgate.errors import CompilerMissing
 
-__all__ = ["FLAGS", "INCLUDE", "SOURCES", "compile_library", "library"]
+__all__ = ["FLAGS", "INCLUDE", "SOURCES", "compile_library", "declarations_module", "library"]
 
 _HERE = Path(__file__).resolve().parent
 #: Where bloomgate_registers.h is; bloomgate.h is beside this file.
@@ -46,10 +51,8 @@ def library() -> tuple[Any, Any]:
     global _loaded
     with _loading:
         if _loaded is None:
-            import cffi
+            from bloomgate.libbloomgate._declarations import ffi
 
-            ffi = cffi.FFI()
-            ffi.cdef(_declarations())
             _loaded = ffi, ffi.dlopen(str(_INSTALLED if _INSTALLED.exists() else _cached()))
         return _loaded
 
@@ -74,10 +77,19 @@ def compile_library(target: Path, compiler: list[str]) -> None:
         os.replace(made, target)
 
 
-def _declarations() -> str:
-    """``bloomgate.h`` as cffi reads C: without a preprocessor and without C++."""
-    text = (_HERE / "bloomgate.h").read_text(encoding="utf-8")
-    return re.sub(r"(?ms)^#ifdef __cplusplus.*?^#endif|^#[^\n]*$", "", text)
+def declarations_module() -> str:
+    """The text of ``_declarations.py``: ``bloomgate.h`` without its preprocessor lines, parsed by cffi."""
+    import cffi
+
+    header = (_HERE / "bloomgate.h").read_text(encoding="utf-8")
+    ffi = cffi.FFI()
+    ffi.cdef(re.sub(r"(?ms)^#ifdef __cplusplus.*?^#endif|^#[^\n]*$", "", header))
+    ffi.set_source("bloomgate.libbloomgate._declarations", None)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "_declarations.py")
+        with contextlib.redirect_stdout(io.StringIO()):  # cffi prints what it writes
+            ffi.emit_python_code(str(path))
+        return path.read_text(encoding="ascii")
 
 
 def _cached() -> Path:
