@@ -5,7 +5,7 @@ import random
 from bench_requests import key_pool, random_sets, random_snapshot, stream
 from bloomgate.h3 import H3
 from bloomgate.queue_layout import FORMAT, MAX_READ_KEYS, SUBMISSION, log_area_offset
-from bloomgate.registers import CONTROL_PAGE, ErrorCode
+from bloomgate.registers import CONTROL_PAGE, SLOT_PAGE, ErrorCode
 from bloomgate.verdict import Reason
 from cocotb.triggers import gather
 from queues import QueueClient, queue_clients
@@ -18,6 +18,7 @@ if FULL:
 _RESPONSES = {"SLVERR": SLVERR, "DECERR": DECERR}
 _WORDS = {word.name: word for word in SUBMISSION}
 _PENDING = CONTROL_PAGE.register("INTERRUPT_PENDING")
+_VERDICT = SLOT_PAGE.register("VERDICT")
 _COALESCE = CONTROL_PAGE.register("COALESCE")
 
 
@@ -255,10 +256,9 @@ async def bus_errors(testbench):
                 sets = {"reads": [1] * 9, "writes": [2] * 7, "commutes": [3] * 5}
                 request = client.prepare(testbench.newest, **sets)
                 if kind == "entry":
-                    # The error log says where the entry is, not which beat of it. Not the first one, whose number
-                    # the completion could not repeat.
+                    # The error log says where the entry is, not which beat of it.
                     request.bus_error = client.base + request.index % client.parameters.queue_entries * 32
-                    place = request.bus_error + 8 * random.randrange(1, 4)
+                    place = request.bus_error + 8 * random.randrange(4)
                 else:
                     log = kind.split()[0]
                     offset = request.entry[_WORDS[f"{log}_OFFSET"].word]
@@ -268,6 +268,9 @@ async def bus_errors(testbench):
                 memory.errors.append((place, place + 8, response))
                 await client.ring()
                 assert (await client.collect()).reason is Reason.BUS_ERROR
+                if kind == "entry":
+                    # Its number may not have been read.
+                    request.number = _VERDICT["REQUEST"].extract(request.words[0])
                 testbench.cover.hit("bus error", f"{name} {kind}")
                 memory.errors.clear()
                 # It can be submitted again.
