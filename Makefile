@@ -155,6 +155,11 @@ cocotb: system-test $(INSTALLED) ## the long campaign of the cocotb testbenches,
 	$(call step,cocotb testbenches$(comma) the long campaign)
 	@BLOOMGATE_COCOTB=full $(PYTHON) -m pytest tests/cocotb $(PYTEST_ARGS)
 
+.PHONY: crashes
+crashes: system-test $(INSTALLED) ## kill and stop processes on shared memory, 10000 times
+	$(call step,clients of shared memory killed and stopped)
+	@BLOOMGATE_KILLS=10000 $(PYTHON) -m pytest --timeout 3600 tests/shm/test_array_members.py $(PYTEST_ARGS)
+
 # -- cleaning -----------------------------------------------------------------------------
 
 .PHONY: clean

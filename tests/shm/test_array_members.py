@@ -1,7 +1,6 @@
 """A bank over several processes that are killed and stopped, at every named step and at random.
 
-BLOOMGATE_KILLS sets how often members are killed or stopped at random (default 150); a campaign:
-``BLOOMGATE_KILLS=10000 pytest tests/shm/test_array_members.py``.
+BLOOMGATE_KILLS sets how often members are killed or stopped at random (default 150); ``make crashes`` is a campaign.
 """
 
 import os
