@@ -95,7 +95,7 @@ def test_many_connections(device) -> None:
 def test_more_than_the_protocol_can_take(soft, monkeypatch) -> None:
     """The transport stops to read while the protocol lags behind, and goes on."""
     size, paused, go = 4 << 20, [], threading.Event()
-    received = TVar(0)
+    received, lost = TVar(0), TVar(0)
     monkeypatch.setattr(aio, "_MANY", 2)
     monkeypatch.setattr(aio, "_FEW", 1)
 
@@ -108,6 +108,9 @@ def test_more_than_the_protocol_can_take(soft, monkeypatch) -> None:
             received.value += len(data)
             if received.value == size:
                 self.transport.write(b"all")
+
+        def connection_lost(self, error) -> None:
+            lost.value += 1
 
     original = aio._Connection._reading
 
@@ -126,6 +129,8 @@ def test_more_than_the_protocol_can_take(soft, monkeypatch) -> None:
         answer = await reader.readexactly(3)
         writer.close()
         await writer.wait_closed()
+        while not lost.value:
+            await asyncio.sleep(0)
         server.close()
         await server.wait_closed()
         return answer
