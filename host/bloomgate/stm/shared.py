@@ -342,7 +342,7 @@ class _Turns(threading.local):
         waited = publication.hold_back()
         while True:
             thread, end = _turn_here[0]
-            left = end - time.monotonic()
+            left = end - time.monotonic() if end else 0.0
             if left <= 0 or thread == threading.get_ident():
                 return waited
             waited = True
