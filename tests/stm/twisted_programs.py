@@ -1,8 +1,9 @@
 """Twisted programs as people write them, which know nothing of transactions, on the reactor of choice.
 
-``python tests/stm/twisted_programs.py [bloomgate] PROGRAM`` prints what must not depend on the reactor.
+``python tests/stm/twisted_programs.py default|bloomgate`` prints what must not depend on the reactor, as JSON.
 """
 
+import json
 import pathlib
 import sys
 
@@ -176,14 +177,20 @@ def order():
 PROGRAMS = {"chat": chat, "echo": echo, "order": order, "web": web}
 
 
-def main(name):
-    outcome = []
-    deferred = PROGRAMS[name]().addTimeout(LIMIT, reactor)
-    deferred.addBoth(outcome.append)
-    deferred.addBoth(lambda _: reactor.stop())
-    reactor.run()
-    print(outcome[0])
+@defer.inlineCallbacks
+def main():
+    outcomes = {}
+    for name, program in PROGRAMS.items():
+        outcome = yield program().addTimeout(LIMIT, reactor).addErrback(repr)
+        outcomes[name] = repr(outcome)
+    return outcomes
+
+
+def end(outcomes):
+    print(json.dumps(outcomes) if isinstance(outcomes, dict) else outcomes)
+    reactor.stop()
 
 
 if __name__ == "__main__":
-    main(sys.argv[-1])
+    reactor.callWhenRunning(lambda: main().addBoth(end))
+    reactor.run()
