@@ -50,6 +50,16 @@ $(INSTALLED): $(LOCKED) pyproject.toml $(NATIVE)
 	@sh tools/pip-install.sh $(VENV) --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# Without PyPy there is no stamp, so that one which is installed later is found.
+PYPY := build/pypy/.installed
+
+$(PYPY): tests/pypy-requirements.lock tools/make-pypy.sh | system-test $(INSTALLED)
+	@sh tools/make-pypy.sh $(VENV) $(@D) $<
+	@if [ -d $(@D) ]; then touch $@; fi
+
+.PHONY: pypy
+pypy: $(PYPY) ## an environment in which tests run on PyPy, if there is one (build/pypy)
+
 .PHONY: lock
 lock: system-demo ## choose the newest allowed packages again and write requirements.lock
 	@sh tools/lock.sh "$(PYTHON3)"

@@ -1,5 +1,7 @@
 """The backends that the contract tests run on. A new backend is one more entry of BACKENDS."""
 
+from __future__ import annotations
+
 import importlib.util
 from dataclasses import dataclass
 

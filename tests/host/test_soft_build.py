@@ -1,5 +1,7 @@
 """soft: where it was not compiled at installation: compiled once, or a message that says what is missing."""
 
+from __future__ import annotations
+
 import os
 import re
 import shutil

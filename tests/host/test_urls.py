@@ -1,5 +1,7 @@
 """open_device: what a URL can say, and the message for each that says something else."""
 
+from __future__ import annotations
+
 import dataclasses
 import re
 import subprocess

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from queue import Empty, Full
 
-import numpy
 import pytest
 from bloomgate import stm
 from bloomgate.stm import TArray, TCounter, TDeque, TDict, TList, TQueue, TSet, TVar, atomic, irrevocable, retry
@@ -52,6 +51,9 @@ def outcome(container, name, arguments):
 
 def run_both(operations, ours, builtin) -> None:
     for name, *arguments in operations:
+        if not hasattr(builtin, name):
+            # PyPy's dict of Python 3.9 has no __ror__.
+            continue
         expected = outcome(builtin, name, arguments)
         found = outcome(ours, name, arguments)
         assert found == expected, (name, arguments)
@@ -169,7 +171,8 @@ def test_array_as_the_builtin(operations) -> None:
 #: What containers do not have of their counterparts, or have in another way.
 OTHERWISE = {
     # Python's own, not part of the behaviour.
-    "": "__class_getitem__ __getattribute__ __getstate__ __hash__ __init__ __new__ __sizeof__ __repr__",
+    "": "__class_getitem__ __getattribute__ __getstate__ __hash__ __init__ __new__ __sizeof__ __repr__"
+    " __doc__ __init_subclass__ __module__ __subclasshook__ __weakref__",
     # Refused: they are private to the process.
     "copy and pickle": "__copy__ __deepcopy__ __reduce__ __reduce_ex__",
     # Which element is not said.
@@ -177,7 +180,7 @@ OTHERWISE = {
     "deque": "maxlen",
     # A TArray keeps its length, and has no address.
     "array": "append extend frombytes fromfile fromlist fromunicode insert pop remove __delitem__ __iadd__ __imul__"
-    " buffer_info tounicode tofile typecode itemsize __buffer__ __release_buffer__",
+    " buffer_info tounicode tofile typecode itemsize __radd__ __buffer__ __release_buffer__",
 }
 
 
@@ -190,7 +193,7 @@ def test_every_method_of_the_builtin_is_tried(ours, builtin, tried) -> None:
     methods = {name for name in dir(builtin) if getattr(builtin, name) is not getattr(object, name, None)}
     names = {name for kind in ("", "copy and pickle", builtin.__name__) for name in OTHERWISE.get(kind, "").split()}
     exercised = {name for names, _ in tried for name in names}
-    assert methods - names - {"__doc__", "__init_subclass__", "__module__", "__subclasshook__"} <= exercised
+    assert methods - names <= exercised
     for name in exercised:
         assert getattr(ours, name)
 
@@ -216,7 +219,7 @@ def test_an_array_keeps_its_length(soft) -> None:
 def test_a_full_deque_takes_no_more(soft) -> None:
     assert TDeque(maxlen=2).maxlen == 2
     assert repr(TDeque([1, 2, 3], maxlen=2)) == "TDeque([2, 3], maxlen=2)"
-    with pytest.raises(ValueError, match="maxlen"):
+    with pytest.raises(ValueError, match="non-negative"):
         TDeque(maxlen=-1)
 
 
@@ -243,7 +246,6 @@ def test_array(soft) -> None:
     assert values[-1] == 9.0
     assert values[::2] == array("d", [7, 9])
     assert memoryview(values.snapshot()).nbytes == 24
-    assert numpy.asarray(values).sum() == 24
     with pytest.raises(IndexError):
         values[3]
     with pytest.raises(ValueError, match="keeps its length"):
@@ -252,6 +254,11 @@ def test_array(soft) -> None:
         values[0] = "x"
     with pytest.raises(OverflowError):
         TArray("b", [1])[0] = 300
+
+
+def test_an_array_is_one_for_numpy(soft) -> None:
+    numpy = pytest.importorskip("numpy")
+    assert numpy.asarray(TArray("d", [7, 8, 9])).sum() == 24
 
 
 # Conflicts. Each pair: what one transaction does while another one does something else, and whether they conflict.

@@ -6,6 +6,8 @@ out are the lines "with lock:" outside of the commit protocol itself: a trace fu
 of the block and the release, where no asynchronous exception arrives, and nobody could release the lock any more.
 """
 
+from __future__ import annotations
+
 import ctypes
 import linecache
 import signal

@@ -8,7 +8,7 @@ import functools
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Callable, TypeVar
 
 from bloomgate.stm.context import here
 from bloomgate.stm.errors import ForbiddenIO, TransactionError
@@ -16,6 +16,8 @@ from bloomgate.stm.irrevocable import DeferredOutput
 from bloomgate.stm.turn import Turn
 
 __all__ = ["forbid_io", "watch"]
+
+T = TypeVar("T")
 
 _FORKS = frozenset(("os.fork", "os.forkpty"))
 #: Audit events that are input or output; those of a module by its name and a dot.
@@ -46,19 +48,35 @@ def watch() -> None:
     if not _watching:
         _watching = True
         sys.addaudithook(_audit)
+        if sys.implementation.name == "pypy":
+            # It does not audit forks.
+            os.fork, os.forkpty = _guarded(os.fork), _guarded(os.forkpty)
         if os.environ.get("BLOOMGATE_CHECK_IO"):
             _begin()
 
 
+def _check_fork() -> None:
+    if here.tx is not None and not (isinstance(here.tx, Turn) and here.tx.untouched):
+        raise TransactionError("a process cannot fork in the middle of a transaction: fork before or after it")
+
+
+def _guarded(fork: Callable[[], T]) -> Callable[[], T]:
+    @functools.wraps(fork)
+    def guarded() -> T:
+        _check_fork()
+        return fork()
+
+    return guarded
+
+
 def _audit(event: str, arguments: Any) -> None:
     if event in _FORKS:
-        if here.tx is not None and not (isinstance(here.tx, Turn) and here.tx.untouched):
-            raise TransactionError("a process cannot fork in the middle of a transaction: fork before or after it")
+        _check_fork()
     elif (
         _checking
         and (event in _IO or event.startswith(_IO_MODULES))
         # What is imported in a transaction is read by Python, not by the program.
-        and not sys._getframe(1).f_code.co_filename.startswith("<frozen importlib")
+        and "frozen importlib" not in sys._getframe(1).f_code.co_filename
     ):
         _refuse(event)
 

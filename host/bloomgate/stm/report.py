@@ -21,7 +21,6 @@ from bloomgate.verdict import Reason
 
 __all__ = ["Conflict", "Profile", "Report", "Trace", "profile", "profile_script", "run_script", "stats"]
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 #: Frames of a call site that are kept.
 _DEPTH = 3
 _UNKNOWN = "unknown: committed before the profile began"
@@ -36,6 +35,10 @@ def stats() -> dict[str, int]:
     ``versions_gone`` (attempts on shared data run again because their snapshot was too old).
     """
     return context.totals()
+
+
+# As it is in code objects: with ".." in it if the search path has one.
+_PACKAGE = os.path.dirname(os.path.dirname(stats.__code__.co_filename)) + os.sep
 
 
 def _site() -> str:

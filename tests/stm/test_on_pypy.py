@@ -1,0 +1,34 @@
+"""Tests of the host package, once more on PyPy: those that need no simulator, with a pytest for its Python 3.9."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PYPY = ROOT / "build" / "pypy" / "bin" / "python"
+#: What takes long on PyPy (simulators, and model:, which core_cases.py tries); a device in shared memory that is used
+#: after it was closed, which ends PyPy; and which type of integer a conflict key is.
+LEFT_OUT = "not sim and not shm and not odd_types and not model"
+HOST = "device_contract h3 parameters publication serialisability threads urls"
+STM = "containers core explicit gate guards queue report tutorial"
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("folder", "names"), [("host", HOST), ("stm", STM)], ids=["host", "stm"])
+def test_on_pypy(folder: str, names: str) -> None:
+    if not PYPY.exists():
+        pytest.skip("no PyPy with pytest, so only core_cases.py has run on PyPy: apt-get install pypy3 && make pypy")
+    files = [f"tests/{folder}/test_{name}.py" for name in names.split()]
+    result = subprocess.run(
+        [PYPY, "-B", "-m", "pytest", "-c", "tests/pypy.ini", "--rootdir", "tests", "-k", LEFT_OUT, *files],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "host")},
+        capture_output=True,
+        text=True,
+        timeout=380,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr
+    assert " passed" in result.stdout
