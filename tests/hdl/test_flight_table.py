@@ -1,0 +1,270 @@
+"""The flight table against plain Python: who is doomed by what, who is woken, what is logged."""
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+from bloomgate.parameters import LANES, Parameters
+from bloomgate_hdl.flight_table import FlightTable
+
+from tests.hdl.simulation import drive, simulate
+
+PARAMETERS = Parameters(K=2, D=16, timestamp_bits=8, key_bits=8, aperture_depth=4, slots=5)
+STROBES = ("begin", "end", "park", "unpark", "refuse", "floor_raised", "floor_by_slot", "epoch_ended", "fault")
+
+
+@dataclass
+class Slot:
+    in_flight: bool = False
+    logged: bool = False
+    revalidate: bool = False
+    doom: tuple | None = None
+    parked: bool = False
+    refused: bool = False
+    wakes: int = 0
+    #: What the page shows of the last doom or release.
+    shown: tuple = (0, 0, 0, 0)
+
+
+@dataclass
+class Expected:
+    """What bloomgate.in_flight says, an event at a time. A doom is (winner or None, key or None, epoch, count)."""
+
+    slots: list = field(default_factory=lambda: [Slot() for _ in range(PARAMETERS.slots)])
+    log: list = field(default_factory=list)
+    holder: int | None = None
+    now: tuple = (0, 0)
+
+    def doom(self, number, winner, key):
+        slot = self.slots[number]
+        if not slot.in_flight or number == self.holder:
+            return
+        slot.revalidate = True
+        if slot.doom is None:
+            slot.doom = slot.shown = (winner, key, *self.now)
+            self.log.append((number, slot.doom))
+            if slot.parked:
+                self.wake(slot)
+
+    def wake(self, slot):
+        slot.parked = False
+        slot.wakes += 1
+
+    def over(self, number):
+        old = self.slots[number]
+        self.slots[number] = Slot(wakes=old.wakes, shown=old.shown)
+
+    def begin(self, number, too_late):
+        self.over(number)
+        self.slots[number].in_flight = True
+        if too_late:
+            self.doom(number, None, None)
+
+    def refuse(self, number, key):
+        self.over(number)
+        self.slots[number].refused = True
+        self.slots[number].shown = (self.holder, key, *self.now)
+        self.log.append((number, self.slots[number].shown))
+
+    def park(self, number):
+        slot = self.slots[number]
+        slot.parked = True
+        if slot.doom is not None:
+            self.wake(slot)
+        else:
+            self.release()
+
+    def release(self):
+        """Whom the token has refused, and who sleeps on it, is woken when nobody holds it."""
+        for slot in self.slots:
+            if self.holder is None and slot.refused and slot.parked:
+                slot.refused = False
+                slot.shown = (None, None, *self.now)
+                self.wake(slot)
+
+
+def idle(ctx, dut):
+    drive(ctx, dut, begin_too_late=0, announces=0, conflicts=0, uncertain=0, **dict.fromkeys(STROBES, 0))
+    for lane in range(LANES):
+        ctx.set(dut.hits[lane], 0)
+
+
+def shown(doom):
+    winner = doom.winner if doom.by_slot else None
+    return winner, doom.key if doom.key_known else None, doom.epoch, doom.count
+
+
+def test_random_events(seed):
+    rng = random.Random(seed)
+    dut = FlightTable(PARAMETERS)
+    expected = Expected()
+    logged = []
+    seen = set()
+
+    async def follow_log(ctx):
+        async for _, _, log, loser, doom in ctx.tick().sample(dut.log, dut.log_loser, dut.log_doom):
+            if log:
+                logged.append((loser, shown(doom)))
+
+    async def bench(ctx):
+        slots = range(PARAMETERS.slots)
+        for _ in range(1000):
+            number = rng.randrange(len(slots))
+            slot = expected.slots[number]
+            keys = [rng.randrange(256) for _ in range(LANES)]
+            winner = rng.randrange(len(slots))
+            kind = rng.choice(
+                (
+                    "begin",
+                    "begin",
+                    "end",
+                    "hits",
+                    "hits",
+                    "announce",
+                    "announce",
+                    "announce",
+                    "announce",
+                    "park",
+                    "unpark",
+                    "floor",
+                    "epoch",
+                )
+                + ("fault", "refuse", "token", "time")
+            )
+            drive(ctx, dut, winner=winner)
+            for lane, key in enumerate(keys):
+                ctx.set(dut.keys[lane], key)
+            if kind == "begin":
+                # A holder's snapshot was found good when it got the token.
+                too_late = number != expected.holder and rng.random() < 0.1
+                drive(ctx, dut, begin=1, begin_slot=number, begin_too_late=too_late)
+                expected.begin(number, too_late)
+            elif kind == "end":
+                drive(ctx, dut, end=1, end_slot=number)
+                expected.over(number)
+            elif kind == "hits":
+                for lane, key in enumerate(keys):
+                    hit = [other for other in slots if expected.slots[other].logged and rng.random() < 0.5]
+                    ctx.set(dut.hits[lane], sum(1 << other for other in hit))
+                    for other in hit:
+                        if other != winner:
+                            expected.doom(other, winner, key)
+            elif kind == "announce" and expected.slots[winner].in_flight:
+                announces = rng.randrange(1, 4)
+                conflicts = announces & rng.choice((0, 0, 1, 2, 3))
+                uncertain = announces & ~conflicts & rng.choice((0, 0, 0, 3))
+                drive(ctx, dut, announces=announces, conflicts=conflicts, uncertain=uncertain)
+                expected.slots[winner].logged = True
+                for lane, key in enumerate(keys):
+                    if conflicts >> lane & 1:
+                        expected.doom(winner, None, key)
+                if uncertain:
+                    expected.slots[winner].revalidate = True
+            elif kind == "park" and not slot.parked:
+                drive(ctx, dut, park=1, park_slot=number)
+                expected.park(number)
+            elif kind == "unpark":
+                drive(ctx, dut, unpark=1, unpark_slot=number)
+                slot.parked = False
+            elif kind == "floor":
+                by_slot = rng.random() < 0.5
+                drive(ctx, dut, floor_raised=1, floor_by_slot=by_slot)
+                for other in slots:
+                    if expected.slots[other].logged and not (by_slot and other == winner):
+                        expected.doom(other, winner if by_slot else None, None)
+            elif kind == "epoch":
+                drive(ctx, dut, epoch_ended=1)
+                for other in slots:
+                    expected.doom(other, None, None)
+            elif kind == "fault":
+                drive(ctx, dut, fault=1)
+                for other in expected.slots:
+                    other.revalidate |= other.in_flight
+            elif kind == "refuse" and expected.holder not in (None, number):
+                drive(ctx, dut, refuse=1, refuse_slot=number, refuse_key=keys[0], end=1, end_slot=number)
+                expected.refuse(number, keys[0])
+            elif kind == "token":
+                expected.holder = None if expected.holder is not None else number
+                if expected.holder is not None and expected.slots[number].doom is not None:
+                    expected.holder = None
+                drive(ctx, dut, held=expected.holder is not None, holder=expected.holder or 0)
+                expected.release()
+            elif kind == "time":
+                expected.now = (rng.randrange(4), rng.randrange(1, 256))
+                drive(ctx, dut, epoch=expected.now[0], count=expected.now[1])
+            seen.add(kind)
+            await ctx.tick()
+            idle(ctx, dut)
+            for _ in range(2 * len(slots) + 3):
+                await ctx.tick()
+            for other, state in enumerate(expected.slots):
+                ctx.set(dut.look_slot, other)
+                found = ctx.get(dut.state)
+                assert found.doomed == (state.doom is not None), f"{kind}: slot {other}"
+                assert found.parked == state.parked, f"{kind}: slot {other}"
+                assert found.wake_sequence == state.wakes % 2**16, f"{kind}: slot {other}"
+                if state.doom is not None or state.wakes:
+                    assert shown(found.doom) == state.shown, f"{kind}: slot {other}"
+                assert ctx.get(dut.in_flight) >> other & 1 == state.in_flight
+                assert ctx.get(dut.revalidate) >> other & 1 == state.revalidate
+            assert sorted(logged, key=str) == sorted(expected.log, key=str)
+            seen.update(name for state in expected.slots for name in ("parked", "refused") if getattr(state, name))
+
+    simulate(dut, bench, clocks=30_000, background=(follow_log,))
+    assert {"parked", "refused", "refuse", "floor", "hits"} <= seen
+    assert len(expected.log) > 50
+
+
+@pytest.mark.parametrize("sleepers", [1, 5])
+def test_latency_to_doom_and_wake(sleepers):
+    """A commit that dooms and wakes: the page shows it 2 and 3 clock cycles later, and 1 more for each other slot."""
+    dut = FlightTable(PARAMETERS)
+
+    async def bench(ctx):
+        for slot in range(PARAMETERS.slots):
+            drive(ctx, dut, begin=1, begin_slot=slot)
+            await ctx.tick()
+        idle(ctx, dut)
+        for slot in range(sleepers):
+            drive(ctx, dut, park=1, park_slot=slot)
+            await ctx.tick()
+        idle(ctx, dut)
+        ctx.set(dut.look_slot, sleepers - 1)
+        ctx.set(dut.winner, 7)
+        ctx.set(dut.hits[1], (1 << sleepers) - 1)
+        clocks = 0
+        doomed_after = None
+        while True:
+            await ctx.tick()
+            idle(ctx, dut)
+            clocks += 1
+            state = ctx.get(dut.state)
+            if state.doomed and doomed_after is None:
+                doomed_after = clocks
+            if not state.parked:
+                break
+        assert doomed_after == 1 + sleepers
+        assert clocks == 2 + sleepers
+
+    simulate(dut, bench, clocks=100)
+
+
+def test_nobody_is_doomed_by_their_own_commit():
+    dut = FlightTable(PARAMETERS)
+
+    async def bench(ctx):
+        for slot in range(PARAMETERS.slots):
+            drive(ctx, dut, begin=1, begin_slot=slot)
+            await ctx.tick()
+        idle(ctx, dut)
+        ctx.set(dut.winner, 3)
+        ctx.set(dut.hits[0], 0b11111)
+        await ctx.tick()
+        idle(ctx, dut)
+        for _ in range(2 * PARAMETERS.slots):
+            await ctx.tick()
+        for slot in range(PARAMETERS.slots):
+            ctx.set(dut.look_slot, slot)
+            assert ctx.get(dut.state).doomed == (slot != 3)
+
+    simulate(dut, bench, clocks=100)
