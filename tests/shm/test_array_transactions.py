@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import random
+import signal
 import subprocess
 import sys
 import threading
@@ -347,6 +349,59 @@ def test_epochs_roll_over(segment) -> None:
             assert device.parameters.epoch_and_count(device.last_timestamp())[0] == 100 // 15
     finally:
         remove(name)
+
+
+def test_children_are_killed_and_stopped(segment, seed: int) -> None:
+    """A bank of the STM: the total holds, and each commit has counted once, whatever happens to whom."""
+    accounts = SharedArray("accounts", 5, initial=[100] * 5)
+    count = SharedTVar(0, "count")
+    dice = random.Random(seed)
+
+    @atomic
+    def transfer(source: int, target: int, amount: int) -> None:
+        accounts[source] -= amount
+        accounts[target] += amount
+        commute(count, "add", 1)
+
+    def child() -> int:
+        state = dice.getrandbits(32)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                mine = random.Random(state)
+                while True:
+                    transfer(*mine.sample(range(5), 2), mine.randrange(10))
+                    assert sum(accounts.snapshot()) == 500
+            finally:
+                os._exit(1)
+        return pid
+
+    first = runtime.device.last_timestamp()
+    children = [child() for _ in range(3)]
+    for _ in range(25):
+        time.sleep(dice.random() * 0.03)
+        assert sum(accounts.snapshot()) == 500
+        victim = dice.choice(children)
+        if dice.random() < 0.5:
+            os.kill(victim, signal.SIGSTOP)
+            before = count.value
+            time.sleep(dice.random() * 0.01)
+            os.kill(victim, signal.SIGCONT)
+            assert count.value >= before
+        else:
+            os.kill(victim, signal.SIGKILL)
+            children.remove(victim)
+            assert os.waitstatus_to_exitcode(os.waitpid(victim, 0)[1]) == -signal.SIGKILL
+            children.append(child())
+    for victim in children:
+        os.kill(victim, signal.SIGKILL)
+        os.waitpid(victim, 0)
+    # The first of these decides what dead clients have submitted, the others publish it.
+    for _ in range(3):
+        transfer(0, 1, 1)
+    assert sum(accounts.snapshot()) == 500
+    assert runtime.device.published == runtime.device.last_timestamp()
+    assert count.value == runtime.device.last_timestamp() - first
 
 
 def test_a_long_transaction_is_not_starved(segment) -> None:

@@ -136,7 +136,10 @@ class Runtime:
                 return self._device
             device = wanted if isinstance(wanted, Device) else open_device(wanted or self._url)
             self._owned = not isinstance(wanted, Device)
-            if self._inherited and self._inherited >= device.published:
+            if device.recalls and device.last_timestamp() >= self._inherited:
+                # Others use it too, so that it is not reset without need: its timestamps go on after ours.
+                device.wait_published(self._inherited)
+            elif self._inherited and self._inherited >= device.published:
                 # The versions in memory have timestamps of another device: continue in an epoch after all of them.
                 epoch = (self._inherited >> device.parameters.timestamp_bits) + 1
                 if epoch >= 1 << EPOCH_BITS:
