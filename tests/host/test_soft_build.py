@@ -11,6 +11,8 @@ from pathlib import Path
 
 import bloomgate
 import pytest
+from bloomgate.backends import soft
+from bloomgate.errors import DeviceUnavailable
 
 PACKAGE = Path(bloomgate.__file__).parent
 OPEN = "import bloomgate; d = bloomgate.open_device('soft:'); print(d.commit(snapshot=0, writes=[1]).timestamp)"
@@ -227,3 +229,16 @@ def test_the_c_code_gives_no_warnings(tmp_path: Path) -> None:
         [*command, "-o", str(tmp_path / "core.o")], capture_output=True, text=True, timeout=60, check=False
     )
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(("version", "refused"), [((3, 13), True), ((3, 14), False)])
+def test_a_python_without_gil_that_cffi_does_not_support(monkeypatch, version, refused):
+    """The build of the interpreter is what it is here, so that the question about it is answered by the test."""
+    monkeypatch.setattr(soft, "_loaded", None)
+    monkeypatch.setattr(soft.sysconfig, "get_config_var", lambda name: name == "Py_GIL_DISABLED" or None)
+    monkeypatch.setattr(soft.sys, "version_info", (*version, 0, "final", 0))
+    if refused:
+        with pytest.raises(DeviceUnavailable, match=r"supports Python without a GIL from 3\.14 on"):
+            soft.load_native()
+    else:
+        soft._require_cffi()

@@ -30,7 +30,7 @@ from bloomgate.backends.soft_source import (
     source_hash,
 )
 from bloomgate.device import Device, DeviceInfo
-from bloomgate.errors import DeviceInUse
+from bloomgate.errors import DeviceInUse, DeviceUnavailable
 from bloomgate.h3 import matrices
 from bloomgate.in_flight import CONFLICT_LOG_ENTRIES, Conflict
 from bloomgate.parameters import Parameters
@@ -283,10 +283,14 @@ _loaded: Optional[Any] = None
 
 
 def load_native() -> Any:
-    """The compiled module: the one that was installed, else one from the user's cache, compiled if need be."""
+    """The compiled module: the one that was installed, else one from the user's cache, compiled if need be.
+
+    Raises :class:`~bloomgate.errors.DeviceUnavailable` on a Python that cffi does not support.
+    """
     global _loaded
     with _loading:
         if _loaded is None:
+            _require_cffi()
             wanted = source_hash()
             installed = _import_installed()
             # Not one that was compiled from an older soft_core.c, as an editable installation can have.
@@ -295,6 +299,14 @@ def load_native() -> Any:
             else:
                 _loaded = _load_cached(wanted)
         return _loaded
+
+
+def _require_cffi() -> None:
+    if sysconfig.get_config_var("Py_GIL_DISABLED") and sys.version_info < (3, 14):
+        raise DeviceUnavailable(
+            "soft: and shm: need cffi, which supports Python without a GIL from 3.14 on; this is"
+            f" {platform.python_version()}: use Python 3.14t, a Python with a GIL, or model:"
+        )
 
 
 def _import_installed() -> Optional[Any]:
