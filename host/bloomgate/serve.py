@@ -30,7 +30,7 @@ from bloomgate.shm.layout import HEADER, MODE_SERVER, SERVER_LOCK
 from bloomgate.shm.segment import Segment, remove
 from bloomgate.verdict import Reason, Verdict
 
-__all__ = ["Server", "serve"]
+__all__ = ["Server", "serve", "server_for"]
 
 #: Seconds in one call to C, so that Python sees signals.
 SLICE_SECONDS = 0.1
@@ -198,7 +198,7 @@ class Server:
         if kind == Command.DRAIN:
             self._drain(slot)
         elif kind == Command.ENABLE:
-            lib.bg_serve_enable(self._handle, slot, first & 0xFFFF)
+            self._enable(slot, first & 0xFFFF)
         elif kind == Command.RESET:
             before = self.device.last_timestamp()
             self.device.reset(first & 0xFFFFFFFF)
@@ -215,6 +215,9 @@ class Server:
             for number, name in enumerate(NAMES):
                 self.segment.write(HEADER["statistics"], statistics[name], number)
         lib.bg_serve_done(self._handle, slot, command, 0)
+
+    def _enable(self, slot: int, generation: int) -> None:
+        self._module.lib.bg_serve_enable(self._handle, slot, generation)
 
     def _drain(self, slot: int) -> None:
         if isinstance(self.device, SoftDevice):
@@ -253,9 +256,18 @@ class _Log:
         print(f"bloomgate serve: {text}", file=self._stream, flush=True)
 
 
+def server_for(device: Device, name: str) -> Server:
+    """The server that suits a device."""
+    if hasattr(device, "bus") and hasattr(device.bus, "memory"):
+        from bloomgate.serve_gateware import GatewareServer
+
+        return GatewareServer(device, name)
+    return Server(device, name)
+
+
 def serve(device: Device, name: str, stream: Optional[TextIO] = None) -> None:
     """Serve until SIGINT or SIGTERM, and say so on ``stream`` (default: standard error)."""
-    with Server(device, name) as server, _stopped_by_signals(server.stop):
+    with server_for(device, name) as server, _stopped_by_signals(server.stop):
         log = _Log(server, sys.stderr if stream is None else stream)
         info = device.info()
         log.say(f"{info.description}: shm:{name} with {info.parameters.slots} slots, process {os.getpid()}")

@@ -127,7 +127,10 @@ class ShmDevice(Device):
         if not fits:
             self._require_request(snapshot, reads, writes, commutes)
         self.queue.settle(self._publication.publish)
-        return self.queue.commit(snapshot=snapshot, reads=reads, writes=writes, commutes=commutes)
+        verdict = self.queue.commit(snapshot=snapshot, reads=reads, writes=writes, commutes=commutes)
+        if verdict.timestamp is not None:
+            self._publication.assigned(verdict.timestamp)
+        return verdict
 
     def wait_published(self, timestamp: Optional[int], timeout: Optional[float] = None) -> None:
         self.queue.settle(self._publication.publish)

@@ -75,6 +75,42 @@ static int bg_serve(bg_segment *segment, bg_device *device, uint64_t ns) {
     }
 }
 
+static void bg_serve_last(bg_segment *segment, uint64_t last) {
+    atomic_store_explicit(&segment->header->last, last, memory_order_release);
+}
+
+/* For a device that fetches and completes by itself. */
+
+/* The doorbells that count: GENERATION | INDEX of COMPLETION_HEAD and of SUBMISSION_TAIL. Returns how many submissions have
+ * no completion. */
+static uint32_t bg_serve_doorbells(bg_segment *segment, uint32_t slot, uint32_t *words) {
+    const bg_ring *ring = &segment->rings[slot];
+    uint32_t owner = owner_of(get(&ring->control->status));
+    words[0] = owner | get(&ring->control->head);
+    words[1] = owner | get(&ring->control->tail);
+    return steps(get(&ring->control->submission_head), get(&ring->control->tail));
+}
+
+/* Counts the completions that the device has written for a slot, and wakes its owner. */
+static void bg_serve_collect(bg_segment *segment, uint32_t slot) {
+    const bg_ring *ring = &segment->rings[slot];
+    struct bg_slot_control *control = ring->control;
+    uint32_t bits = segment->header->geometry[BG_GEOMETRY_TIMESTAMP_BITS];
+    uint32_t payload[BG_COMPLETION_BEATS];
+    bool found = false;
+    while (pending(ring) && completed(ring, owner_of(get(&control->status)), get(&control->submission_head), payload)) {
+        uint64_t timestamp = ((uint64_t)payload[1] << bits) + payload[2];
+        if ((timestamp & UINT64_MAX >> (64 - bits)) == UINT64_MAX >> (64 - bits) && payload[1] != UINT32_MAX)
+            timestamp++; /* it has ended its epoch */
+        if ((payload[0] & BG_VERDICT_TIMESTAMPED) != 0 && timestamp > segment->header->last)
+            bg_serve_last(segment, timestamp);
+        put(&control->submission_head, (get(&control->submission_head) + 1) % RING_INDICES);
+        found = true;
+    }
+    if (found)
+        wake_client(ring);
+}
+
 /* Decides all that a slot has submitted. */
 static void bg_serve_drain(bg_segment *segment, bg_device *device, uint32_t slot) {
     const bg_ring *ring = &segment->rings[slot];
@@ -89,15 +125,9 @@ static void bg_serve_drain(bg_segment *segment, bg_device *device, uint32_t slot
  * is nobody's, and later timestamps begin at `origin`, in a later epoch. */
 static void bg_serve_begin(bg_segment *segment, bg_sharing *sharing, uint64_t origin) {
     bg_publication *publication = segment->publication;
+    for (uint32_t slot = 0; slot < segment->slots; slot++)
+        bg_serve_collect(segment, slot); /* the server died between a completion and its index */
     uint64_t last = segment->header->last;
-    for (uint32_t slot = 0; slot < segment->slots; slot++) {
-        /* The server died between a completion and its index. */
-        const bg_ring *ring = &segment->rings[slot];
-        struct bg_slot_control *control = ring->control;
-        uint32_t payload[BG_COMPLETION_BEATS];
-        if (pending(ring) && completed(ring, owner_of(get(&control->status)), get(&control->submission_head), payload))
-            put(&control->submission_head, (get(&control->submission_head) + 1) % RING_INDICES);
-    }
     if (origin <= last)
         return;
     for (uint64_t next = bg_published(publication); (next = successor(publication, sharing->timestamp_bits, next)) != 0 &&
@@ -131,10 +161,6 @@ static int bg_serve_take(bg_segment *segment, uint64_t ns, uint32_t *words) {
     if (slot >= 0 && commanded(&segment->rings[slot]))
         return -2 - slot;
     return slot >= 0 && bg_serve_take_of(segment, (uint32_t)slot, words) ? slot : -1;
-}
-
-static void bg_serve_last(bg_segment *segment, uint64_t last) {
-    atomic_store_explicit(&segment->header->last, last, memory_order_release);
 }
 
 /* Answers what was taken; `code` as in bg_verdict. `last`: the newest timestamp of the device now. */
