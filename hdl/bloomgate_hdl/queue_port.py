@@ -1,6 +1,6 @@
 """Layouts that pass between the parts of the queue engine and the arbiter."""
 
-from amaranth.lib import data
+from amaranth.lib import data, enum
 from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.queue_layout import INDEX_BITS, MAX_READ_KEYS
 from bloomgate.registers import SLOT_PAGE
@@ -16,10 +16,12 @@ __all__ = [
     "KEY_BYTES",
     "LOG_COUNT_BITS",
     "READ_COUNT_BITS",
+    "LogName",
     "fault_layout",
     "header_layout",
     "log_layout",
     "order_layout",
+    "plan_layout",
     "queued_request_layout",
     "ring_place_layout",
 ]
@@ -33,6 +35,16 @@ READ_COUNT_BITS = MAX_READ_KEYS.bit_length()
 #: Width of WRITE_COUNT and COMMUTE_COUNT.
 LOG_COUNT_BITS = 16
 _CODE_BITS = 4
+
+
+class LogName(enum.Enum, shape=2):
+    """A log of a request."""
+
+    WRITES = 0
+    COMMUTES = 1
+    READS = 2
+    #: There is none.
+    NOTHING = 3
 
 
 def fault_layout() -> data.StructLayout:
@@ -57,6 +69,29 @@ def header_layout(parameters: Parameters) -> data.StructLayout:
 def log_layout(count_bits: int) -> data.StructLayout:
     """A key log: byte address of its first key, and how many keys there are."""
     return data.StructLayout({"address": ADDRESS_BITS, "count": count_bits})
+
+
+def plan_layout(parameters: Parameters) -> data.StructLayout:
+    """What a buffer has to know of an order, beside its header: beats in place of keys where these are fetched."""
+    depth = parameters.buffer_depth
+    log = data.StructLayout({"address": ADDRESS_BITS, "count": range(depth + 1), "beats": range(depth)})
+    return data.StructLayout(
+        {
+            "window": window_layout(),
+            "reads": data.StructLayout({"address": ADDRESS_BITS, "count": READ_COUNT_BITS, "beats": READ_COUNT_BITS}),
+            # Empty if there are more keys than are inserted one by one.
+            "writes": log,
+            "commutes": log,
+            # It writes or commutes something, and if so, more than that.
+            "inserts": 1,
+            "too_many": 1,
+            # What is fetched first: its address and beats, and which log it is; none has no beats.
+            "first": data.StructLayout({"address": ADDRESS_BITS, "beats": READ_COUNT_BITS, "log": LogName}),
+            "bad_request": 1,
+            "bus_error": 1,
+            "fault": fault_layout(),
+        }
+    )
 
 
 def order_layout(parameters: Parameters) -> data.StructLayout:

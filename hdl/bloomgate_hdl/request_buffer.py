@@ -1,7 +1,7 @@
 """Room for one queued request: its keys on their way from memory to the filter."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import data, enum, memory, stream, wiring
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import LANES, Parameters
 from bloomgate.registers import ErrorCode
@@ -9,7 +9,7 @@ from bloomgate.registers import ErrorCode
 from bloomgate_hdl.axi3 import Response
 from bloomgate_hdl.memory_port import MAX_BEATS
 from bloomgate_hdl.parity import is_bad, parity_of, protected_bits
-from bloomgate_hdl.queue_port import READ_COUNT_BITS, fault_layout, order_layout
+from bloomgate_hdl.queue_port import READ_COUNT_BITS, LogName, fault_layout, plan_layout
 from bloomgate_hdl.read_master import fetch_layout, fetched_layout
 
 __all__ = ["KEY_WORD_BITS", "RequestBuffer", "chunk_layout", "check_layout", "word_layout"]
@@ -45,15 +45,6 @@ def check_layout(parameters: Parameters) -> data.StructLayout:
     return data.StructLayout({"bad": 1, "key": parameters.key_bits, "wide": 1, "wide_word": KEY_WORD_BITS})
 
 
-class _Log(enum.Enum, shape=2):
-    """What is being fetched."""
-
-    WRITES = 0
-    COMMUTES = 1
-    READS = 2
-    NOTHING = 3
-
-
 class RequestBuffer(wiring.Component):
     """Fetches the logs of one request, first the write and commute logs, then the read log.
 
@@ -80,9 +71,9 @@ class RequestBuffer(wiring.Component):
             {
                 #: Nothing is in here: may be loaded.
                 "free": Out(1),
-                #: Strobe: fetch what ``order`` says.
+                #: Strobe: fetch what ``plan`` says.
                 "load": In(1),
-                "order": In(order_layout(parameters)),
+                "plan": In(plan_layout(parameters)),
                 #: To and from the ReadMaster; ``busy``: it has not answered all commands.
                 "fetch": Out(stream.Signature(fetch_layout(ids))),
                 "beat": In(fetched_layout(ids)),
@@ -145,7 +136,7 @@ class RequestBuffer(wiring.Component):
         depth = p.buffer_depth
         ring_words = depth // 4
         chunk_bits = (depth - 1).bit_length()
-        order = self.order
+        plan = self.plan
         beat_address_bits = 32 - _BEAT_BITS
         beat_count_bits = READ_COUNT_BITS
 
@@ -157,63 +148,48 @@ class RequestBuffer(wiring.Component):
         def lane_of(log):
             return log.address[2 : 2 + _LANE_BITS]
 
-        def beats_of(log):
-            return Mux(log.count != 0, (log.count + lane_of(log) + 1) >> 1, 0)
-
         # --- The request --------------------------------------------------------------------------------------------
         free = Signal(init=1)
         releasing = Signal()
-        window = Signal(order.window.shape())
-        read_log = Signal(order.reads.shape())
-        read_beats = Signal(beat_count_bits)
-        beat_addresses = {
-            log: Signal(beat_address_bits, name=f"{log.name.lower()}_at") for log in _Log if log.value < 3
-        }
-        write_beats = Signal(range(depth))
-        commute_beats = Signal(range(depth))
+        window = Signal(plan.window.shape())
+        read_log = Signal(plan.reads.shape())
+        write_log = Signal(plan.writes.shape())
+        commute_log = Signal(plan.commutes.shape())
         write_odd = Signal()  # the last word has no key in its last lane
         commute_odd = Signal()
         chunk = Signal(READ_COUNT_BITS - chunk_bits)
-        too_many = Signal()
-        good = Signal()
+
+        def beat_address(log):
+            return log.address[_BEAT_BITS:]
+
         m.d.comb += [
             self.free.eq(free),
-            too_many.eq(order.writes.count + order.commutes.count > depth),
-            good.eq(~(order.bad_request | order.bus_error | self.reset)),
+            self.write_keys.eq(write_log.count),
+            self.write_lane.eq(lane_of(write_log)),
+            self.commute_keys.eq(commute_log.count),
+            self.commute_lane.eq(lane_of(commute_log)),
+            self.commute_word.eq(write_log.beats),
         ]
         with m.If(self.load):
             m.d.sync += [
                 free.eq(0),
                 releasing.eq(0),
-                window.eq(order.window),
-                read_log.eq(order.reads),
-                read_beats.eq(beats_of(order.reads)),
-                self.writes.eq((order.writes.count | order.commutes.count) != 0),
-                self.raises_floor.eq(too_many),
-                self.long.eq(good & (order.reads.count > depth)),
-                self.write_keys.eq(Mux(too_many, 0, order.writes.count)),
-                self.commute_keys.eq(Mux(too_many, 0, order.commutes.count)),
-                self.write_lane.eq(lane_of(order.writes)),
-                self.commute_lane.eq(lane_of(order.commutes)),
-                write_beats.eq(Mux(too_many, 0, beats_of(order.writes))),
-                commute_beats.eq(Mux(too_many, 0, beats_of(order.commutes))),
-                write_odd.eq((order.writes.count + lane_of(order.writes))[0]),
-                commute_odd.eq((order.commutes.count + lane_of(order.commutes))[0]),
+                window.eq(plan.window),
+                read_log.eq(plan.reads),
+                write_log.eq(plan.writes),
+                commute_log.eq(plan.commutes),
+                write_odd.eq((plan.writes.count + lane_of(plan.writes))[0]),
+                commute_odd.eq((plan.commutes.count + lane_of(plan.commutes))[0]),
+                self.writes.eq(plan.inserts),
+                self.raises_floor.eq(plan.too_many),
+                self.long.eq(plan.reads.count > depth),
                 chunk.eq(0),
                 self.was_reset.eq(0),
-                self.cut.eq(~good),
-                self.bad_request.eq(order.bad_request),
-                self.bus_error.eq(order.bus_error),
-                self.fault.eq(order.fault),
+                self.cut.eq(plan.bad_request | plan.bus_error),
+                self.bad_request.eq(plan.bad_request),
+                self.bus_error.eq(plan.bus_error),
+                self.fault.eq(plan.fault),
                 self.check.eq(0),
-                *(
-                    beat_addresses[log].eq(place.address[_BEAT_BITS:])
-                    for log, place in (
-                        (_Log.WRITES, order.writes),
-                        (_Log.COMMUTES, order.commutes),
-                        (_Log.READS, order.reads),
-                    )
-                ),
             ]
         with m.If(self.reset):
             m.d.sync += [self.was_reset.eq(1), self.cut.eq(1)]
@@ -239,7 +215,7 @@ class RequestBuffer(wiring.Component):
             m.d.comb += self.chunk.keys.eq(depth)
 
         # --- Commands -----------------------------------------------------------------------------------------------
-        log = Signal(_Log, init=_Log.NOTHING)
+        log = Signal(LogName, init=LogName.NOTHING)
         address = Signal(beat_address_bits)
         left = Signal(beat_count_bits)
         to_boundary = Signal(range(MAX_BEATS + 1))
@@ -253,9 +229,9 @@ class RequestBuffer(wiring.Component):
             self.fetch.payload.beats.eq(Mux(left < to_boundary, left, to_boundary)),
             self.fetch.payload.window.eq(window),
             self.fetch.valid.eq(
-                (log != _Log.NOTHING)
+                (log != LogName.NOTHING)
                 & ~(self.cut | rewinding | releasing)
-                & ((log != _Log.READS) | (claimed <= ring_words - MAX_BEATS))
+                & ((log != LogName.READS) | (claimed <= ring_words - MAX_BEATS))
             ),
         ]
         fetched = Signal()
@@ -265,29 +241,32 @@ class RequestBuffer(wiring.Component):
             ends_log.eq(left <= to_boundary),
         ]
 
-        def begin(which, at, beats):
-            return [log.eq(which), address.eq(at), left.eq(beats)]
+        # The read log begins with its current chunk: with the first one, unless it is fetched again.
+        passed = Signal(beat_count_bits)
+        m.d.comb += passed.eq(chunk << (chunk_bits - _LANE_BITS))
+
+        def begin_reads():
+            return [
+                log.eq(LogName.READS),
+                address.eq(beat_address(read_log) + passed),
+                left.eq(read_log.beats - passed),
+            ]
 
         with m.If(fetched):
             m.d.sync += [address.eq(address + self.fetch.payload.beats), left.eq(left - self.fetch.payload.beats)]
             with m.If(ends_log):
-                with m.If((log == _Log.WRITES) & (commute_beats != 0)):
-                    m.d.sync += begin(_Log.COMMUTES, beat_addresses[_Log.COMMUTES], commute_beats)
-                with m.Elif((log != _Log.READS) & (read_beats != 0)):
-                    m.d.sync += begin(_Log.READS, beat_addresses[_Log.READS], read_beats)
+                with m.If((log == LogName.WRITES) & (commute_log.beats != 0)):
+                    m.d.sync += [
+                        log.eq(LogName.COMMUTES),
+                        address.eq(beat_address(commute_log)),
+                        left.eq(commute_log.beats),
+                    ]
+                with m.Elif((log != LogName.READS) & (read_log.beats != 0)):
+                    m.d.sync += begin_reads()
                 with m.Else():
-                    m.d.sync += log.eq(_Log.NOTHING)
+                    m.d.sync += log.eq(LogName.NOTHING)
         with m.If(self.load):
-            with m.If(~good):
-                m.d.sync += log.eq(_Log.NOTHING)
-            with m.Elif((order.writes.count != 0) & ~too_many):
-                m.d.sync += begin(_Log.WRITES, order.writes.address[_BEAT_BITS:], beats_of(order.writes))
-            with m.Elif((order.commutes.count != 0) & ~too_many):
-                m.d.sync += begin(_Log.COMMUTES, order.commutes.address[_BEAT_BITS:], beats_of(order.commutes))
-            with m.Elif(order.reads.count != 0):
-                m.d.sync += begin(_Log.READS, order.reads.address[_BEAT_BITS:], beats_of(order.reads))
-            with m.Else():
-                m.d.sync += log.eq(_Log.NOTHING)
+            m.d.sync += [log.eq(plan.first.log), address.eq(beat_address(plan.first)), left.eq(plan.first.beats)]
 
         # --- Arrival ------------------------------------------------------------------------------------------------
         inserted_beats = Signal(range(depth))
@@ -300,7 +279,7 @@ class RequestBuffer(wiring.Component):
         failed = Signal()
         corrupt = Signal(LANES)
         m.d.comb += [
-            insert_beats.eq(write_beats + commute_beats),
+            insert_beats.eq(write_log.beats + commute_log.beats),
             self.complete.eq(inserted_beats == insert_beats),
             comes.eq(self.beat.valid & (self.beat.id == self._number + 1) & ~flushing),
             failing.eq((self.beat.response != Response.OKAY) | self.beat.refused),
@@ -317,19 +296,20 @@ class RequestBuffer(wiring.Component):
             inserted_beats.eq(inserted_beats + (arrives & for_insertion)),
             received.eq(received + (arrives & ~for_insertion)),
             stored.eq(stored + (arrives & ~for_insertion) - self.take),
-            claimed.eq(claimed + Mux(fetched & (log == _Log.READS), self.fetch.payload.beats, 0) - self.take),
+            claimed.eq(claimed + Mux(fetched & (log == LogName.READS), self.fetch.payload.beats, 0) - self.take),
         ]
         m.d.comb += self.coming.eq(claimed != stored)
 
         # Where the first and last beat of a log have no key.
-        of_writes = inserted_beats < write_beats
+        of_writes = inserted_beats < write_log.beats
         first_beat = Signal()
         last_beat = Signal()
+        next_beat = inserted_beats + 1
         lane = Signal(_LANE_BITS)
         odd = Signal()
         m.d.comb += [
-            first_beat.eq((inserted_beats == 0) | (inserted_beats == write_beats)),
-            last_beat.eq((inserted_beats == write_beats - 1) | (inserted_beats == insert_beats - 1)),
+            first_beat.eq((inserted_beats == 0) | (inserted_beats == write_log.beats)),
+            last_beat.eq((next_beat == write_log.beats) | (next_beat == insert_beats)),
             lane.eq(Mux(of_writes, self.write_lane, self.commute_lane)),
             odd.eq(Mux(of_writes, write_odd, commute_odd)),
         ]
@@ -384,12 +364,10 @@ class RequestBuffer(wiring.Component):
             m.d.sync += [rewinding.eq(1), flushing.eq(1)]
         with m.Elif(rewinding & ~self.busy):
             # `busy` shows a command of the clock cycle of `rewind`, the last one before this one.
-            passed = Signal(beat_count_bits)
-            m.d.comb += passed.eq(chunk << (chunk_bits - _LANE_BITS))
             m.d.sync += [
                 rewinding.eq(0),
                 flushing.eq(0),
-                begin(_Log.READS, beat_addresses[_Log.READS] + passed, read_beats - passed),
+                *begin_reads(),
                 received.eq(passed),
                 stored.eq(0),
                 claimed.eq(0),
@@ -415,15 +393,17 @@ class RequestBuffer(wiring.Component):
             with m.If(self.fault.code == 0):
                 m.d.sync += [self.fault.code.eq(code), self.fault.detail.eq(detail)]
 
-        failed_at = Signal(beat_address_bits)
+        # Of the log that comes: its first beat, and the beats of it that have come.
+        log_at = Signal(beat_address_bits)
+        come = Signal(beat_count_bits)
         with m.If(~for_insertion):
-            m.d.comb += failed_at.eq(beat_addresses[_Log.READS] + received)
+            m.d.comb += [log_at.eq(beat_address(read_log)), come.eq(received)]
         with m.Elif(of_writes):
-            m.d.comb += failed_at.eq(beat_addresses[_Log.WRITES] + inserted_beats)
+            m.d.comb += [log_at.eq(beat_address(write_log)), come.eq(inserted_beats)]
         with m.Else():
-            m.d.comb += failed_at.eq(
-                beat_addresses[_Log.COMMUTES] + (inserted_beats - write_beats)[: len(insert_beats)]
-            )
+            m.d.comb += [log_at.eq(beat_address(commute_log)), come.eq(inserted_beats - write_log.beats)]
+        failed_at = Signal(beat_address_bits)
+        m.d.comb += failed_at.eq(log_at + come)
         if p.key_bits < KEY_WORD_BITS:
             with m.If(self.check.wide & ~self.load):
                 m.d.sync += self.bad_request.eq(1)
@@ -439,11 +419,9 @@ class RequestBuffer(wiring.Component):
                 m.d.sync += self.bus_error.eq(1)
             fails(ErrorCode.FETCH_ERROR.value, failed_at << _BEAT_BITS)
 
-        m.d.comb += self.commute_word.eq(write_beats)
-
         # --- The end ------------------------------------------------------------------------------------------------
         with m.If(self.release):
-            m.d.sync += [releasing.eq(1), log.eq(_Log.NOTHING), flushing.eq(1)]
+            m.d.sync += [releasing.eq(1), log.eq(LogName.NOTHING), flushing.eq(1)]
         with m.If(releasing & ~self.busy):
             m.d.sync += [free.eq(1), releasing.eq(0), self.writes.eq(0), self.long.eq(0)]
         return m

@@ -9,6 +9,7 @@ from bloomgate_hdl.buffer_reader import BufferReader
 from bloomgate_hdl.descriptor_fetcher import DESCRIPTOR_ID
 from bloomgate_hdl.key_reader import Pass
 from bloomgate_hdl.memory_port import MAX_BEATS
+from bloomgate_hdl.order_planner import OrderPlanner
 from bloomgate_hdl.queue_port import fault_layout, header_layout, order_layout, queued_request_layout
 from bloomgate_hdl.read_master import fetch_layout, fetched_layout
 from bloomgate_hdl.request_buffer import RequestBuffer, check_layout
@@ -106,6 +107,8 @@ class RequestBuffers(wiring.Component):
             m.submodules[f"buffer_{number}"] = buffer
             buffers.append(buffer)
         m.submodules.reader = reader = BufferReader(p)
+        m.submodules.planner = planner = OrderPlanner(p)
+        m.d.comb += planner.order.eq(self.order)
 
         def of(number, name):
             """A port of the buffer with that number."""
@@ -162,7 +165,7 @@ class RequestBuffers(wiring.Component):
         for number, buffer in enumerate(buffers):
             m.d.comb += [
                 buffer.load.eq(loads & (vacant == number)),
-                buffer.order.eq(self.order),
+                buffer.plan.eq(planner.plan),
                 buffer.beat.eq(self.beat),
                 buffer.busy.eq(self.busy[number + 1]),
                 buffer.reset.eq(self.reset),
