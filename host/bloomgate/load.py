@@ -24,7 +24,7 @@ from bloomgate.bitstream import BitstreamError, bit_bin_from_bit, read_bitstream
 from bloomgate.driver import RegisterBus, identify
 from bloomgate.errors import BloomgateError, DeviceInUse, DeviceTimeout, DeviceUnavailable, VersionMismatch
 from bloomgate.parameters import Parameters
-from bloomgate.registers import BASE_ADDRESS, CONTROL_PAGE, slot_page_offset
+from bloomgate.registers import BASE_ADDRESS, CONTROL_PAGE, QUEUE_RECORD, QUEUE_RECORD_BYTES, slot_page_offset
 from bloomgate.system import System
 
 __all__ = ["DEFAULT_OVERLAY", "WAYS", "LoadError", "Loaded", "load", "look"]
@@ -194,6 +194,9 @@ def _quiesce(system: System, say: Callable[[str], None]) -> Optional[UioBus]:
             bus.read(slot_page_offset(slot), 1)
         status, command = CONTROL_PAGE.register("STATUS"), CONTROL_PAGE.register("COMMAND")
         bus.write(CONTROL_PAGE.register("INTERRUPT_ENABLE").offset, [0])
+        # The reset alone would leave entries in the rings, which the master would go on to fetch.
+        for slot in range(parameters.slots):
+            _stop_queue(bus, slot)
         bus.write(command.offset, [command["SOFT_RESET"].insert(1)])
         moving = status["RESETTING"].mask | status["SCRUBBING"].mask
         _wait(lambda: not bus.read(status.offset, 1)[0] & moving, "the co-processor did not come to rest")
@@ -209,6 +212,17 @@ def _quiesce(system: System, say: Callable[[str], None]) -> Optional[UioBus]:
         raise
     say(f"the running co-processor with {parameters.slots} slots is at rest")
     return bus
+
+
+def _stop_queue(bus: UioBus, slot: int) -> None:
+    """Disable a slot's queue pair, and wait until nothing is fetched for it any more."""
+    record = CONTROL_PAGE.window("QUEUE_RECORDS").offset + slot * QUEUE_RECORD_BYTES
+    status = QUEUE_RECORD.register("QUEUE_STATUS")
+    bus.write(record + QUEUE_RECORD.register("QUEUE_CONTROL").offset, [0])
+    _wait(
+        lambda: not bus.read(record + status.offset, 1)[0] & status["DRAINING"].mask,
+        f"the queue of slot {slot} did not come to rest",
+    )
 
 
 def _release(bus: Optional[UioBus]) -> None:

@@ -13,7 +13,15 @@ from bloomgate.bitstream import BitstreamError
 from bloomgate.errors import DeviceUnavailable
 from bloomgate.libbloomgate import library
 from bloomgate.load import DEFAULT_OVERLAY, LoadError, load, look
-from bloomgate.registers import BASE_ADDRESS, CONTROL_PAGE, IDENTIFICATION, PAGE_BYTES, VERSION
+from bloomgate.registers import (
+    BASE_ADDRESS,
+    CONTROL_PAGE,
+    IDENTIFICATION,
+    PAGE_BYTES,
+    QUEUE_RECORD,
+    QUEUE_RECORD_BYTES,
+    VERSION,
+)
 from bloomgate.system import System
 
 from tests.board.conftest import GEOMETRY
@@ -348,6 +356,11 @@ def test_the_command_on_the_gateware(board, tmp_path, file):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     (epoch,) = board.server.bus.read(CONTROL_PAGE.register("EPOCH").offset, 1)
+    # The last owner of a slot has left its queue pair enabled.
+    queue = CONTROL_PAGE.window("QUEUE_RECORDS").offset + QUEUE_RECORD_BYTES
+    control, status = QUEUE_RECORD.register("QUEUE_CONTROL"), QUEUE_RECORD.register("QUEUE_STATUS")
+    board.server.bus.write(queue + control.offset, [control["ENABLE"].mask | control["GENERATION"].insert(7)])
+    assert board.server.bus.read(queue + status.offset, 1)[0] & status["ENABLED"].mask
     command = [sys.executable, "-m", "bloomgate", "load", "--json", "--root", str(board.root)]
     result = board.run(*NATIVE.command(shim, *command, str(file)))
     assert result.returncode == 0, result
@@ -355,6 +368,7 @@ def test_the_command_on_the_gateware(board, tmp_path, file):
     assert (document["way"], document["part"], document["version"]) == ("manager", "xc7z010", list(VERSION))
     assert board.server.bus.read(CONTROL_PAGE.register("EPOCH").offset, 1) == [epoch + 1]
     assert json.loads((board.root / IDENTITY_FILE).read_text())["epoch"] == epoch + 1
+    assert not board.server.bus.read(queue + status.offset, 1)[0] & (status["ENABLED"].mask | status["DRAINING"].mask)
     file.write_bytes(GOOD[:-400])
     result = board.run(*NATIVE.command(shim, *command, str(file)))
     assert (result.returncode, result.stdout) == (2, "")
