@@ -41,7 +41,8 @@ class Parameters:
     aperture_depth: int = 512
     #: Entries of each submission and each completion ring; a power of two, 2 to 256.
     queue_entries: int = 16
-    #: Requests from queue pairs that are fetched and decided at the same time, over all slots; 2 to 8.
+    #: Requests from queue pairs that are fetched and decided at the same time, over all slots; 2 to 7: each has an
+    #: AXI ID of its own, as the fetch of entries has, and S_AXI_ACP has eight.
     request_buffers: int = 4
     #: Keys of the write and commute sets of a queued request that are inserted one by one (more raise the floor), and
     #: of a read set that are validated without a pause, a *chunk*; a power of two, 64 to 4096.
@@ -61,7 +62,7 @@ class Parameters:
         self._require_range("slots", 1, 32)
         self._require_range("aperture_depth", 4, 4096)
         self._require_range("queue_entries", 2, 256)
-        self._require_range("request_buffers", 2, 8)
+        self._require_range("request_buffers", 2, 7)
         self._require_range("buffer_depth", 64, 4096)
         self._require_range("hash_seed", 0, 2**32 - 1)
         for name in ("D", "aperture_depth", "queue_entries", "buffer_depth"):

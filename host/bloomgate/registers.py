@@ -48,7 +48,7 @@ WORD_BYTES = 4
 #: "BLMG", little endian.
 IDENTIFICATION = int.from_bytes(b"BLMG", "little")
 #: (major, minor, patch) of the register interface. A host refuses another major version.
-VERSION = (0, 1, 0)
+VERSION = (0, 2, 0)
 
 #: Entries of the error log, a ring.
 ERROR_LOG_ENTRIES = 16

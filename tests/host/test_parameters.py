@@ -14,7 +14,7 @@ RANGES = {
     "slots": (1, 32),
     "aperture_depth": (4, 4096),
     "queue_entries": (2, 256),
-    "request_buffers": (2, 8),
+    "request_buffers": (2, 7),
     "buffer_depth": (64, 4096),
     "hash_seed": (0, 2**32 - 1),
 }

@@ -13,7 +13,7 @@
 /* What IDENTIFICATION and VERSION read. Refuse a device with another major version. */
 #define BLOOMGATE_IDENTIFICATION                              0x474D4C42u /* "BLMG" */
 #define BLOOMGATE_VERSION_MAJOR                               0u
-#define BLOOMGATE_VERSION_MINOR                               1u
+#define BLOOMGATE_VERSION_MINOR                               2u
 #define BLOOMGATE_VERSION_PATCH                               0u
 
 /* The default geometry. What a device really has is in GEOMETRY, CAPACITY and HASH_SEED. */
@@ -31,7 +31,9 @@
 #define BLOOMGATE_DEFAULT_APERTURE_DEPTH                      512u
 /* Entries of each submission and each completion ring; a power of two, 2 to 256. */
 #define BLOOMGATE_DEFAULT_QUEUE_ENTRIES                       16u
-/* Requests from queue pairs that are fetched and decided at the same time, over all slots; 2 to 8. */
+/* Requests from queue pairs that are fetched and decided at the same time, over all slots; 2 to 7: each
+ * has an AXI ID of its own, as the fetch of entries has, and S_AXI_ACP has eight.
+ */
 #define BLOOMGATE_DEFAULT_REQUEST_BUFFERS                     4u
 /* Keys of the write and commute sets of a queued request that are inserted one by one (more raise the
  * floor), and of a read set that are validated without a pause, a *chunk*; a power of two, 64 to 4096.
