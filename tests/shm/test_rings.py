@@ -10,6 +10,7 @@ from bloomgate.backends.model import ModelDevice
 from bloomgate.backends.model_queue import ModelQueue, first_bad_word
 from bloomgate.backends.soft import SoftDevice
 from bloomgate.backends.soft_queue import SoftQueue
+from bloomgate.h3 import H3
 from bloomgate.queue_layout import ENTRY_BYTES, FORMAT, MAX_READ_KEYS, completion_ring_offset, log_area_offset
 
 from tests.shm.served import serving
@@ -90,17 +91,18 @@ def test_the_same_for_any_rings_and_doorbells(seed: int) -> None:
                 tail = head = 0
                 for queue in queues:
                     queue.enable(generation)
-            elif act < 0.05:
-                table, row = rng.randrange(2), rng.randrange(16)
-                for device in devices:
-                    device.inject_parity_error(table, row)
-            elif act < 0.06:
+            elif act < 0.08:
+                # All words of a key that is often read.
+                for table, row in enumerate(H3(SMALL).rows(rng.randrange(4))):
+                    for device in devices:
+                        device.inject_parity_error(table, row)
+            elif act < 0.09:
                 for device in devices:
                     device.reset()
-            elif act < 0.07:
+            elif act < 0.1:
                 for device in devices:
                     device.raise_floor()
-            elif act < 0.15:
+            elif act < 0.18:
                 # A doorbell that nobody should ring.
                 words = [rng.choice((generation << 16 | rng.randrange(1 << 16), rng.getrandbits(32))) for _ in range(2)]
                 for queue in queues:
