@@ -1,5 +1,6 @@
 """Request buffers and their reader: logs at any place come out as keys in their order, whatever memory does."""
 
+import dataclasses
 import random
 
 import pytest
@@ -181,23 +182,23 @@ def test_logs_at_every_place_come_out_in_order(pace, stall, seed):
 
 def test_a_key_is_in_the_pipeline_in_the_clock_cycle_in_which_it_arrives():
     latency = 3
-    dut = RequestBuffers(PARAMETERS)
+    parameters = dataclasses.replace(PARAMETERS, buffer_depth=512)  # its ring holds more than a burst
+    dut = RequestBuffers(parameters)
+    request = order(reads=(0, parameters.buffer_depth))
 
     async def run(ctx):
         bench = Bench(ctx, dut, Memory(random.Random(1), dut, latency=latency))
-        await bench.load(order(reads=(0, CHUNK)))
+        await bench.load(request)
         assert ctx.get(dut.fetch.valid), "a clock cycle after the order"
         start = bench.memory.clock
         await bench.tick()
         assert ctx.get(dut.expected)
-        assert await bench.run_pass(Pass.VALIDATE) == good(
-            KeyOperation.QUERY, keys_of(order(reads=(0, CHUNK))["reads"])
-        )
+        assert await bench.run_pass(Pass.VALIDATE) == good(KeyOperation.QUERY, keys_of(request["reads"]))
         # The first command is taken in the first clock cycle, and the beats follow each other, with two keys each.
-        assert bench.memory.clock - start == 1 + latency + CHUNK // 2
+        assert bench.memory.clock - start == 1 + latency + parameters.buffer_depth // 2
         await bench.tick(decided=1, release=1)
 
-    simulate(dut, run, clocks=300)
+    simulate(dut, run, clocks=600)
 
 
 @pytest.mark.parametrize("log", ["writes", "commutes", "reads"])
