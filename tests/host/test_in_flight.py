@@ -1,7 +1,9 @@
 """Announced reads, doom, parking and the irrevocable token, against exact sets, on every device that has them."""
 
 import random
+import re
 import threading
+from pathlib import Path
 
 import pytest
 from bloomgate import Reason, ReferenceSTM, RequestError, open_device
@@ -409,3 +411,10 @@ def test_misuse_is_refused_with_one_clear_error(device):
         slot.request_token()
     with pytest.raises(RequestError, match="guards its keys"):
         slot.announce([1])
+
+
+def test_the_example_of_the_documentation(capsys):
+    text = (Path(__file__).resolve().parents[2] / "docs" / "in-flight.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(code, "docs/in-flight.md", "exec"), {})  # noqa: S102
+    assert capsys.readouterr().out == "[Conflict(winner=1, loser=0, key=2, timestamp=1)]\n"
