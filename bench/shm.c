@@ -1,6 +1,6 @@
 /* One client of a segment, for bench/shm.py. Behind -DSOURCE='"..."', the C source of the host package.
  *
- * shm run SEGMENT SLOT REQUESTS READS WRITES: submit, collect and publish so many; prints when it began and ended, in
+ * shm run SEGMENT SLOT REQUESTS READS WRITES: submit, collect and see published so many; prints when it began and ended, in
  *     nanoseconds, and how many committed.
  * shm path SEGMENT REQUESTS READS WRITES: the same one after the other with the server in this process; the client's part
  *     is in the functions path_*, whose instructions are to be counted.
@@ -18,6 +18,9 @@
 static uint32_t log_offset;
 static uint32_t written; /* keys of all requests so far */
 
+static bg_sharing *sharing;
+static uint32_t kind; /* of redo record: BG_REDO_MANUAL where the path is counted, else what others can finish */
+
 static bg_segment *attach(const char *path) {
     struct stat about;
     int file = open(path, O_RDWR);
@@ -26,7 +29,9 @@ static bg_segment *attach(const char *path) {
     void *base = mmap(NULL, (size_t)about.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     if (base == MAP_FAILED)
         exit(2);
-    return bg_segment_open(base);
+    bg_segment *segment = bg_segment_open(base);
+    sharing = bg_sharing_new(segment, file);
+    return segment;
 }
 
 /* An entry whose snapshot is the newest, with keys that nobody else uses. */
@@ -43,7 +48,7 @@ static void prepare(bg_client *client, uint32_t reads, uint32_t writes, uint32_t
 }
 
 static __attribute__((noinline)) int path_submit(bg_client *client, const uint32_t *words) {
-    return bg_submit(client, words, BG_REDO_MANUAL, NULL, 0);
+    return bg_submit(client, words, kind, NULL, 0);
 }
 
 static __attribute__((noinline)) int path_complete(bg_client *client, uint32_t *payload) {
@@ -65,9 +70,12 @@ static bool request(bg_client *client, bg_device *server, uint32_t reads, uint32
         sched_yield();
     if (payload[0] & BG_VERDICT_TIMESTAMPED) {
         uint64_t timestamp = ((uint64_t)payload[1] << 32) + payload[2];
-        while (timestamp - bg_published(client->segment->publication) > BG_WRITTEN_BACK / 2)
-            sched_yield();
-        bg_publish(client->segment->publication, 32, timestamp);
+        bg_redo_entry nothing;
+        if (kind == BG_REDO_MANUAL)
+            bg_publish(client->segment->publication, 32, timestamp);
+        else
+            while (!finish(sharing, timestamp, &nothing, 0, 1000000000))
+                ;
     }
     return payload[0] & BG_VERDICT_COMMITTED;
 }
@@ -82,6 +90,8 @@ int main(int count, char **arguments) {
     uint32_t reads = (uint32_t)atoi(arguments[count - 2]);
     uint32_t writes = (uint32_t)atoi(arguments[count - 1]);
     bg_client *client = bg_client_of(segment, slot);
+    bg_sharing_own(sharing, slot);
+    kind = run ? BG_REDO_ARRAY : BG_REDO_MANUAL;
     bg_device *server = NULL;
     if (strcmp(arguments[1], "path") == 0) {
         client->kind = SERVED;

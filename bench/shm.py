@@ -1,5 +1,5 @@
-"""Speed of ``shm:`` with ``soft:`` behind it and no server: requests per second of C clients in processes of their own,
-and the instructions of a client's way from the submission to the verdict, which do not depend on the keys.
+"""Speed of ``shm:`` with ``soft:`` behind it and no server: requests per second, decided and published, of C clients
+in processes of their own, and the instructions of a client's way from the submission to the verdict, which do not depend on the keys.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bloomgate.shm.segment import path_of, remove
 from bench.report import Figure, at_least, at_most
 
 REQUESTS = 2_000_000
-REPETITIONS = 3
+REPETITIONS = 5
 READS, WRITES = 8, 2
 CLIENTS = 4
 #: Requests of which instructions are counted, and keys of each in the two counts.
