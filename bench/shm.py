@@ -1,5 +1,7 @@
-"""Speed of ``shm:`` with ``soft:`` behind it and no server: requests per second, decided and published, of C clients
-in processes of their own, and the instructions of a client's way from the submission to the verdict, which do not depend on the keys.
+"""Speed of ``shm:`` with ``soft:`` behind it and no server.
+
+Requests per second, decided and published, of C clients in processes of their own; and the instructions of a client's
+way from the submission to the verdict, which do not depend on the keys.
 """
 
 from __future__ import annotations
