@@ -149,7 +149,7 @@ def run() -> list[Figure]:
         (Shape(504, 8), 1.9),
         (Shape(4096), 1.9),
     ):
-        each = PARAMETERS.queue_entries if shape.keys < 4096 else 2
+        each = PARAMETERS.queue_entries if shape.keys < 512 else 2
         clocks = bench.clocks_per_request(shape, slots, each=each)
         parameters = {"reads": shape.reads, "writes": shape.writes, "commutes": shape.commutes, "slots": slots}
         name = f"queues.keys_sustained.{shape.label}"
@@ -171,7 +171,7 @@ def run() -> list[Figure]:
         )
 
     bench.slow_memory(30, WITHHELD)
-    for shape, each in ((Shape(64), 16), (Shape(56, 8), 16), (Shape(512), 8), (Shape(4096), 4)):
+    for shape, each in ((Shape(64), 8), (Shape(56, 8), 8), (Shape(512), 2), (Shape(4096), 1)):
         share = bench.share_of_beats(shape, slots, each=each)
         parameters = {"latency": 30, "withheld": WITHHELD, "slots": slots}
         figures.append(Figure(f"queues.beats_delivered.{shape.label}", share, "1", at_least(0.85), parameters))
