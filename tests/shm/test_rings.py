@@ -193,10 +193,10 @@ def test_a_bad_word_is_a_bad_request(where: str, word: int) -> None:
             0: [0, 2 << 16, FORMAT << 16 | 1 << 24, FORMAT << 16 | 1 << 31],
             1: [1, 2**32 - 1],
             2: [1, 2**32 - 1],
-            3: [2, window - 4 * size + 4, window, 2**32 - 4, 2**32 - 16],
+            3: [LOGS + 2, window - 4 * size + 4, window, 2**32 - 4, 2**32 - 16],
             4: [MAX_READ_KEYS + 1, 2**32 - 1, (window - LOGS) // 4 + 1],
-            5: [1, window, 2**32 - 4],
-            6: [3, window, 2**32 - 4],
+            5: [LOGS + 1, window, 2**32 - 4],
+            6: [LOGS + 3, window, 2**32 - 4],
             7: [0xFFFF_FFFF],
         }[word]
         for value in bad:
