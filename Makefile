@@ -123,7 +123,7 @@ generate: $(INSTALLED) ## write the files that are derived from the one descript
 
 .PHONY: test
 # A recipe, not prerequisites, so that the order also holds under `make -j`.
-test: system-test $(INSTALLED) ## all checks: lint, types, generated files, every tier of tests
+test: system-test $(INSTALLED) $(PYPY) ## all checks: lint, types, generated files, every tier of tests
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory typecheck
 	@$(MAKE) --no-print-directory check-generated
