@@ -92,7 +92,7 @@ class Device:
                 sets = [request.get(name, ()) for name in ("reads", "writes", "commutes")]
                 self._judged[slot].append(self.model.commit_queued(epoch, count, *map(list, sets)))
 
-    def finish(self, limit=200_000):
+    def finish(self, limit=30_000):
         """Everything that was submitted is decided and compared."""
         start = self.bus.clock_cycles
         while any(self.outstanding):
