@@ -100,7 +100,10 @@ class QueuePair:
         with self.lock:
             index = self.port.next_index()
             if index is None:
-                raise QueueFull(f"all {self.port.parameters.queue_entries} entries are in use; collect a request first")
+                entries = self.port.parameters.queue_entries
+                raise QueueFull(
+                    f"all {entries} entries are in use; collect a request, or publish what was committed, first"
+                )
             ticket = Ticket(index, self._submitted)
             words = self._entry(ticket, snapshot, reads, writes, commutes)
             # Before the request can be decided, so that it is found whatever exception comes now.

@@ -105,7 +105,7 @@ STAMPS = 1024
 WRITTEN_BACK = 16384
 PROBES = 16
 #: Commits of REDO_MANUAL that one slot can have unpublished, apart from those in its ring; and how many slots can be.
-CLAIMS = 1024
+CLAIMS = 8192
 SLOT_LIMIT = 32
 #: Resets that can be unpublished at a time.
 EPOCH_ENDS = 64
