@@ -126,7 +126,7 @@ def test_gateware_of_an_older_major_version(bus, monkeypatch):
 def test_newer_additions_are_no_mismatch(bus):
     bus.altered[offset("VERSION")] = lambda word: word + (1 << 8) + 3
     with opened(bus) as device:
-        assert device.info().version[1:] == (2, 3)
+        assert device.info().version[1:] == (driver_module.VERSION[1] + 1, driver_module.VERSION[2] + 3)
 
 
 def test_the_geometry_comes_from_the_device(bus):
