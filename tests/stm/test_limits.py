@@ -31,6 +31,16 @@ def holder(soft):
     assert not thread.is_alive()
 
 
+@pytest.fixture
+def followers(soft):
+    """Threads that go on when the holder has ended: name this fixture before `holder`."""
+    threads: list[threading.Thread] = []
+    yield threads
+    for thread in threads:
+        thread.join(LIMIT)
+        assert not thread.is_alive()
+
+
 def queued() -> int:
     return len(runtime._token._queue)
 
@@ -98,7 +108,7 @@ def test_waiting_for_the_holder_can_be_cancelled(holder) -> None:
     assert holder.value == 0
 
 
-def test_a_limit_does_not_outlive_its_call(holder) -> None:
+def test_a_limit_does_not_outlive_its_call(followers, holder) -> None:
     x = TVar(0)
     atomic(timeout=0.01)(lambda: setattr(x, "value", 1))()
     reached, waiting = [], threading.Event()
@@ -116,6 +126,7 @@ def test_a_limit_does_not_outlive_its_call(holder) -> None:
 
     thread = threading.Thread(target=without, daemon=True)
     thread.start()
+    followers.append(thread)
     assert waiting.wait(LIMIT)
     with pytest.raises(stm.TransactionTimeout):
         atomic(timeout=0.05)(irrevocable)()

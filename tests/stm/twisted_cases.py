@@ -68,8 +68,10 @@ async def case_callbacks_are_transactions():
             stop.set()
 
     def watch():
-        while not stop.is_set():
+        while True:
             sums.add(atomic(lambda: x.value + y.value)())
+            if stop.is_set():
+                break
 
     watching = threads.deferToThread(watch)
     reactor.callLater(0, turn)
