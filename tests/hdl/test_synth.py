@@ -47,7 +47,7 @@ def test_resources_are_counted_as_the_device_has_them():
 
 
 def test_budget_is_kept_or_not():
-    fits = resources_of({"RAMB36E1": 30})["RAMB36"]
-    exceeds = resources_of({"RAMB36E1": 30, "RAMB18E1": 1})["RAMB36"]
+    fits = resources_of({"RAMB36E1": 45})["RAMB36"]
+    exceeds = resources_of({"RAMB36E1": 45, "RAMB18E1": 1})["RAMB36"]
     assert fits.within_budget
     assert not exceeds.within_budget

@@ -55,7 +55,7 @@ def test_deaths_outside_of_the_mutex(binary, seed: int) -> None:
     """qemu-arm has no robust mutexes: whoever dies in one there would hold it for ever."""
     dice = random.Random(seed)
     with bank([EMULATOR, str(binary)], SMALL, pointer_bytes=4) as subject:
-        others = [subject.start(dice.getrandbits(32), 20000) for _ in range(2)]
+        others = [subject.start(dice.getrandbits(32), 50000) for _ in range(2)]
         for point in ("REDO_BEGUN", "REDO_WRITTEN", "VERDICT_TAKEN", "INSTALLING", "INSTALLED", "STAMPED"):
             member = subject.start(dice.getrandbits(32), 1 << 40, point, dice.randrange(5), int(signal.SIGKILL))
             assert os.WTERMSIG(wait_for(member)) == signal.SIGKILL
