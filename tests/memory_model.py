@@ -98,6 +98,7 @@ class MemoryModel:
         self._held: dict[str, tuple[int, ...]] = {}
         self._driven = dict.fromkeys(INPUTS, 0)
         self._current: Burst | None = None
+        self._offered: dict[str, int] = {}
         self._answered: Burst | None = None
 
     @property
@@ -200,7 +201,10 @@ class MemoryModel:
         return ready[0] if ready[0] is bursts[0] else None
 
     def _answer_reads(self) -> dict[str, int]:
-        if self._current is None and not self._stalled("r"):
+        if self._current is not None:
+            # Held until it is taken (IHI 0022 A3.2.1), also if the memory changes meanwhile.
+            return self._offered
+        if not self._stalled("r"):
             self._current = self._choose(self._open_reads)
         burst = self._current
         if burst is None:
@@ -209,13 +213,14 @@ class MemoryModel:
             return {"rvalid": 0, "rresp": self._random.getrandbits(2), **noise}
         address = burst.address + burst.delivered * BEAT_BYTES
         response = self._response(address)
-        return {
+        self._offered = {
             "rvalid": 1,
             "rid": burst.identifier,
             "rdata": self._random.getrandbits(64) if response != OKAY else self._load(address),
             "rresp": response,
             "rlast": int(burst.delivered + 1 == burst.beats),
         }
+        return self._offered
 
     def _read_beat_taken(self) -> None:
         burst = self._current
