@@ -1,5 +1,6 @@
 """Forks, and input and output in transactions."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,7 +81,7 @@ assert x.value == 0
 def test_fork(url: str) -> None:
     result = subprocess.run(
         [sys.executable, "-c", FORK],
-        env={"PYTHONPATH": str(HOST), "BLOOMGATE_DEVICE": url},
+        env={**os.environ, "PYTHONPATH": str(HOST), "BLOOMGATE_DEVICE": url},
         capture_output=True,
         text=True,
         timeout=60,

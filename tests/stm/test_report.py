@@ -1,5 +1,6 @@
 """The counters, and the report of conflicts."""
 
+import os
 import re
 import subprocess
 import sys
@@ -170,7 +171,7 @@ def test_threads_that_ended_are_counted(soft) -> None:
 def test_nothing_is_said_at_the_end_of_the_interpreter() -> None:
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", "from bloomgate.stm import TVar; x = TVar(0); x.value += 1"],
-        env={"PYTHONPATH": str(Path(stm.__file__).resolve().parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(stm.__file__).resolve().parents[2])},
         capture_output=True,
         text=True,
         timeout=60,
