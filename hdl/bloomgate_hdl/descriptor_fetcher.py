@@ -1,6 +1,6 @@
 """Fetches submission entries ahead of their turn."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import Parameters
@@ -9,6 +9,7 @@ from bloomgate.registers import ErrorCode
 
 from bloomgate_hdl.axi3 import Response
 from bloomgate_hdl.descriptor_check import BEATS, DescriptorCheck
+from bloomgate_hdl.per_slot import PerSlot
 from bloomgate_hdl.queue_port import ADDRESS_BITS, order_layout, ring_place_layout
 from bloomgate_hdl.read_master import fetch_layout, fetched_layout
 from bloomgate_hdl.round_robin import RoundRobin
@@ -82,8 +83,7 @@ class DescriptorFetcher(wiring.Component):
         p = self._parameters
         slots = p.slots
 
-        def one_hot(slot, enable):
-            return Mux(enable, Const(1, slots) << slot, 0)[:slots]
+        per_slot = PerSlot(m, slots)
 
         # Places of each slot: given away, and filled. The turns say which one is fetched to, or handed on, next.
         busy = [Signal(slots, name=f"busy_{place}") for place in range(_AHEAD)]
@@ -205,11 +205,11 @@ class DescriptorFetcher(wiring.Component):
 
         long_now = Signal()
         m.d.comb += long_now.eq(check.long & ~store.data.bad_request & ~store.data.bus_error)
-        restarted = one_hot(self.restarted_slot, self.restarted)
+        restarted = per_slot.one_hot(self.restarted_slot, self.restarted)
         for place in range(_AHEAD):
-            fetched_here = one_hot(choice, picks) & (fetch_turn if place else ~fetch_turn)
-            finished_here = one_hot(to.slot, finished & (to.place == place))
-            taken_here = one_hot(order_robin.choice, taken) & (order_turn if place else ~order_turn)
+            fetched_here = per_slot.one_hot(choice, picks) & (fetch_turn if place else ~fetch_turn)
+            finished_here = per_slot.one_hot(to.slot, finished & (to.place == place))
+            taken_here = per_slot.one_hot(order_robin.choice, taken) & (order_turn if place else ~order_turn)
             dropped = ready[place] & ~self.enabled
             gone = taken_here | dropped
             m.d.sync += [
@@ -218,7 +218,7 @@ class DescriptorFetcher(wiring.Component):
                 long[place].eq(Mux(long_now, long[place] | finished_here, long[place] & ~finished_here)),
             ]
         m.d.sync += [
-            fetch_turn.eq((fetch_turn ^ one_hot(choice, picks)) & ~restarted),
-            order_turn.eq((order_turn ^ one_hot(order_robin.choice, taken)) & ~restarted),
+            fetch_turn.eq((fetch_turn ^ per_slot.one_hot(choice, picks)) & ~restarted),
+            order_turn.eq((order_turn ^ per_slot.one_hot(order_robin.choice, taken)) & ~restarted),
         ]
         return m

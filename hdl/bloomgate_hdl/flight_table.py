@@ -1,9 +1,11 @@
 """What is known of each slot's transaction in flight: doomed, parked, to be validated again."""
 
-from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import EPOCH_BITS, LANES, Parameters
+
+from bloomgate_hdl.per_slot import PerSlot
 
 __all__ = ["FlightTable", "doom_layout", "flight_layout"]
 
@@ -117,8 +119,7 @@ class FlightTable(wiring.Component):
         p = self._parameters
         slots = p.slots
 
-        def one_hot(slot, enable):
-            return Mux(enable, Const(1, slots) << slot, 0)[:slots]
+        per_slot = PerSlot(m, slots)
 
         def lowest(vector):
             return vector & -vector
@@ -137,15 +138,15 @@ class FlightTable(wiring.Component):
         logged = Signal(slots)
         parked = Signal(slots)
         refused = Signal(slots)
-        begins = one_hot(self.begin_slot, self.begin)
-        ends = one_hot(self.end_slot, self.end)
-        parks = one_hot(self.park_slot, self.park)
-        unparks = one_hot(self.unpark_slot, self.unpark)
+        begins = per_slot.one_hot(self.begin_slot, self.begin)
+        ends = per_slot.one_hot(self.end_slot, self.end)
+        parks = per_slot.one_hot(self.park_slot, self.park)
+        unparks = per_slot.one_hot(self.unpark_slot, self.unpark)
         over = ends | begins
 
         # Who is doomed now, by which lane's key or by any.
-        vulnerable = in_flight & ~one_hot(self.holder, self.held) & ~ends
-        winner = one_hot(self.winner, 1)
+        vulnerable = in_flight & ~per_slot.one_hot(self.holder, self.held) & ~ends
+        winner = per_slot.one_hot(self.winner, 1)
         lane_dooms = [
             (self.hits[lane] & ~winner | Mux(self.conflicts[lane], winner, 0)) & vulnerable for lane in range(LANES)
         ]
@@ -169,7 +170,7 @@ class FlightTable(wiring.Component):
             logged.eq((logged | Mux(self.announces.any(), winner & in_flight, 0)) & ~over),
             doomed.eq(doomed & ~over | fresh),
             revalidate.eq((revalidate | any_doom | uncertain) & ~over | too_late),
-            refused.eq((refused & ~over | one_hot(self.refuse_slot, self.refuse)) & ~free),
+            refused.eq((refused & ~over | per_slot.one_hot(self.refuse_slot, self.refuse)) & ~free),
         ]
 
         # --- Events -----------------------------------------------------------------------------------------------
@@ -206,7 +207,7 @@ class FlightTable(wiring.Component):
             dooms_somebody.eq(fresh.any()),
             # In a clock cycle of its own.
             tells_refusal.eq(refusal & ~dooms_somebody),
-            arriving.eq(fresh | Mux(tells_refusal, one_hot(refusal_slot, 1), 0)),
+            arriving.eq(fresh | Mux(tells_refusal, per_slot.one_hot(refusal_slot, 1), 0)),
             put.en.eq(arriving.any() | free.any()),
             put.addr.eq(newest_event),
             put.data.keys[0].eq(Mux(dooms_somebody, self.keys[0], refusal_key)),

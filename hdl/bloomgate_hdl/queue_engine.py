@@ -1,6 +1,6 @@
 """Everything of the queue pairs between the bus, the arbiter and the memory master."""
 
-from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from bloomgate.parameters import LANES, Parameters
@@ -13,6 +13,7 @@ from bloomgate_hdl.completion_writer import completion_layout, written_layout
 from bloomgate_hdl.descriptor_fetcher import DescriptorFetcher, entry_address
 from bloomgate_hdl.error_log import error_layout
 from bloomgate_hdl.key_reader import Pass
+from bloomgate_hdl.per_slot import PerSlot
 from bloomgate_hdl.queue_port import queued_request_layout
 from bloomgate_hdl.queue_slots import QueueSlots
 from bloomgate_hdl.read_master import fetch_layout, fetched_layout
@@ -121,13 +122,14 @@ class QueueEngine(wiring.Component):
             slots.take_slot.eq(fetcher.order.header.slot),
             slots.taken.eq(fetcher.valid & buffers.ready),
         ]
+        per_slot = PerSlot(m, p.slots)
         # Requests of a slot are decided in their order, so those behind a long one wait for it.
         long_slot = Signal(p.slot_bits)
         with m.If(slots.taken & ~buffers.long):
             m.d.sync += long_slot.eq(slots.take_slot)
-        m.d.comb += fetcher.hold_slots.eq(Mux(buffers.long, Const(1, p.slots) << long_slot, 0))
+        m.d.comb += fetcher.hold_slots.eq(per_slot.one_hot(long_slot, buffers.long))
         owed = Signal(p.slots)  # slots whose oldest request comes before any other long one
-        served = Mux(slots.taken, Const(1, p.slots) << slots.take_slot, 0)[: p.slots]
+        served = per_slot.one_hot(slots.take_slot, slots.taken)
         still_owed = owed & ~served & ~fetcher.long & slots.enabled
         m.d.sync += owed.eq(Mux(self.exclusive_ends, slots.pending | fetcher.held, still_owed))
         m.d.comb += fetcher.hold_long.eq(buffers.long | owed.any())

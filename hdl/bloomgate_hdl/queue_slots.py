@@ -1,12 +1,13 @@
 """The slots' queue pairs: doorbells, windows, and how far each ring has come."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
-from amaranth.lib import memory, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import Parameters
 from bloomgate.registers import QUEUE_RECORD, ErrorCode
 
 from bloomgate_hdl.error_log import error_layout
+from bloomgate_hdl.per_slot import PerSlot
 from bloomgate_hdl.queue_port import GENERATION_BITS, INDEX_BITS, ring_place_layout
 from bloomgate_hdl.read_mux import ReadMux
 from bloomgate_hdl.register_decode import QUEUE_PAGE, selects
@@ -84,26 +85,15 @@ class QueueSlots(wiring.Component):
         slots = p.slots
         bus = self.bus
 
-        def one_hot(slot, enable):
-            return Mux(enable, Const(1, slots) << slot, 0)[:slots]
+        per_slot = PerSlot(m, slots)
 
-        def slot_memory(name, shape):
-            slot_ram = memory.Memory(shape=shape, depth=slots, init=[])
-            m.submodules[name] = slot_ram
-            return slot_ram
-
-        def reader(slot_ram, slot):
-            port = slot_ram.read_port(domain="comb")
-            m.d.comb += port.addr.eq(slot)
-            return port.data
-
-        bases = slot_memory("bases", _PAGE_NUMBER_BITS)
-        sizes = slot_memory("sizes", _PAGE_NUMBER_BITS)
-        generations = slot_memory("generations", GENERATION_BITS)
-        next_generations = slot_memory("next_generations", GENERATION_BITS)
-        verdicts = slot_memory("verdicts", verdict_layout(p))
+        bases = per_slot.words("bases", _PAGE_NUMBER_BITS)
+        sizes = per_slot.words("sizes", _PAGE_NUMBER_BITS)
+        generations = per_slot.words("generations", GENERATION_BITS)
+        next_generations = per_slot.words("next_generations", GENERATION_BITS)
+        verdicts = per_slot.words("verdicts", verdict_layout(p))
         tails, fetches, takes, decisions, writes, heads = (
-            slot_memory(name, INDEX_BITS) for name in ("tails", "fetches", "takes", "decisions", "writes", "heads")
+            per_slot.words(name, INDEX_BITS) for name in ("tails", "fetches", "takes", "decisions", "writes", "heads")
         )
 
         enabled = self.enabled
@@ -138,7 +128,7 @@ class QueueSlots(wiring.Component):
         generation = word[tail_field["GENERATION"].lsb :][: tail_field["GENERATION"].width]
         fetched_here = Signal()  # another submission of the slot is being fetched
         fetch_index = Signal(INDEX_BITS)
-        head = reader(heads, slot)
+        head = per_slot.word(heads, slot)
         owner = Signal()
         tail_fits = Signal()
         head_fits = Signal()
@@ -151,10 +141,10 @@ class QueueSlots(wiring.Component):
 
         m.d.comb += [
             fetched_here.eq(self.fetched_in_turn & (self.fetch_slot == slot)),
-            fetch_index.eq(reader(fetches, slot) + fetched_here),
-            owner.eq(enabled.bit_select(slot, 1) & (generation == reader(generations, slot)) & whole),
+            fetch_index.eq(per_slot.word(fetches, slot) + fetched_here),
+            owner.eq(enabled.bit_select(slot, 1) & (generation == per_slot.word(generations, slot)) & whole),
             tail_fits.eq((between(head, index) <= p.queue_entries) & (between(fetch_index, index) <= p.queue_entries)),
-            head_fits.eq(between(head, index) <= between(head, reader(decisions, slot))),
+            head_fits.eq(between(head, index) <= between(head, per_slot.word(decisions, slot))),
             rings_tail.eq(words["SUBMISSION_TAIL"] & owner & tail_fits),
             rings_head.eq(words["COMPLETION_HEAD"] & owner & head_fits),
             self.ringing.eq(rings_tail & (index != fetch_index)),
@@ -190,14 +180,14 @@ class QueueSlots(wiring.Component):
             restart.eq(
                 draining.bit_select(scanned, 1)
                 & ~self.held.bit_select(scanned, 1)
-                & (unused.bit_select(scanned, 1) | (reader(takes, scanned) == reader(writes, scanned)))
+                & (unused.bit_select(scanned, 1) | (per_slot.word(takes, scanned) == per_slot.word(writes, scanned)))
                 & quiet
             ),
             self.restarted.eq(restart),
             self.restarted_slot.eq(scanned),
         ]
-        restart_mask = one_hot(scanned, restart)
-        control_mask = one_hot(slot, controls)
+        restart_mask = per_slot.one_hot(scanned, restart)
+        control_mask = per_slot.one_hot(slot, controls)
         # The generation 0 is no owner's, so it enables nothing.
         enables = word[control["ENABLE"].lsb] & (new_generation != 0)
         m.d.sync += [
@@ -207,25 +197,29 @@ class QueueSlots(wiring.Component):
             enabled.eq((enabled & ~control_mask) | (restart_mask & wanted)),
         ]
         write = generations.write_port()
-        m.d.comb += [write.addr.eq(scanned), write.data.eq(reader(next_generations, scanned)), write.en.eq(restart)]
+        m.d.comb += [
+            write.addr.eq(scanned),
+            write.data.eq(per_slot.word(next_generations, scanned)),
+            write.en.eq(restart),
+        ]
 
         # --- Indices ------------------------------------------------------------------------------------------------
         def place(index_ram, at):
             base = Signal(_PAGE_NUMBER_BITS)
             found = Signal(ring_place_layout())
             m.d.comb += [
-                base.eq(reader(bases, at)),
+                base.eq(per_slot.word(bases, at)),
                 found.window.base.eq(base),
-                found.window.end.eq(base + reader(sizes, at)),
-                found.index.eq(reader(index_ram, at)),
-                found.generation.eq(reader(generations, at)),
+                found.window.end.eq(base + per_slot.word(sizes, at)),
+                found.index.eq(per_slot.word(index_ram, at)),
+                found.generation.eq(per_slot.word(generations, at)),
             ]
             return found
 
         m.d.comb += [
             self.fetch_place.eq(place(fetches, self.fetch_slot)),
             self.decided_place.eq(place(decisions, self.decided_slot)),
-            self.written_index.eq(reader(writes, self.written_slot)),
+            self.written_index.eq(per_slot.word(writes, self.written_slot)),
         ]
         next_fetch = Signal(INDEX_BITS)
         m.d.comb += next_fetch.eq(self.fetch_place.index + 1)
@@ -233,7 +227,7 @@ class QueueSlots(wiring.Component):
             (tails, rings_tail, slot, index),
             (heads, rings_head, slot, index),
             (fetches, self.fetched, self.fetch_slot, next_fetch),
-            (takes, self.taken, self.take_slot, reader(takes, self.take_slot) + 1),
+            (takes, self.taken, self.take_slot, per_slot.word(takes, self.take_slot) + 1),
             (decisions, self.decided, self.decided_slot, self.decided_place.index + 1),
             (writes, self.written, self.written_slot, self.written_index + 1),
         ):
@@ -245,7 +239,7 @@ class QueueSlots(wiring.Component):
             ]
 
         with m.If(self.fetched):
-            with m.If(next_fetch == reader(tails, self.fetch_slot)):
+            with m.If(next_fetch == per_slot.word(tails, self.fetch_slot)):
                 m.d.sync += pending.bit_select(self.fetch_slot, 1).eq(0)
         with m.If(rings_tail):
             fetched_at_once = self.fetched & ~self.fetched_in_turn
@@ -275,15 +269,15 @@ class QueueSlots(wiring.Component):
         read_word = Signal.like(bus.read_word)
         m.d.sync += [read_slot.eq(bus.read_slot), read_word.eq(bus.read_word)]
         verdict = Signal(verdict_layout(p))
-        m.d.comb += verdict.eq(reader(verdicts, read_slot))
+        m.d.comb += verdict.eq(per_slot.word(verdicts, read_slot))
         status = {
             "ENABLED": enabled.bit_select(read_slot, 1),
             "DRAINING": draining.bit_select(read_slot, 1),
-            "GENERATION": reader(generations, read_slot),
+            "GENERATION": per_slot.word(generations, read_slot),
         }
         values = {
-            "WINDOW_BASE": Cat(Const(0, _PAGE_BITS), reader(bases, read_slot)),
-            "WINDOW_SIZE": Cat(Const(0, _PAGE_BITS), reader(sizes, read_slot)),
+            "WINDOW_BASE": Cat(Const(0, _PAGE_BITS), per_slot.word(bases, read_slot)),
+            "WINDOW_SIZE": Cat(Const(0, _PAGE_BITS), per_slot.word(sizes, read_slot)),
             "QUEUE_STATUS": status,
             "LAST_VERDICT": {
                 "DONE": verdict.committed | (verdict.reason != 0),
@@ -294,7 +288,7 @@ class QueueSlots(wiring.Component):
             },
             "LAST_EPOCH": verdict.epoch,
             "LAST_COUNT": verdict.count,
-            "COMPLETED": reader(writes, read_slot),
+            "COMPLETED": per_slot.word(writes, read_slot),
         }
         m.submodules.record_mux = record_mux = ReadMux(QUEUE_RECORD)
         m.submodules.page_mux = page_mux = ReadMux(QUEUE_PAGE)
@@ -302,7 +296,7 @@ class QueueSlots(wiring.Component):
             record_mux.word.eq(read_word),
             record_mux.drive(values),
             page_mux.word.eq(read_word),
-            page_mux.drive({"SUBMISSION_HEAD": reader(takes, read_slot), "QUEUE_STATUS": status}),
+            page_mux.drive({"SUBMISSION_HEAD": per_slot.word(takes, read_slot), "QUEUE_STATUS": status}),
         ]
         # Words of the two pages are different, so what one has is an error in the other, which then reads as 0.
         m.d.sync += [

@@ -1,12 +1,13 @@
 """The slots' register pages: clients fill requests here and find their verdicts."""
 
 from amaranth.hdl import Const, Module, Mux, Signal
-from amaranth.lib import data, memory, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.registers import ErrorCode
 
 from bloomgate_hdl.error_log import error_layout
+from bloomgate_hdl.per_slot import PerSlot
 from bloomgate_hdl.read_mux import ReadMux
 from bloomgate_hdl.register_decode import APERTURE_PAGE, selects
 from bloomgate_hdl.slot_port import (
@@ -90,27 +91,16 @@ class SlotPages(wiring.Component):
         reset_error = flags("reset_error")
         reset_owed = flags("reset_owed")
 
-        def one_hot(slot, enable):
-            return Mux(enable, Const(1, slots) << slot, 0)[:slots]
+        per_slot = PerSlot(m, slots)
 
         # Words of state.
-        def slot_memory(name, shape):
-            slot_ram = memory.Memory(shape=shape, depth=slots, init=[])
-            m.submodules[name] = slot_ram
-            return slot_ram
-
-        def reader(slot_ram, slot):
-            port = slot_ram.read_port(domain="comb")
-            m.d.comb += port.addr.eq(slot)
-            return port.data
-
         fill_layout = data.StructLayout({"reads": range(p.aperture_depth + 1), "writes": range(p.aperture_depth + 1)})
         submission_layout = data.StructLayout({"request": REQUEST_BITS, "bad_request": 1, "overflow": 1, "busy": 1})
-        snapshot_epochs = slot_memory("snapshot_epochs", EPOCH_BITS)
-        snapshot_counts = slot_memory("snapshot_counts", COUNT_WORD_BITS)
-        fills = slot_memory("fills", fill_layout)
-        submissions = slot_memory("submissions", submission_layout)
-        verdicts = slot_memory("verdicts", verdict_layout(p))
+        snapshot_epochs = per_slot.words("snapshot_epochs", EPOCH_BITS)
+        snapshot_counts = per_slot.words("snapshot_counts", COUNT_WORD_BITS)
+        fills = per_slot.words("fills", fill_layout)
+        submissions = per_slot.words("submissions", submission_layout)
+        verdicts = per_slot.words("verdicts", verdict_layout(p))
 
         # --- Bus writes -------------------------------------------------------------------------------------------
         bus = self.bus
@@ -145,7 +135,7 @@ class SlotPages(wiring.Component):
 
         # What has been filled so far; a request that was decided or discarded leaves nothing.
         fill = Signal(fill_layout)
-        m.d.comb += fill.eq(Mux(fresh.bit_select(slot, 1), 0, reader(fills, slot)))
+        m.d.comb += fill.eq(Mux(fresh.bit_select(slot, 1), 0, per_slot.word(fills, slot)))
         full = Signal()
         m.d.comb += full.eq(fill.reads + fill.writes == p.aperture_depth)
 
@@ -209,24 +199,24 @@ class SlotPages(wiring.Component):
         decided_mask = Signal(slots)
         reset_mask = Signal(slots)
         m.d.comb += [
-            submit_mask.eq(one_hot(slot, submit)),
-            clear_mask.eq(one_hot(slot, submit | discard)),
-            decided_mask.eq(one_hot(self.decided_slot, self.decided)),
+            submit_mask.eq(per_slot.one_hot(slot, submit)),
+            clear_mask.eq(per_slot.one_hot(slot, submit | discard)),
+            decided_mask.eq(per_slot.one_hot(self.decided_slot, self.decided)),
             reset_mask.eq(Mux(self.reset, ~fresh, 0) | Mux(self.resetting, submit_mask, 0)),
         ]
         bad = refused_partial & ~submits | refused_range
         m.d.sync += [
-            pending.eq(pending & ~one_hot(self.request_slot, self.take) | submit_mask),
+            pending.eq(pending & ~per_slot.one_hot(self.request_slot, self.take) | submit_mask),
             busy.eq(busy & ~decided_mask | submit_mask),
             done.eq(done & ~submit_mask | decided_mask),
-            fresh.eq(fresh & ~one_hot(slot, append | submit) | decided_mask | one_hot(slot, discard)),
+            fresh.eq(fresh & ~per_slot.one_hot(slot, append | submit) | decided_mask | per_slot.one_hot(slot, discard)),
             # These describe the request being filled; submitting hands them on.
-            busy_error.eq(busy_error & ~clear_mask | one_hot(slot, refused_busy)),
-            overflow_error.eq(overflow_error & ~clear_mask | one_hot(slot, refused_full)),
-            bad_request_error.eq(bad_request_error & ~clear_mask | one_hot(slot, bad)),
+            busy_error.eq(busy_error & ~clear_mask | per_slot.one_hot(slot, refused_busy)),
+            overflow_error.eq(overflow_error & ~clear_mask | per_slot.one_hot(slot, refused_full)),
+            bad_request_error.eq(bad_request_error & ~clear_mask | per_slot.one_hot(slot, bad)),
             reset_owed.eq((reset_owed | Mux(self.reset, busy, 0)) & ~decided_mask),
             # This one sticks to a request until it is decided, since a reset also hits requests already submitted.
-            reset_error.eq((reset_error | reset_mask) & ~decided_mask & ~one_hot(slot, discard)),
+            reset_error.eq((reset_error | reset_mask) & ~decided_mask & ~per_slot.one_hot(slot, discard)),
         ]
 
         m.d.comb += self.reset_owed.eq(reset_owed.any())
@@ -254,12 +244,12 @@ class SlotPages(wiring.Component):
 
         # --- The arbiter's side -----------------------------------------------------------------------------------
         looked_at = self.request_slot
-        submission = reader(submissions, looked_at)
-        asked = reader(fills, looked_at)
+        submission = per_slot.word(submissions, looked_at)
+        asked = per_slot.word(fills, looked_at)
         m.d.comb += [
             self.request.request.eq(submission.request),
-            self.request.snapshot_epoch.eq(reader(snapshot_epochs, looked_at)),
-            self.request.snapshot_count.eq(reader(snapshot_counts, looked_at)),
+            self.request.snapshot_epoch.eq(per_slot.word(snapshot_epochs, looked_at)),
+            self.request.snapshot_count.eq(per_slot.word(snapshot_counts, looked_at)),
             self.request.read_count.eq(asked.reads),
             self.request.write_count.eq(asked.writes),
             self.request.reset.eq(reset_error.bit_select(looked_at, 1)),
@@ -279,10 +269,10 @@ class SlotPages(wiring.Component):
         read_word = Signal.like(bus.read_word)
         m.d.sync += [read_slot.eq(bus.read_slot), read_word.eq(bus.read_word)]
 
-        verdict = reader(verdicts, read_slot)
+        verdict = per_slot.word(verdicts, read_slot)
         read_fresh = fresh.bit_select(read_slot, 1)
         read_busy = busy.bit_select(read_slot, 1)
-        read_fill = reader(fills, read_slot)
+        read_fill = per_slot.word(fills, read_slot)
         values = {
             "VERDICT": {
                 "DONE": done.bit_select(read_slot, 1),
@@ -303,8 +293,8 @@ class SlotPages(wiring.Component):
             },
             "READ_COUNT": Mux(read_fresh, 0, read_fill.reads),
             "WRITE_COUNT": Mux(read_fresh, 0, read_fill.writes),
-            "SNAPSHOT_EPOCH": reader(snapshot_epochs, read_slot),
-            "SNAPSHOT_COUNT": reader(snapshot_counts, read_slot),
+            "SNAPSHOT_EPOCH": per_slot.word(snapshot_epochs, read_slot),
+            "SNAPSHOT_COUNT": per_slot.word(snapshot_counts, read_slot),
         }
         m.submodules.read_mux = read_mux = ReadMux(APERTURE_PAGE)
         m.d.comb += [read_mux.word.eq(read_word), read_mux.drive(values)]
