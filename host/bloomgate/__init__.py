@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bloomgate.device import Device, DeviceInfo
 from bloomgate.errors import (
     BloomgateError,
+    BusError,
     CompilerMissing,
     DeviceClosed,
     DeviceInUse,
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BloomgateError",
+    "BusError",
     "CompilerMissing",
     "Device",
     "DeviceClosed",

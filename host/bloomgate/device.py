@@ -8,9 +8,9 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
-from types import TracebackType
 from typing import TYPE_CHECKING, Callable, Optional
 
+from bloomgate.closing import Closing
 from bloomgate.errors import (
     BloomgateError,
     DeviceClosed,
@@ -57,7 +57,7 @@ def _within(value: object, limit: int) -> bool:
         return False
 
 
-class Device(abc.ABC):
+class Device(Closing):
     """Decides commits. Safe to use from any number of threads; a context manager that closes itself.
 
     All timestamps are integers, ``epoch * 2**timestamp_bits + count``. Backends implement the abstract methods;
@@ -202,17 +202,6 @@ class Device(abc.ABC):
     def close(self) -> None:
         """Release everything. Later operations raise :class:`~bloomgate.errors.DeviceClosed`. Idempotent."""
         self._closed = True
-
-    def __enter__(self) -> Device:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        self.close()
 
     # What backends share: the checks that make a request impossible to put on the wire.
 

@@ -42,7 +42,7 @@ from bloomgate.registers import (
     Fault,
     slot_page_offset,
 )
-from bloomgate.verdict import Reason, Verdict
+from bloomgate.verdict import KEY_REASONS, Reason, Verdict
 
 __all__ = ["ErrorEntry", "ProgrammedIODevice", "RegisterBus", "identify"]
 
@@ -69,7 +69,6 @@ _IN_TRANSITION = _STATUS["SCRUBBING"].mask | _STATUS["RESETTING"].mask
 _COMMAND = CONTROL_PAGE.register("COMMAND")
 
 _LAST_EPOCH = (1 << EPOCH_BITS) - 1
-_KEY_REASONS = (Reason.CONFLICT, Reason.PARITY)
 
 # What a slot holds.
 _EMPTY = 0
@@ -469,7 +468,7 @@ class ProgrammedIODevice(Device):
             self._publication.assigned(timestamp)
             return Verdict(True, timestamp, None, None)
         reason = Reason(_REASON.extract(flags))
-        return Verdict(False, None, reason, key if reason in _KEY_REASONS else None)
+        return Verdict(False, None, reason, key if reason in KEY_REASONS else None)
 
     # The control page.
 

@@ -2,6 +2,7 @@
 
 __all__ = [
     "BloomgateError",
+    "BusError",
     "CompilerMissing",
     "DeviceClosed",
     "DeviceInUse",
@@ -34,6 +35,10 @@ class DeviceURLError(BloomgateError, ValueError):
 
 class DeviceClosed(BloomgateError):
     """An operation on a device after ``close()``."""
+
+
+class BusError(BloomgateError):
+    """A register access was answered SLVERR or DECERR."""
 
 
 class DeviceTimeout(BloomgateError):

@@ -18,9 +18,9 @@ import threading
 import time
 from collections.abc import Sequence
 from operator import index as as_index
-from types import TracebackType
 from typing import Callable, NamedTuple, Optional, Union
 
+from bloomgate.closing import Closing
 from bloomgate.errors import QueueFull, RequestError, RequestTooLarge
 from bloomgate.parameters import Parameters
 from bloomgate.queue_layout import FORMAT, MAX_READ_KEYS, SUBMISSION, WINDOW_ALIGNMENT, log_area_offset
@@ -63,7 +63,7 @@ class Ticket(NamedTuple):
     number: int
 
 
-class QueuePair:
+class QueuePair(Closing):
     """The rings of one slot. Can be used from any number of threads; a context manager that closes itself."""
 
     def __init__(self, port: QueuePort, check: Check) -> None:
@@ -215,17 +215,6 @@ class QueuePair:
     def close(self) -> None:
         """Give the slot back. What was not collected is decided or forgotten. Idempotent."""
         self.port.close()
-
-    def __enter__(self) -> QueuePair:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        self.close()
 
     def _await(self, ticket: Ticket, timeout: Optional[float]) -> tuple[int, ...]:
         if self._live.get(ticket.entry) != ticket:

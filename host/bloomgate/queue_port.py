@@ -8,7 +8,7 @@ from typing import Optional
 
 from bloomgate.parameters import Parameters
 from bloomgate.registers import SLOT_PAGE
-from bloomgate.verdict import Reason, Verdict
+from bloomgate.verdict import KEY_REASONS, Reason, Verdict
 
 __all__ = ["QueuePort", "payload_of", "verdict_of"]
 
@@ -18,7 +18,6 @@ _COMMITTED = _VERDICT["COMMITTED"].mask
 _TIMESTAMPED = _VERDICT["TIMESTAMPED"].mask
 _REASON = _VERDICT["REASON"]
 _REQUEST = _VERDICT["REQUEST"]
-_KEY_REASONS = (Reason.CONFLICT, Reason.PARITY)
 
 
 def payload_of(parameters: Parameters, request: int, verdict: Verdict) -> tuple[int, int, int, int]:
@@ -42,7 +41,7 @@ def verdict_of(parameters: Parameters, payload: Sequence[int]) -> Verdict:
         timestamp = parameters.timestamp(epoch, count) if word & _TIMESTAMPED else None
         return Verdict(True, timestamp, None, None)
     reason = Reason(_REASON.extract(word))
-    return Verdict(False, None, reason, key if reason in _KEY_REASONS else None)
+    return Verdict(False, None, reason, key if reason in KEY_REASONS else None)
 
 
 class QueuePort(abc.ABC):

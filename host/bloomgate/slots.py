@@ -9,9 +9,9 @@ from __future__ import annotations
 import abc
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Optional
 
+from bloomgate.closing import Closing
 from bloomgate.in_flight import Doom, Token, Wake
 from bloomgate.verdict import Verdict
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Slot"]
 
 
-class Slot(abc.ABC):
+class Slot(Closing):
     """One slot of a device, held by one client until :meth:`close`. One thread at a time may use it.
 
     ::
@@ -166,14 +166,3 @@ class Slot(abc.ABC):
     @abc.abstractmethod
     def _wait_until_answered(self, timeout: Optional[float]) -> bool:
         """Block until the slot does not wait for the token; false after ``timeout`` seconds."""
-
-    def __enter__(self) -> Slot:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        self.close()

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, NamedTuple, Optional, Union
 
+from bloomgate.closing import Closing
 from bloomgate.errors import TraceError
 
 __all__ = [
@@ -132,7 +133,7 @@ class _Xz:
                 return out
 
 
-class TraceReader:
+class TraceReader(Closing):
     """Iterates over the records of a trace file, in constant memory. A context manager that closes the file.
 
     Raises :class:`~bloomgate.errors.TraceError`, which names the file, the record (counted from 1) and its byte offset
@@ -219,17 +220,6 @@ class TraceReader:
     def close(self) -> None:
         """Close the file. Idempotent."""
         self._file.close()
-
-    def __enter__(self) -> TraceReader:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        self.close()
 
 
 def _defect(record: Record) -> Optional[str]:

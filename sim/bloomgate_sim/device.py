@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 import cffi
 from bloomgate.driver import POLLS_PER_ACCESS, ProgrammedIODevice, RegisterBus
-from bloomgate.errors import BloomgateError, DeviceClosed, DeviceTimeout
+from bloomgate.errors import BloomgateError, BusError, DeviceClosed, DeviceTimeout
 from bloomgate.parameters import Parameters
 from bloomgate.registers import BASE_ADDRESS
 
@@ -34,10 +34,6 @@ _ffi = cffi.FFI()
 for _name in ("axi_master.h", "axi_memory.h"):
     _text = Path(__file__).with_name(_name).read_text(encoding="utf-8")
     _ffi.cdef(re.sub(r'(?m)^(#.*|extern "C" \{|\}$)', "", _text))
-
-
-class BusError(BloomgateError):
-    """An access was answered SLVERR or DECERR."""
 
 
 class ProtocolError(BloomgateError):

@@ -25,7 +25,7 @@ from bloomgate.registers import (
     SLOT_PAGE,
     slot_page_offset,
 )
-from bloomgate.verdict import Reason, Verdict
+from bloomgate.verdict import KEY_REASONS, Reason, Verdict
 
 from bloomgate_sim.device import SimulatedBus
 
@@ -188,7 +188,7 @@ class SlotRings:
         timestamped = _VERDICT["TIMESTAMPED"].extract(verdict)
         timestamp = self.parameters.timestamp(epoch, count) if timestamped else None
         reason = Reason(code) if code else None
-        has_key = reason in (Reason.CONFLICT, Reason.PARITY)
+        has_key = reason in KEY_REASONS
         assert _VERDICT["DONE"].extract(verdict)
         assert has_key or key == 0
         assert timestamped or (epoch, count) == (0, 0)

@@ -18,7 +18,7 @@ from typing import Any, Optional
 import serial
 
 from bloomgate.driver import ProgrammedIODevice, RegisterBus
-from bloomgate.errors import BloomgateError, DeviceClosed, DeviceTimeout, DeviceUnavailable, VersionMismatch
+from bloomgate.errors import BloomgateError, BusError, DeviceClosed, DeviceTimeout, DeviceUnavailable, VersionMismatch
 from bloomgate.parameters import Parameters
 from bloomgate.serial_protocol import (
     BAUD,
@@ -57,10 +57,6 @@ _REMEDIES = {
     PlState.IN_RESET: "it is held in reset; say `connect` at the monitor's prompt, then open again",
     PlState.CLOCK_STOPPED: "its clock FCLK0 is stopped; set it up in the boot loader, then open again",
 }
-
-
-class BusError(BloomgateError):
-    """An access was answered SLVERR or DECERR."""
 
 
 class SerialBus(RegisterBus):

@@ -49,7 +49,7 @@ from bloomgate.errors import (
 from bloomgate.libbloomgate import library
 from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.registers import PAGE_BYTES, SLOT_PAGE, VERSION
-from bloomgate.verdict import Reason, Verdict
+from bloomgate.verdict import KEY_REASONS, Reason, Verdict
 
 __all__ = ["CONTROL_NODE", "IDENTITY_FILE", "UioBus", "UioDevice", "UioSlotDevice", "identity", "open_uio", "slot_node"]
 
@@ -321,7 +321,7 @@ class UioSlotDevice(Device):
             return Verdict(True, decision.timestamp, None, None)
         reason = Reason(decision.reason)
         self._counts[f"aborts_{reason.name.lower()}"] += 1
-        return Verdict(False, None, reason, decision.key if reason in (Reason.CONFLICT, Reason.PARITY) else None)
+        return Verdict(False, None, reason, decision.key if reason in KEY_REASONS else None)
 
     def _left_behind(self, parameters: Parameters) -> int:
         """The timestamp of the commit that the slot's page still shows, else 0."""
