@@ -7,18 +7,43 @@ described in :mod:`bloomgate.in_flight`, which is what every device does.
 from __future__ import annotations
 
 import abc
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Optional
 
 from bloomgate.closing import Closing
+from bloomgate.errors import DeviceClosed, DeviceInUse, RequestError
 from bloomgate.in_flight import Doom, Token, Wake
 from bloomgate.verdict import Verdict
 
 if TYPE_CHECKING:
     from bloomgate.device import Device
 
-__all__ = ["Slot"]
+__all__ = ["Slot", "SlotNumbers"]
+
+
+class SlotNumbers:
+    """Which slots of a device are open."""
+
+    def __init__(self, slots: int) -> None:
+        self._lock = threading.Lock()
+        self._slots = slots
+        self._open: set[int] = set()
+
+    def take(self) -> int:
+        """The lowest free number. Raises :class:`~bloomgate.errors.DeviceInUse` when there is none."""
+        with self._lock:
+            number = next((n for n in range(self._slots) if n not in self._open), None)
+            if number is None:
+                raise DeviceInUse(f"all {self._slots} slots of the device are open: close one")
+            self._open.add(number)
+            return number
+
+    def give_back(self, number: int) -> None:
+        """Make a number free."""
+        with self._lock:
+            self._open.discard(number)
 
 
 class Slot(Closing):
@@ -40,6 +65,7 @@ class Slot(Closing):
         self.device = device
         #: Which one it is, from 0.
         self.number = number
+        self._closed = False
 
     # What backends implement, each an atomic step.
 
@@ -166,3 +192,36 @@ class Slot(Closing):
     @abc.abstractmethod
     def _wait_until_answered(self, timeout: Optional[float]) -> bool:
         """Block until the slot does not wait for the token; false after ``timeout`` seconds."""
+
+    # What the state of a transaction allows.
+
+    def _require_slot_open(self) -> None:
+        if self._closed:
+            raise DeviceClosed(f"slot {self.number} is closed; open another with device.open_slot()")
+
+    @staticmethod
+    def _require_in_flight(in_flight: bool) -> None:
+        if not in_flight:
+            raise RequestError("no transaction has begun: call begin() with a snapshot first")
+
+    def _require_announceable(self, in_flight: bool, token: Token, announced: int, keys: Sequence[int]) -> None:
+        self._require_in_flight(in_flight)
+        if token is Token.HOLDER:
+            raise RequestError("the holder of the token guards its keys, it does not announce them")
+        self._require_keys(announced, keys)
+
+    def _require_no_token(self, in_flight: bool, token: Token) -> None:
+        self._require_in_flight(in_flight)
+        if token is not Token.NONE:
+            raise RequestError("the slot has asked for the token already")
+
+    @staticmethod
+    def _require_holder(token: Token) -> None:
+        if token is not Token.HOLDER:
+            raise RequestError("only the holder of the token can guard keys: see Slot.irrevocable")
+
+    def _require_keys(
+        self, announced: int, reads: Sequence[int], writes: Sequence[int] = (), commutes: Sequence[int] = ()
+    ) -> None:
+        """Together with so many announced keys these make a request."""
+        self.device._require_request(0, [*([0] * announced), *reads], writes, commutes)

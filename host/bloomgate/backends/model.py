@@ -54,12 +54,12 @@ from typing import Optional
 
 from bloomgate.backends.model_slot import ModelSlot
 from bloomgate.device import Device, DeviceInfo
-from bloomgate.errors import DeviceInUse
 from bloomgate.h3 import H3
 from bloomgate.in_flight import Conflict, InFlight, Token
 from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.queue_pair import QueuePair, window_bytes
 from bloomgate.registers import STATISTICS, VERSION
+from bloomgate.slots import SlotNumbers
 from bloomgate.verdict import Reason, Verdict
 
 __all__ = ["ModelDevice"]
@@ -99,7 +99,7 @@ class ModelDevice(Device):
             newest=lambda: (self._epoch, self._last),
             validate=self._validate_slot,
         )
-        self._open_slots: set[int] = set()
+        self._slot_numbers = SlotNumbers(parameters.slots)
         super().__init__(parameters, 0)
         if initial_epoch > 0:
             self.reset(initial_epoch)
@@ -201,12 +201,7 @@ class ModelDevice(Device):
 
     def open_slot(self) -> ModelSlot:
         self._require_open()
-        with self._lock:
-            number = next((n for n in range(self.parameters.slots) if n not in self._open_slots), None)
-            if number is None:
-                raise DeviceInUse(f"all {self.parameters.slots} slots of the device are open: close one")
-            self._open_slots.add(number)
-            return ModelSlot(self, number)
+        return ModelSlot(self, self._slot_numbers.take())
 
     def conflicts(self) -> list[Conflict]:
         self._require_open()

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from operator import index
 from typing import TYPE_CHECKING, Optional
 
-from bloomgate.errors import DeviceClosed, RequestError
 from bloomgate.in_flight import Doom, InFlight, Token, Wake
 from bloomgate.slots import Slot
 from bloomgate.verdict import Verdict
@@ -22,10 +21,6 @@ class ModelSlot(Slot):
 
     device: ModelDevice
 
-    def __init__(self, device: ModelDevice, number: int) -> None:
-        super().__init__(device, number)
-        self._closed = False
-
     def begin(self, snapshot: int) -> None:
         flight = self._flight()
         self.device._require_request(snapshot, (), (), ())
@@ -38,11 +33,7 @@ class ModelSlot(Slot):
     def announce(self, keys: Sequence[int]) -> None:
         flight = self._flight()
         with self.device._lock:
-            self._require_in_flight(flight)
-            if flight.token(self.number) is Token.HOLDER:
-                raise RequestError("the holder of the token guards its keys, it does not announce them")
-            log = flight.log(self.number)
-            self.device._require_request(0, [*log, *keys], (), ())
+            self._require_announceable(*self._state(flight), len(flight.log(self.number)), keys)
             flight.announce(self.number, [index(key) for key in keys])
 
     @property
@@ -54,8 +45,8 @@ class ModelSlot(Slot):
     def commit(self, *, reads: Sequence[int] = (), writes: Sequence[int] = (), commutes: Sequence[int] = ()) -> Verdict:
         flight = self._flight()
         with self.device._lock:
-            self._require_in_flight(flight)
-            self.device._require_request(0, [*flight.log(self.number), *reads], writes, commutes)
+            self._require_in_flight(flight.is_in_flight(self.number))
+            self._require_keys(len(flight.log(self.number)), reads, writes, commutes)
             return self.device._decide_slot(
                 self.number, [index(key) for key in reads], [index(key) for key in (*writes, *commutes)]
             )
@@ -86,9 +77,7 @@ class ModelSlot(Slot):
     def request_token(self) -> None:
         flight = self._flight()
         with self.device._lock:
-            self._require_in_flight(flight)
-            if flight.token(self.number) is not Token.NONE:
-                raise RequestError("the slot has asked for the token already")
+            self._require_no_token(*self._state(flight))
             flight.request_token(self.number)
             self.device._news.notify_all()
 
@@ -108,8 +97,7 @@ class ModelSlot(Slot):
         flight = self._flight()
         self.device._require_request(0, keys, (), ())
         with self.device._lock:
-            if flight.token(self.number) is not Token.HOLDER:
-                raise RequestError("only the holder of the token can guard keys: see Slot.irrevocable")
+            self._require_holder(flight.token(self.number))
             return flight.guard(self.number, [index(key) for key in keys])
 
     def stats(self) -> Mapping[str, int]:
@@ -122,8 +110,8 @@ class ModelSlot(Slot):
             self._closed = True
             with self.device._lock:
                 self.device._in_flight.cancel(self.number)
-                self.device._open_slots.discard(self.number)
                 self.device._news.notify_all()
+            self.device._slot_numbers.give_back(self.number)
 
     def _unpark(self) -> None:
         flight = self._flight()
@@ -140,12 +128,10 @@ class ModelSlot(Slot):
         with self.device._lock:
             return self.device._news.wait_for(lambda: flight.token(self.number) is not Token.WAITING, timeout)
 
+    def _state(self, flight: InFlight) -> tuple[bool, Token]:
+        return flight.is_in_flight(self.number), flight.token(self.number)
+
     def _flight(self) -> InFlight:
         self.device._require_open()
-        if self._closed:
-            raise DeviceClosed(f"slot {self.number} is closed; open another with device.open_slot()")
+        self._require_slot_open()
         return self.device._in_flight
-
-    def _require_in_flight(self, flight: InFlight) -> None:
-        if not flight.is_in_flight(self.number):
-            raise RequestError("no transaction has begun: call begin() with a snapshot first")

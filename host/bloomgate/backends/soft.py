@@ -30,12 +30,13 @@ from bloomgate.backends.soft_source import (
     source_hash,
 )
 from bloomgate.device import Device, DeviceInfo
-from bloomgate.errors import DeviceInUse, DeviceUnavailable
+from bloomgate.errors import DeviceUnavailable
 from bloomgate.h3 import matrices
 from bloomgate.in_flight import CONFLICT_LOG_ENTRIES, Conflict
 from bloomgate.parameters import Parameters
 from bloomgate.queue_pair import QueuePair
 from bloomgate.registers import VERSION
+from bloomgate.slots import SlotNumbers
 from bloomgate.verdict import KEY_REASONS, Reason, Verdict
 
 __all__ = ["SoftDevice", "load_native"]
@@ -98,8 +99,7 @@ class SoftDevice(Device):
         self._commit = _committer(module, self._state)
         self._packers = _Packers(parameters.aperture_depth)
         self._max_count = parameters.max_count
-        self._open_slots: set[int] = set()
-        self._slots_lock = threading.Lock()
+        self._slot_numbers = SlotNumbers(parameters.slots)
         super().__init__(parameters, 0)
         if initial_epoch > 0:
             self.reset(initial_epoch)
@@ -190,12 +190,7 @@ class SoftDevice(Device):
 
     def open_slot(self) -> SoftSlot:
         self._require_open()
-        with self._slots_lock:
-            number = next((n for n in range(self.parameters.slots) if n not in self._open_slots), None)
-            if number is None:
-                raise DeviceInUse(f"all {self.parameters.slots} slots of the device are open: close one")
-            self._open_slots.add(number)
-        return SoftSlot(self, number)
+        return SoftSlot(self, self._slot_numbers.take())
 
     def conflicts(self) -> list[Conflict]:
         taken = self.module.ffi.new("bg_conflict[]", CONFLICT_LOG_ENTRIES)
@@ -228,10 +223,6 @@ class SoftDevice(Device):
 
     def _sleep(self, seen: int, nanoseconds: int) -> None:
         self.module.lib.bg_slot_sleep(self.state(), seen, nanoseconds)
-
-    def _close_slot(self, number: int) -> None:
-        with self._slots_lock:
-            self._open_slots.discard(number)
 
     def close(self) -> None:
         super().close()

@@ -8,7 +8,6 @@ from operator import index
 from typing import TYPE_CHECKING, Any, Optional
 
 from bloomgate.backends.soft_source import COMMIT, READ_ONLY, SLOT_OPERATIONS, SLOT_STATISTICS
-from bloomgate.errors import DeviceClosed, RequestError
 from bloomgate.in_flight import Doom, Token, Wake
 from bloomgate.slots import Slot
 from bloomgate.verdict import KEY_REASONS, Reason, Verdict
@@ -28,20 +27,13 @@ class SoftSlot(Slot):
 
     device: SoftDevice
 
-    def __init__(self, device: SoftDevice, number: int) -> None:
-        super().__init__(device, number)
-        self._closed = False
-
     def begin(self, snapshot: int) -> None:
         self.device._require_request(snapshot, (), (), ())
         self._operate("begin", self.device.parameters.epoch_and_count(index(snapshot)))
 
     def announce(self, keys: Sequence[int]) -> None:
         state = self._operate("state").state
-        self._require_in_flight(state)
-        if Token(state.token) is Token.HOLDER:
-            raise RequestError("the holder of the token guards its keys, it does not announce them")
-        self._require_keys(state, keys)
+        self._require_announceable(bool(state.in_flight), Token(state.token), state.logged, keys)
         self._operate("announce", [index(key) for key in keys])
 
     @property
@@ -54,8 +46,8 @@ class SoftSlot(Slot):
 
     def commit(self, *, reads: Sequence[int] = (), writes: Sequence[int] = (), commutes: Sequence[int] = ()) -> Verdict:
         state = self._operate("state").state
-        self._require_in_flight(state)
-        self._require_keys(state, reads, writes, commutes)
+        self._require_in_flight(bool(state.in_flight))
+        self._require_keys(state.logged, reads, writes, commutes)
         sets = [[index(key) for key in keys] for keys in (reads, writes, commutes)]
         answer = self._operate("commit", [*map(len, sets), *sets[0], *sets[1], *sets[2]])
         verdict = self._verdict(answer.verdict)
@@ -80,9 +72,7 @@ class SoftSlot(Slot):
 
     def request_token(self) -> None:
         state = self._operate("state").state
-        self._require_in_flight(state)
-        if Token(state.token) is not Token.NONE:
-            raise RequestError("the slot has asked for the token already")
+        self._require_no_token(bool(state.in_flight), Token(state.token))
         self._operate("token")
 
     @property
@@ -96,8 +86,7 @@ class SoftSlot(Slot):
 
     def guard(self, keys: Sequence[int]) -> int:
         self.device._require_request(0, keys, (), ())
-        if self.token is not Token.HOLDER:
-            raise RequestError("only the holder of the token can guard keys: see Slot.irrevocable")
+        self._require_holder(self.token)
         answer = self._operate("guard", [index(key) for key in keys])
         return self._timestamp(answer.epoch, answer.last)
 
@@ -108,7 +97,7 @@ class SoftSlot(Slot):
         if not self._closed:
             if not self.device._closed:
                 self._operate("cancel")
-                self.device._close_slot(self.number)
+                self.device._slot_numbers.give_back(self.number)
             self._closed = True
 
     def _unpark(self) -> None:
@@ -135,8 +124,7 @@ class SoftSlot(Slot):
             self.device._sleep(answer.news, nanoseconds)
 
     def _operate(self, operation: str, words: Sequence[int] = ()) -> Any:
-        if self._closed:
-            raise DeviceClosed(f"slot {self.number} is closed; open another with device.open_slot()")
+        self._require_slot_open()
         return self.device._operate_slot(self.number, _OPERATIONS[operation], words)
 
     def _timestamp(self, epoch: int, count: int) -> int:
@@ -149,12 +137,3 @@ class SoftSlot(Slot):
             return Verdict(True, None, None, None)
         reason = Reason(verdict.code)
         return Verdict(False, None, reason, verdict.key if reason in KEY_REASONS else None)
-
-    def _require_in_flight(self, state: Any) -> None:
-        if not state.in_flight:
-            raise RequestError("no transaction has begun: call begin() with a snapshot first")
-
-    def _require_keys(
-        self, state: Any, reads: Sequence[int], writes: Sequence[int] = (), commutes: Sequence[int] = ()
-    ) -> None:
-        self.device._require_request(0, [*([0] * state.logged), *reads], writes, commutes)
