@@ -221,11 +221,8 @@ class InFlight:
         all_of_them = self._newest()[1] >= self._parameters.max_count - 2
         return next((key for key in insertions if all_of_them or self._hits(self._slots[holder], key)), None)
 
-    def committed(self, slot: Optional[int], insertions: Sequence[int], by_floor: bool) -> None:
-        """A commit was numbered. ``by_floor``: its keys were not inserted, the floor was raised to its timestamp."""
-        if by_floor:
-            self.floor_raised(slot)
-            return
+    def committed(self, slot: Optional[int], insertions: Sequence[int]) -> None:
+        """A commit was numbered and its keys inserted."""
         for key in insertions:
             for loser, state in enumerate(self._slots):
                 if loser != slot and state.in_flight and self._hits(state, key):
@@ -251,7 +248,7 @@ class InFlight:
             state.token = Token.NONE
 
     def floor_raised(self, winner: Optional[int] = None) -> None:
-        """The floor is the newest timestamp: any key may have changed."""
+        """The floor is the newest timestamp, by a commit of ``winner`` if there is one: any key may have changed."""
         for slot, state in enumerate(self._slots):
             if slot != winner and state.log:
                 self._doom(slot, winner, None)

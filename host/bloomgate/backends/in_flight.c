@@ -86,7 +86,9 @@ static void empty_slot(bg_device *device, uint32_t slot) {
     state->doomed = state->parked = state->refused = 0;
 }
 
-static void floor_was_raised(bg_device *device, uint32_t winner) {
+/* Every older snapshot conflicts from now on, so any key may have changed; `winner` has committed that, or NOBODY. */
+static void raise_floor(bg_device *device, uint32_t winner) {
+    device->floor = device->last;
     for (uint32_t slot = 0; slot < device->flight.count; slot++)
         if (slot != winner && slot_of(device, slot)->logged)
             doom(device, slot, winner, false, 0);
@@ -211,12 +213,8 @@ static bool is_refused(bg_device *device, const bg_request *request, bg_verdict 
 }
 
 /* A commit was numbered: whoever announced one of its keys is doomed. */
-static void look_up(bg_device *device, const bg_request *request, bool by_floor) {
+static void look_up(bg_device *device, const bg_request *request) {
     uint32_t winner = request->client - 1;
-    if (by_floor) {
-        floor_was_raised(device, winner);
-        return;
-    }
     const key_set *sets[] = {&request->writes, &request->commutes};
     for (int set = 0; set < 2; set++)
         for (uint32_t i = 0; i < sets[set]->count; i++) {

@@ -263,15 +263,15 @@ class ModelDevice(Device):
             return Verdict(True, None, None, None)
         self._last += 1
         timestamp = self.parameters.timestamp(self._epoch, self._last)
-        by_floor = capacity is not None and len(insertions) > capacity
-        if by_floor:
+        if capacity is not None and len(insertions) > capacity:
             self._floor = self._last
             self._statistics["floor_raises"] += 1
+            self._in_flight.floor_raised(slot)
         else:
             for key in insertions:
                 self._insert(key)
             self._statistics["keys_inserted"] += len(insertions)
-        self._in_flight.committed(slot, insertions, by_floor)
+            self._in_flight.committed(slot, insertions)
         return Verdict(True, timestamp, None, None)
 
     def _decided(self) -> None:

@@ -160,9 +160,9 @@ typedef struct {
 
 /* in_flight.c */
 static bool is_refused(bg_device *device, const bg_request *request, bg_verdict *verdict);
-static void look_up(bg_device *device, const bg_request *request, bool by_floor);
+static void look_up(bg_device *device, const bg_request *request);
 static void epoch_has_ended(bg_device *device, bool by_reset);
-static void floor_was_raised(bg_device *device, uint32_t winner);
+static void raise_floor(bg_device *device, uint32_t winner);
 static void fault_was_injected(bg_device *device);
 
 /* Wakes the threads that wait for news of their slots. */
@@ -253,6 +253,7 @@ static void make_bad(bg_device *device, uint32_t table, uint32_t row) {
         bad_of(device)[where] = 1;
         device->bad_words++;
     }
+    fault_was_injected(device);
 }
 
 static void insert(bg_device *device, uint32_t key) {
@@ -456,17 +457,16 @@ static bg_verdict decide(bg_device *device, const bg_request *request) {
     verdict.epoch = device->epoch;
     verdict.count = device->last;
     BG_POINT(ASSIGNED);
-    bool by_floor = insertions > request->capacity;
-    if (by_floor) {
-        device->floor = device->last;
+    if (insertions > request->capacity) {
+        raise_floor(device, request->client - 1);
         device->statistics[BG_STATISTIC_FLOOR_RAISES]++;
     } else {
         insert_all(device, &request->writes);
         BG_POINT(HALF_INSERTED);
         insert_all(device, &request->commutes);
         device->statistics[BG_STATISTIC_KEYS_INSERTED] += insertions;
+        look_up(device, request);
     }
-    look_up(device, request, by_floor);
     return verdict;
 }
 
@@ -617,8 +617,7 @@ static void bg_reset(bg_device *device, uint32_t initial_epoch, uint64_t *timest
 
 static void bg_raise_floor(bg_device *device) {
     pthread_mutex_lock(&device->lock);
-    device->floor = device->last;
-    floor_was_raised(device, NOBODY);
+    raise_floor(device, NOBODY);
     pthread_mutex_unlock(&device->lock);
     wake_sleepers(device);
 }
@@ -626,7 +625,6 @@ static void bg_raise_floor(bg_device *device) {
 static void bg_inject_parity_error(bg_device *device, uint32_t table, uint32_t row) {
     pthread_mutex_lock(&device->lock);
     make_bad(device, table, row);
-    fault_was_injected(device);
     pthread_mutex_unlock(&device->lock);
 }
 

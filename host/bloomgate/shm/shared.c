@@ -114,7 +114,7 @@ static void recover(bg_segment *segment) {
     }
     if (device->last == device->max_count && !device->exhausted)
         end_epoch(device, 0, false); /* killed between its last commit and its end */
-    device->floor = device->last;
+    raise_floor(device, NOBODY);
     tell_newest(device, ring);
 }
 
@@ -189,8 +189,7 @@ static int bg_segment_reset(bg_segment *segment, uint32_t initial_epoch, uint64_
 static int bg_segment_raise_floor(bg_segment *segment, uint64_t ns) {
     if (!take_mutex(segment, ns))
         return 0;
-    segment->device->floor = segment->device->last;
-    floor_was_raised(segment->device, NOBODY);
+    raise_floor(segment->device, NOBODY);
     give_mutex(segment);
     return 1;
 }
@@ -199,7 +198,6 @@ static int bg_segment_inject(bg_segment *segment, uint32_t table, uint32_t row, 
     if (!take_mutex(segment, ns))
         return 0;
     make_bad(segment->device, table, row);
-    fault_was_injected(segment->device);
     give_mutex(segment);
     return 1;
 }
