@@ -42,7 +42,8 @@ from bloomgate.registers import (
     Fault,
     slot_page_offset,
 )
-from bloomgate.verdict import KEY_REASONS, Reason, Verdict
+from bloomgate.verdict import Verdict
+from bloomgate.verdict_words import verdict_of
 
 __all__ = ["ErrorEntry", "ProgrammedIODevice", "RegisterBus", "identify"]
 
@@ -53,9 +54,6 @@ SLOT_SECONDS = 60.0
 
 _VERDICT = SLOT_PAGE.register("VERDICT")
 _DONE = _VERDICT["DONE"].mask
-_COMMITTED = _VERDICT["COMMITTED"].mask
-_TIMESTAMPED = _VERDICT["TIMESTAMPED"].mask
-_REASON = _VERDICT["REASON"]
 _REQUEST = _VERDICT["REQUEST"]
 _REQUEST_NUMBERS = 1 << _REQUEST.width
 _VERDICT_WORDS = 4
@@ -460,15 +458,10 @@ class ProgrammedIODevice(Device):
         return words[0] & (_DONE | _REQUEST.mask) == _DONE | _REQUEST.insert(slot.request)
 
     def _verdict(self, words: Sequence[int]) -> Verdict:
-        flags, epoch, count, key = words
-        if flags & _COMMITTED:
-            if not flags & _TIMESTAMPED:
-                return Verdict(True, None, None, None)
-            timestamp = self.parameters.timestamp(epoch, count)
-            self._publication.assigned(timestamp)
-            return Verdict(True, timestamp, None, None)
-        reason = Reason(_REASON.extract(flags))
-        return Verdict(False, None, reason, key if reason in KEY_REASONS else None)
+        verdict = verdict_of(self.parameters, words)
+        if verdict.timestamp is not None:
+            self._publication.assigned(verdict.timestamp)
+        return verdict
 
     # The control page.
 

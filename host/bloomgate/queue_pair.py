@@ -24,9 +24,10 @@ from bloomgate.closing import Closing
 from bloomgate.errors import QueueFull, RequestError, RequestTooLarge
 from bloomgate.parameters import Parameters
 from bloomgate.queue_layout import FORMAT, MAX_READ_KEYS, SUBMISSION, WINDOW_ALIGNMENT, log_area_offset
-from bloomgate.queue_port import QueuePort, verdict_of
+from bloomgate.queue_port import QueuePort
 from bloomgate.registers import WORD_BYTES
 from bloomgate.verdict import Verdict
+from bloomgate.verdict_words import verdict_of
 
 __all__ = ["QueuePair", "Ticket", "window_bytes"]
 

@@ -7,41 +7,8 @@ from collections.abc import Sequence
 from typing import Optional
 
 from bloomgate.parameters import Parameters
-from bloomgate.registers import SLOT_PAGE
-from bloomgate.verdict import KEY_REASONS, Reason, Verdict
 
-__all__ = ["QueuePort", "payload_of", "verdict_of"]
-
-_VERDICT = SLOT_PAGE.register("VERDICT")
-_DONE = _VERDICT["DONE"].mask
-_COMMITTED = _VERDICT["COMMITTED"].mask
-_TIMESTAMPED = _VERDICT["TIMESTAMPED"].mask
-_REASON = _VERDICT["REASON"]
-_REQUEST = _VERDICT["REQUEST"]
-
-
-def payload_of(parameters: Parameters, request: int, verdict: Verdict) -> tuple[int, int, int, int]:
-    """The payload of a completion's four beats."""
-    word = _DONE | _REQUEST.insert(request)
-    epoch = count = 0
-    if verdict.committed:
-        word |= _COMMITTED
-    if verdict.timestamp is not None:
-        word |= _TIMESTAMPED
-        epoch, count = parameters.epoch_and_count(verdict.timestamp)
-    if verdict.reason is not None:
-        word |= _REASON.insert(verdict.reason)
-    return word, epoch, count, verdict.conflict_key or 0
-
-
-def verdict_of(parameters: Parameters, payload: Sequence[int]) -> Verdict:
-    """The verdict that a completion brings."""
-    word, epoch, count, key = payload
-    if word & _COMMITTED:
-        timestamp = parameters.timestamp(epoch, count) if word & _TIMESTAMPED else None
-        return Verdict(True, timestamp, None, None)
-    reason = Reason(_REASON.extract(word))
-    return Verdict(False, None, reason, key if reason in KEY_REASONS else None)
+__all__ = ["QueuePort"]
 
 
 class QueuePort(abc.ABC):

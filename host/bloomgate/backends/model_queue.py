@@ -36,9 +36,10 @@ from bloomgate.queue_layout import (
     sequence_of,
     submission_ring_offset,
 )
-from bloomgate.queue_port import QueuePort, payload_of
+from bloomgate.queue_port import QueuePort
 from bloomgate.registers import WORD_BYTES
 from bloomgate.verdict import Verdict
+from bloomgate.verdict_words import words_of
 
 __all__ = ["ModelQueue", "first_bad_word"]
 
@@ -142,7 +143,7 @@ class ModelQueue(QueuePort):
 
     def _complete(self, place: int, request: int, verdict: Verdict) -> None:
         sequence = sequence_of(self._generation, self._submission_head)
-        beats = [word for payload in payload_of(self.parameters, request, verdict) for word in (payload, sequence)]
+        beats = [word for payload in words_of(self.parameters, request, verdict) for word in (payload, sequence)]
         struct.pack_into(
             f"<{2 * len(COMPLETION)}I", self.window, completion_ring_offset(self.parameters) + place, *beats
         )

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
 from bloomgate.errors import BloomgateError, DeviceClosed, RequestTooLarge
-from bloomgate.queue_port import verdict_of
 from bloomgate.shm.layout import (
     ARENA,
     ARRAY_WORDS,
@@ -21,6 +20,7 @@ from bloomgate.shm.layout import (
 from bloomgate.shm.locks import try_lock, unlock
 from bloomgate.shm.publication import SharedPublication
 from bloomgate.verdict import Verdict
+from bloomgate.verdict_words import verdict_of
 
 if TYPE_CHECKING:
     from bloomgate.backends.shm import ShmDevice
