@@ -18,7 +18,7 @@ from bloomgate_hdl.queue_port import queued_request_layout
 from bloomgate_hdl.queue_slots import QueueSlots
 from bloomgate_hdl.read_master import fetch_layout, fetched_layout
 from bloomgate_hdl.request_buffers import RequestBuffers, findings_layout
-from bloomgate_hdl.slot_port import SlotPortSignature, verdict_layout
+from bloomgate_hdl.slot_port import SlotPortSignature, verdict_layout, verdict_registers
 from bloomgate_hdl.validation_pipeline import beat_layout
 
 __all__ = ["QueueEngine"]
@@ -172,18 +172,7 @@ class QueueEngine(wiring.Component):
         place = slots.decided_place
         verdict = self.verdict
         number, generation = SEQUENCE.fields
-        words = {
-            "VERDICT": {
-                "DONE": 1,
-                "COMMITTED": verdict.committed,
-                "TIMESTAMPED": verdict.timestamped,
-                "REASON": verdict.reason,
-                "REQUEST": verdict.request,
-            },
-            "TIMESTAMP_EPOCH": verdict.epoch,
-            "TIMESTAMP_COUNT": verdict.count,
-            "CONFLICT_KEY": verdict.conflict_key,
-        }
+        words = verdict_registers(verdict, done=1)
         payload = self.completion.payload
         m.d.comb += [
             slots.decided_slot.eq(self.decided_slot),

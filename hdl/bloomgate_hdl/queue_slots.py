@@ -11,7 +11,7 @@ from bloomgate_hdl.per_slot import PerSlot
 from bloomgate_hdl.queue_port import GENERATION_BITS, INDEX_BITS, ring_place_layout
 from bloomgate_hdl.read_mux import ReadMux
 from bloomgate_hdl.register_decode import QUEUE_PAGE, selects
-from bloomgate_hdl.slot_port import SlotPortSignature, verdict_layout
+from bloomgate_hdl.slot_port import SlotPortSignature, verdict_layout, verdict_registers
 
 __all__ = ["QueueSlots"]
 
@@ -270,6 +270,7 @@ class QueueSlots(wiring.Component):
         m.d.sync += [read_slot.eq(bus.read_slot), read_word.eq(bus.read_word)]
         verdict = Signal(verdict_layout(p))
         m.d.comb += verdict.eq(per_slot.word(verdicts, read_slot))
+        last = verdict_registers(verdict, done=verdict.committed | (verdict.reason != 0))
         status = {
             "ENABLED": enabled.bit_select(read_slot, 1),
             "DRAINING": draining.bit_select(read_slot, 1),
@@ -279,15 +280,9 @@ class QueueSlots(wiring.Component):
             "WINDOW_BASE": Cat(Const(0, _PAGE_BITS), per_slot.word(bases, read_slot)),
             "WINDOW_SIZE": Cat(Const(0, _PAGE_BITS), per_slot.word(sizes, read_slot)),
             "QUEUE_STATUS": status,
-            "LAST_VERDICT": {
-                "DONE": verdict.committed | (verdict.reason != 0),
-                "COMMITTED": verdict.committed,
-                "TIMESTAMPED": verdict.timestamped,
-                "REASON": verdict.reason,
-                "REQUEST": verdict.request,
-            },
-            "LAST_EPOCH": verdict.epoch,
-            "LAST_COUNT": verdict.count,
+            "LAST_VERDICT": last["VERDICT"],
+            "LAST_EPOCH": last["TIMESTAMP_EPOCH"],
+            "LAST_COUNT": last["TIMESTAMP_COUNT"],
             "COMPLETED": per_slot.word(writes, read_slot),
         }
         m.submodules.record_mux = record_mux = ReadMux(QUEUE_RECORD)

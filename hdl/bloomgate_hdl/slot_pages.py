@@ -16,6 +16,7 @@ from bloomgate_hdl.slot_port import (
     SlotPortSignature,
     request_layout,
     verdict_layout,
+    verdict_registers,
 )
 
 __all__ = ["SlotPages"]
@@ -274,16 +275,7 @@ class SlotPages(wiring.Component):
         read_busy = busy.bit_select(read_slot, 1)
         read_fill = per_slot.word(fills, read_slot)
         values = {
-            "VERDICT": {
-                "DONE": done.bit_select(read_slot, 1),
-                "COMMITTED": verdict.committed,
-                "TIMESTAMPED": verdict.timestamped,
-                "REASON": verdict.reason,
-                "REQUEST": verdict.request,
-            },
-            "TIMESTAMP_EPOCH": verdict.epoch,
-            "TIMESTAMP_COUNT": verdict.count,
-            "CONFLICT_KEY": verdict.conflict_key,
+            **verdict_registers(verdict, done.bit_select(read_slot, 1)),
             "STATUS": {
                 "BUSY": read_busy,
                 "BUSY_ERROR": busy_error.bit_select(read_slot, 1),

@@ -6,7 +6,7 @@ from bloomgate.parameters import EPOCH_BITS, Parameters
 
 from bloomgate_hdl.register_decode import PAGE_WORD_BITS
 
-__all__ = ["SlotPortSignature", "request_layout", "verdict_layout"]
+__all__ = ["SlotPortSignature", "request_layout", "verdict_layout", "verdict_registers"]
 
 COUNT_WORD_BITS = 32
 REQUEST_BITS = 16
@@ -47,6 +47,22 @@ def verdict_layout(parameters: Parameters) -> data.StructLayout:
             "conflict_key": parameters.key_bits,
         }
     )
+
+
+def verdict_registers(verdict, done) -> dict:
+    """A verdict as the register map names it: what the fields of VERDICT and the three words beside it read."""
+    return {
+        "VERDICT": {
+            "DONE": done,
+            "COMMITTED": verdict.committed,
+            "TIMESTAMPED": verdict.timestamped,
+            "REASON": verdict.reason,
+            "REQUEST": verdict.request,
+        },
+        "TIMESTAMP_EPOCH": verdict.epoch,
+        "TIMESTAMP_COUNT": verdict.count,
+        "CONFLICT_KEY": verdict.conflict_key,
+    }
 
 
 class SlotPortSignature(wiring.Signature):
