@@ -7,7 +7,7 @@ import pytest
 from bloomgate import SharedArray, SharedTVar, TVar, atomic, commute
 
 from tests.shm.test_array_transactions import LIMIT, segment
-from tests.stm.test_interruption import Bank, Injector, survives
+from tests.stm.test_interruption import Bank, Injector, lines_of, survives
 
 __all__ = ["segment"]
 
@@ -49,10 +49,7 @@ def test_an_exception_at_every_line(segment, kind: str) -> None:
     action = getattr(bank, kind)
     action()
     action()
-    counter = Injector()
-    with counter:
-        action()
-    outcomes = [survives(bank, action, Injector(at)) for at in range(1, counter.lines + 1)]
+    outcomes = [survives(bank, action, Injector(at)) for at in range(1, lines_of(action) + 1)]
     assert not outcomes[0]
     assert outcomes[-1]
 
@@ -61,10 +58,7 @@ def test_an_exception_at_every_line(segment, kind: str) -> None:
 def test_several_exceptions_in_a_row(segment) -> None:
     bank = SharedBank()
     bank.write()
-    counter = Injector()
-    with counter:
-        bank.write()
-    for at in range(1, counter.lines + 1, 3):
+    for at in range(1, lines_of(bank.write) + 1, 3):
         survives(bank, bank.write, Injector(at, every=True))
 
 

@@ -76,6 +76,14 @@ class Injector:
         sys.settrace(self._before)
 
 
+def lines_of(action) -> int:
+    """How many lines an injector can interrupt."""
+    counter = Injector()
+    with counter:
+        action()
+    return counter.lines
+
+
 class Bank:
     """Values that only ever change together."""
 
@@ -159,11 +167,9 @@ def test_an_exception_at_every_line(kind: str, url: str) -> None:
         action = getattr(bank, kind)
         action()
         action()
-        counter = Injector()
-        with counter:
-            action()
-        assert counter.lines > 30
-        outcomes = [survives(bank, action, Injector(at)) for at in range(1, counter.lines + 1)]
+        lines = lines_of(action)
+        assert lines > 30
+        outcomes = [survives(bank, action, Injector(at)) for at in range(1, lines + 1)]
         # Early ones did not take place and late ones did, or the injector has tested nothing.
         assert not outcomes[0]
         assert outcomes[-1]
@@ -175,10 +181,7 @@ def test_an_exception_at_every_line(kind: str, url: str) -> None:
 def test_several_exceptions_in_a_row(soft) -> None:
     bank = Bank()
     bank.write()
-    counter = Injector()
-    with counter:
-        bank.write()
-    for at in range(1, counter.lines + 1, 2):
+    for at in range(1, lines_of(bank.write) + 1, 2):
         survives(bank, bank.write, Injector(at, every=True))
 
 
