@@ -247,7 +247,7 @@ class RequestBuffer(wiring.Component):
 
         def begin_reads():
             return [
-                log.eq(LogName.READS),
+                log.eq(Mux(read_log.beats == 0, LogName.NOTHING, LogName.READS)),
                 address.eq(beat_address(read_log) + passed),
                 left.eq(read_log.beats - passed),
             ]
@@ -261,7 +261,7 @@ class RequestBuffer(wiring.Component):
                         address.eq(beat_address(commute_log)),
                         left.eq(commute_log.beats),
                     ]
-                with m.Elif((log != LogName.READS) & (read_log.beats != 0)):
+                with m.Elif(log != LogName.READS):
                     m.d.sync += begin_reads()
                 with m.Else():
                     m.d.sync += log.eq(LogName.NOTHING)
