@@ -43,8 +43,10 @@ class ControlPage(wiring.Component):
     interrupt enabled or pending, INITIAL_EPOCH 0.
     """
 
-    def __init__(self, parameters: Parameters):
+    def __init__(self, parameters: Parameters, *, uncached: bool = False):
+        """``uncached``: the co-processor reaches memory past the processors' caches."""
         self._parameters = parameters
+        self._uncached = uncached
         error_log = CONTROL_PAGE.window("ERROR_LOG")
         statistics = CONTROL_PAGE.window("STATISTICS")
         super().__init__(
@@ -167,6 +169,7 @@ class ControlPage(wiring.Component):
             "QUEUE_CAPACITY": {
                 "LOG2_ENTRIES": (p.queue_entries - 1).bit_length(),
                 "REQUEST_BUFFERS": p.request_buffers,
+                "UNCACHED": int(self._uncached),
                 "BUFFER_DEPTH": p.buffer_depth,
             },
             "STATUS": {

@@ -14,7 +14,7 @@ from bloomgate_hdl.control_page import ControlPage
 from bloomgate_hdl.error_log import ErrorLog
 from bloomgate_hdl.key_log import KeyLog
 from bloomgate_hdl.memory_master import MemoryMaster
-from bloomgate_hdl.memory_port import ACP, MemoryPort
+from bloomgate_hdl.memory_port import ACP, HP, MemoryPort
 from bloomgate_hdl.page_decoder import PageDecoder
 from bloomgate_hdl.queue_engine import QueueEngine
 from bloomgate_hdl.slot_pages import SlotPages
@@ -79,7 +79,7 @@ class Bloomgate(wiring.Component):
         p = self._parameters
         m.submodules.axi_slave = axi_slave = Axi3Slave(base=self._base, size=region_bytes(p), id_width=GP_ID_BITS)
         m.submodules.page_decoder = decoder = PageDecoder(p)
-        m.submodules.control_page = control = ControlPage(p)
+        m.submodules.control_page = control = ControlPage(p, uncached=self._memory_port == HP)
         m.submodules.slot_pages = slot_pages = SlotPages(p)
         m.submodules.key_log = key_log = KeyLog(p)
         m.submodules.arbiter = arbiter = CommitArbiter(p)

@@ -275,6 +275,13 @@ CONTROL_PAGE = Page(
             Field("LOG2_ENTRIES", 0, 4, "log2 of the entries of each submission and each completion ring"),
             Field("REQUEST_BUFFERS", 8, 4, "requests that are fetched and decided at the same time, over all slots"),
             Field(
+                "UNCACHED",
+                12,
+                1,
+                "1: memory is reached past the processors' caches (S_AXI_HP0), so windows must be mapped uncached;"
+                " 0: through them (S_AXI_ACP), so windows must be mapped cached",
+            ),
+            Field(
                 "BUFFER_DEPTH",
                 16,
                 16,

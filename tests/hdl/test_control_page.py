@@ -44,8 +44,9 @@ def masked(strobe):
     return sum(0xFF << 8 * byte for byte in range(4) if strobe >> byte & 1)
 
 
-def test_constants():
-    dut = ControlPage(PARAMETERS)
+@pytest.mark.parametrize("uncached", [False, True])
+def test_constants(uncached):
+    dut = ControlPage(PARAMETERS, uncached=uncached)
 
     async def bench(ctx):
         bus = PageBus(ctx, dut.bus)
@@ -55,7 +56,7 @@ def test_constants():
         assert (version["MAJOR"], version["MINOR"], version["PATCH"]) == VERSION
         assert await bus.fields("GEOMETRY") == {"K": 3, "LOG2_D": 7, "TIMESTAMP_BITS": 20, "KEY_BITS": 24}
         assert await bus.fields("CAPACITY") == {"SLOTS": 5, "APERTURE_DEPTH": 64}
-        queues = {"LOG2_ENTRIES": 5, "REQUEST_BUFFERS": 3, "BUFFER_DEPTH": 128}
+        queues = {"LOG2_ENTRIES": 5, "REQUEST_BUFFERS": 3, "UNCACHED": int(uncached), "BUFFER_DEPTH": 128}
         assert await bus.fields("QUEUE_CAPACITY") == queues
 
     simulate(dut, bench, clocks=100)

@@ -118,6 +118,11 @@
 /* 11:8: requests that are fetched and decided at the same time, over all slots */
 #define BLOOMGATE_CONTROL_QUEUE_CAPACITY_REQUEST_BUFFERS_SHIFT 8
 #define BLOOMGATE_CONTROL_QUEUE_CAPACITY_REQUEST_BUFFERS_MASK 0x00000F00u
+/* 12: 1: memory is reached past the processors' caches (S_AXI_HP0), so windows must be mapped uncached; 0:
+ * through them (S_AXI_ACP), so windows must be mapped cached
+ */
+#define BLOOMGATE_CONTROL_QUEUE_CAPACITY_UNCACHED_SHIFT       12
+#define BLOOMGATE_CONTROL_QUEUE_CAPACITY_UNCACHED_MASK        0x00001000u
 /* 31:16: keys that are inserted one by one and, of a read set, keys that are validated without a pause */
 #define BLOOMGATE_CONTROL_QUEUE_CAPACITY_BUFFER_DEPTH_SHIFT   16
 #define BLOOMGATE_CONTROL_QUEUE_CAPACITY_BUFFER_DEPTH_MASK    0xFFFF0000u
