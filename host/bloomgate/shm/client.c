@@ -7,10 +7,16 @@
 /* Looks at the completion before a waiter yields the processor, and yields before it sleeps. */
 #define COLLECT_SPINS 400
 #define COLLECT_YIELDS 20
-/* Without a server: pauses between two attempts at the mutex, of which each is twice as long as the one before, so that
- * who has the mutex and the filter in its cache can go on for a while; then attempts before it sleeps. */
-#define FIRST_PAUSE 16
-#define LONGEST_PAUSE 1024
+/* Without a server one client has the turn: it decides without delay, with the filter in its cache, and for the others too
+ * now and then. The others leave it alone while it goes on, for so many naps of so many nanoseconds; then one of them takes
+ * the turn. Handing the mutex and the filter to and fro for every request would halve what all of them get. */
+#define NAP_NS 100000
+#define NAPS_IN_TURN 200
+/* Requests of the client that has the turn between two rounds over the others. */
+#define OWN_REQUESTS 64
+/* Pauses of a client that waits: in which one with the turn gets on, if it works at all; and between attempts at the mutex
+ * before it sleeps on it. */
+#define PAUSE 32
 #define TRIES 40
 
 enum { PRIVATE, SERVERLESS, SERVED };
@@ -27,6 +33,8 @@ typedef struct bg_client {
     bg_publication *publication;
     uint32_t timestamp_bits;
     bool released[BG_MAX_QUEUE_ENTRIES];
+    uint32_t naps; /* since the turn was last seen to change */
+    uint32_t turn; /* as it was then */
 } bg_client;
 
 /* A client of a device in this process, with a window that the caller provides: zeroed, aligned to 64 bytes. */
@@ -102,15 +110,18 @@ static int bg_submit(bg_client *client, const uint32_t *words, uint32_t kind, co
 /* Takes the mutex, decides until the completion is there, and gives it back. */
 static bool decide_until(bg_client *client, uint32_t index, uint64_t ns, uint32_t *payload) {
     const bg_ring *ring = &client->ring;
+    struct bg_header *header = client->segment->header;
     if (!take_mutex(client->segment, ns))
         return false;
+    bool for_others = get(&header->turn) != ring->slot + 1 || index % OWN_REQUESTS == 0;
     bool served = true;
     bool done;
+    put(&header->turn, ring->slot + 1);
     client->device->statistics[BG_STATISTIC_ERRORS] += poll_doorbells(ring);
-    while (!(done = completed(ring, client->owner, index, payload)) && served) {
+    while (!(done = completed(ring, client->owner, index, payload)) && served)
         served = serve_one(client->device, ring);
+    if (for_others)
         serve_round(client->segment);
-    }
     give_mutex(client->segment);
     return done;
 }
@@ -125,19 +136,50 @@ static bool collect_private(bg_client *client, uint32_t index, uint32_t *payload
     return completed(ring, client->owner, index, payload);
 }
 
+static void pause_a_while(void) {
+    for (uint32_t i = 0; i < PAUSE; i++)
+        relax();
+}
+
+/* Waits while another client has the turn and goes on, up to `ns`. Whether the completion came meanwhile. */
+static bool await_turn(bg_client *client, uint32_t index, uint64_t ns, uint32_t *payload) {
+    const bg_segment *segment = client->segment;
+    uint64_t end = 0;
+    const struct timespec nap = {.tv_nsec = NAP_NS};
+    uint32_t turn;
+    while ((turn = get(&segment->header->turn)) != client->ring.slot + 1 && turn - 1 < segment->slots) {
+        const struct bg_slot_control *control = segment->rings[turn - 1].control;
+        uint32_t decided = get(&control->submission_head);
+        if (turn != client->turn) {
+            client->turn = turn;
+            client->naps = 0;
+        }
+        pause_a_while();
+        if (completed(&client->ring, client->owner, index, payload))
+            return true;
+        if (get(&control->submission_head) == decided || client->naps == NAPS_IN_TURN)
+            return false;
+        if (end == 0)
+            end = now_ns() + ns;
+        else if (now_ns() >= end)
+            return false;
+        client->naps++;
+        nanosleep(&nap, NULL);
+        if (completed(&client->ring, client->owner, index, payload))
+            return true;
+    }
+    return false;
+}
+
 static bool collect_serverless(bg_client *client, uint32_t index, uint64_t ns, uint32_t *payload) {
-    uint32_t pause = FIRST_PAUSE;
+    if (await_turn(client, index, ns, payload))
+        return true;
     for (uint32_t attempt = 0; attempt < TRIES; attempt++) {
         if (decide_until(client, index, 0, payload))
             return true;
-        for (uint32_t i = 0; i < pause; i++)
-            relax();
+        pause_a_while();
         if (completed(&client->ring, client->owner, index, payload))
             return true;
-        if (pause < LONGEST_PAUSE)
-            pause *= 2;
-        else
-            sched_yield();
     }
     return decide_until(client, index, ns, payload);
 }

@@ -199,6 +199,7 @@ HEADER = Part(
     Member("last", 384, "u64", "the newest timestamp assigned; at least as new as any in a completion"),
     Member("next_slot", 392, "u32", "where the next round over the slots begins"),
     Member("decider_pid", 396, "u32", "process that last took the mutex"),
+    Member("turn", 400, "u32", "slot + 1 of the client that decides now, as a hint"),
     Member("statistics", 512, "u64", "as of the last command that asked for them", 64),
 )
 

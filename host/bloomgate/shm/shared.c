@@ -1,9 +1,8 @@
 /* A segment: the device that its clients share without a server, and what they and a server use together.
  *
- * Without a server whoever wants a verdict takes the mutex and decides: first its own submission, then one of each other
- * slot, so that nobody waits for more than one request of each other slot. The mutex is robust. A holder can be killed
- * at any instruction; recover() then finishes what the intent record says, and raises the floor to the last timestamp,
- * which makes the state of the filter irrelevant.
+ * Without a server whoever wants a verdict takes the mutex and decides: its own submissions, and now and then one of each
+ * other slot (client.c says when). The mutex is robust. A holder can be killed at any instruction; recover() then finishes
+ * what the intent record says, and raises the floor to the last timestamp, which makes the state of the filter irrelevant.
  *
  * Behind soft_core.c, publication.c and ring.c.
  */
