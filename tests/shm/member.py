@@ -4,25 +4,30 @@ import json
 import random
 import sys
 import time
+from typing import Any
 
 import bloomgate
 from bloomgate.stm.context import here
 
-#: Locations of the array "x" of random programs.
+#: Locations of the array "x" of random programs, and variables that each process has for itself.
 LOCATIONS = 3
+PRIVATE = 2
 
 
 def programs(segment: str, seed: int, count: int) -> None:
     """Random transactions; prints what every attempt saw, one JSON object a line."""
     dice = random.Random(seed)
     x = bloomgate.SharedArray("x", LOCATIONS)
+    # By the names that a checker of all processes knows them by.
+    variables: dict[str, Any] = {f"x{place}": x.variable(place) for place in range(LOCATIONS)}
+    variables.update({f"private {number} of {seed}": bloomgate.TVar(0) for number in range(PRIVATE)})
     attempts: list[tuple[dict[str, object], object]] = []
     moment = [0.0]
 
-    def perform(steps: list[tuple[str, int, int]], name: str) -> None:
-        reads: dict[int, int] = {}
-        writes: dict[int, int] = {}
-        adds: dict[int, int] = {}
+    def perform(steps: list[tuple[str, str, int]], name: str) -> None:
+        reads: dict[str, int] = {}
+        writes: dict[str, int] = {}
+        adds: dict[str, int] = {}
         # Its snapshot was taken after the call, or after the attempt before had ended.
         seen = {"name": name, "began": moment[0], "ended": time.monotonic(), "committed": False}
         seen.update(reads=reads, writes=writes, adds=adds)
@@ -33,21 +38,21 @@ def programs(segment: str, seed: int, count: int) -> None:
             moment[0] = time.monotonic()
 
     def take(
-        steps: list[tuple[str, int, int]], reads: dict[int, int], writes: dict[int, int], adds: dict[int, int]
+        steps: list[tuple[str, str, int]], reads: dict[str, int], writes: dict[str, int], adds: dict[str, int]
     ) -> None:
         for kind, place, value in steps:
             if kind == "read":
-                got = int(x[place])
+                got = int(variables[place].value)
                 if place in writes:
                     assert got == writes[place] + adds.get(place, 0), "does not read its own writes"
                 else:
                     before = got - adds.get(place, 0)
                     assert reads.setdefault(place, before) == before, "an unrepeatable read"
             elif kind == "write":
-                x[place] = writes[place] = value
+                variables[place].value = writes[place] = value
                 adds.pop(place, None)
             elif kind == "add":
-                x.commute(place, "add", 1)
+                bloomgate.commute(variables[place], "add", 1)
                 adds[place] = adds.get(place, 0) + 1
             else:
                 time.sleep(0)
@@ -55,7 +60,7 @@ def programs(segment: str, seed: int, count: int) -> None:
     run = bloomgate.atomic(perform)
     for number in range(count):
         steps = [
-            (dice.choice(("read", "read", "write", "add", "yield")), dice.randrange(LOCATIONS), dice.getrandbits(40))
+            (dice.choice(("read", "read", "write", "add", "yield")), dice.choice(list(variables)), dice.getrandbits(40))
             for _ in range(dice.randint(1, 6))
         ]
         begin = len(attempts)
@@ -70,6 +75,9 @@ def programs(segment: str, seed: int, count: int) -> None:
             timestamp = tx.verdict.timestamp if last and tx.verdict is not None else None
             # Of an attempt that did not even begin to read there is nothing to check.
             seen["place"] = tx.snapshot if timestamp is None else timestamp
+    # Also who has written nothing knows what its own variables are in the end.
+    last = {name: variable.value for name, variable in variables.items() if name.startswith("private")}
+    print(json.dumps(last))
     for seen, _ in attempts:
         print(json.dumps(seen))
 

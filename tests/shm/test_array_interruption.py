@@ -42,10 +42,18 @@ class SharedBank(Bank):
         return x
 
 
+class MixedBank(SharedBank):
+    """Half of the values are this process's own."""
+
+    def __init__(self) -> None:
+        self.x, self.y, self.total = SharedTVar(0), TVar(0), TVar(0)
+
+
 @pytest.mark.timeout(100)
 @pytest.mark.parametrize("kind", ["write", "commute", "nested"])
-def test_an_exception_at_every_line(segment, kind: str) -> None:
-    bank = SharedBank()
+@pytest.mark.parametrize("make", [SharedBank, MixedBank])
+def test_an_exception_at_every_line(segment, make: type[SharedBank], kind: str) -> None:
+    bank = make()
     action = getattr(bank, kind)
     action()
     action()
@@ -55,8 +63,9 @@ def test_an_exception_at_every_line(segment, kind: str) -> None:
 
 
 @pytest.mark.timeout(100)
-def test_several_exceptions_in_a_row(segment) -> None:
-    bank = SharedBank()
+@pytest.mark.parametrize("make", [SharedBank, MixedBank])
+def test_several_exceptions_in_a_row(segment, make: type[SharedBank]) -> None:
+    bank = make()
     bank.write()
     for at in range(1, lines_of(bank.write) + 1, 3):
         survives(bank, bank.write, Injector(at, every=True))

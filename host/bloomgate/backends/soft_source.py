@@ -149,6 +149,8 @@ void bg_sharing_own(bg_sharing *sharing, uint32_t slot);
 uint64_t bg_unpublished_of(bg_sharing *sharing, uint32_t slot);
 int bg_transact_submit(bg_client *client, void *buffer);
 void bg_transact_release(bg_client *client, void *buffer);
+int bg_transact_decide(bg_client *client, bg_sharing *sharing, void *buffer, uint64_t ns);
+uint64_t bg_transact_timestamp(bg_client *client, bg_sharing *sharing, const void *buffer);
 int bg_transact(bg_client *client, bg_sharing *sharing, void *buffer, uint64_t ns);
 uint64_t bg_turn_of_others(bg_sharing *sharing);
 int bg_turn_take(bg_sharing *sharing, uint64_t ns);

@@ -6,7 +6,7 @@ import os
 import struct
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
 from bloomgate.errors import BloomgateError, DeviceClosed, RequestTooLarge
 from bloomgate.shm.layout import (
@@ -269,42 +269,56 @@ class Commit:
         entries: list[int] = []
         for change in changes:
             entries += change
+        publication = device._publication
+        assert isinstance(publication, SharedPublication)
         self._device = device
+        self._publication = publication
+        self._lib = publication._lib
         self._buffer = bytearray(
             struct.pack(
                 _HEADER + "IIQ" * len(changes) + f"{len(keys)}I", snapshot, 0, *([0] * 6), *counts, *entries, *keys
             )
         )
+        self._pointer = publication._ffi.from_buffer(self._buffer)
 
-    def run(self) -> Verdict:
-        """Go on until it is published, or aborted; repeated after an exception, it continues.
+    def decide(self) -> Verdict:
+        """Submit it and wait for the verdict; repeated after an exception, it continues.
 
         Raises :class:`~bloomgate.errors.DeviceClosed`, and :class:`~bloomgate.errors.DeviceTimeout` when nobody decides
         any more.
         """
-        device = self._device
-        publication = device._publication
-        assert isinstance(publication, SharedPublication)
-        lib, view = publication._lib, publication.view
-        buffer = publication._ffi.from_buffer(self._buffer)
-        port = device.port
+        return self._run(self._lib.bg_transact_decide)
+
+    def run(self) -> Verdict:
+        """The same, and go on until it is published."""
+        verdict = self._run(self._lib.bg_transact)
+        with self._device.queue.lock:
+            self._lib.bg_transact_release(self._device.port.client, self._pointer)
+        return verdict
+
+    def _run(self, proceed: Callable[[Any, Any, Any, int], int]) -> Verdict:
+        port, buffer = self._device.port, self._pointer
         begin = time.monotonic()
         while True:
-            with device.queue.lock:
-                if lib.bg_transact_submit(port.client, buffer):
+            with self._device.queue.lock:
+                if self._lib.bg_transact_submit(port.client, buffer):
                     break
             self._go_on(begin)
             time.sleep(FULL_SECONDS)
         # Not under the lock: a commit before this one may belong to a thread that needs it.
-        while not lib.bg_transact(port.client, view, buffer, SLICE_NS):
+        while not proceed(port.client, self._publication.view, buffer, SLICE_NS):
             self._go_on(begin)
-        with device.queue.lock:
-            lib.bg_transact_release(port.client, buffer)
         verdict = self.verdict
         assert verdict is not None
         if verdict.timestamp is not None:
-            publication.assigned(verdict.timestamp)
+            self._publication.assigned(verdict.timestamp)
         return verdict
+
+    @property
+    def timestamp(self) -> Optional[int]:
+        """Of the commit; None if it has none so far. Any thread; whoever has seen it published finds it here."""
+        client, view = self._device.port.client, self._publication.view
+        return self._lib.bg_transact_timestamp(client, view, self._pointer) or None
 
     def _go_on(self, begin: float) -> None:
         """Raises what there is to raise when the commit is held up."""
@@ -314,9 +328,7 @@ class Commit:
         if self.verdict is None:
             device.port.waited(time.monotonic() - begin)
         else:
-            publication = device._publication
-            assert isinstance(publication, SharedPublication)
-            publication.help_here(publication.published + 1)
+            self._publication.help_here(self._publication.published + 1)
 
     @property
     def verdict(self) -> Optional[Verdict]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Optional
+from operator import itemgetter
+from typing import Any, Callable, Optional, Protocol
 
 from bloomgate.backends.soft import load_native
 from bloomgate.errors import PublicationError
@@ -11,11 +12,22 @@ from bloomgate.parameters import Parameters
 from bloomgate.publication import HELP_AFTER, Publication
 from bloomgate.shm.segment import Segment
 
-__all__ = ["SharedPublication"]
+__all__ = ["PrivatePart", "SharedPublication"]
 
 _NANOSECONDS = 1_000_000_000
 #: Seconds between two looks whether another client's turn has ended.
 _TURN_LOOK = 0.0005
+
+
+class PrivatePart(Protocol):
+    """What a commit on shared arrays also changes in memory of its own process alone."""
+
+    @property
+    def timestamp(self) -> Optional[int]:
+        """Of the commit; None if it has none so far."""
+
+    def write_back(self, timestamp: int) -> None:
+        """Everything before that commit has been written back. Idempotent; any thread."""
 
 
 class SharedPublication(Publication):
@@ -37,12 +49,24 @@ class SharedPublication(Publication):
         #: The ``bg_sharing`` that C functions take.
         self.view = self._ffi.gc(view, self._lib.bg_sharing_free)
         self._keep = (segment, handle)
+        #: Of commits, each put here before it is submitted. Another process may publish such a commit; whoever sees
+        #: that here writes its private part back before anybody acts on it.
+        self.private_parts: list[PrivatePart] = []
         super().__init__(parameters, 0, last_timestamp)
 
     @property
     def published(self) -> int:
         timestamp: int = self._lib.bg_sharing_published(self.view)
+        if self.private_parts:
+            self._seen(timestamp)
         return timestamp
+
+    def _seen(self, published: int) -> None:
+        """Write back the private parts of what is published, in the order of commits."""
+        due = [(part.timestamp, part) for part in list(self.private_parts)]
+        for timestamp, part in sorted(((t, part) for t, part in due if t is not None), key=itemgetter(0)):
+            if timestamp <= published:
+                part.write_back(timestamp)
 
     def now(self) -> tuple[int, int]:
         """``published``, and its position in the order of publication."""
@@ -78,6 +102,8 @@ class SharedPublication(Publication):
             left = HELP_AFTER if deadline is None else max(0.0, min(HELP_AFTER, deadline - time.monotonic()))
             seen = self.published
             if self._lib.bg_sharing_wait(self.view, timestamp, int(left * _NANOSECONDS)):
+                if self.private_parts:
+                    self._seen(timestamp)
                 return
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError(

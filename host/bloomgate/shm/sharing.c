@@ -1,4 +1,4 @@
-/* Transactions on shared locations, as Python calls them: submission; decision and publication; release.
+/* Transactions on shared locations, as Python calls them: submission, decision, publication, release.
  *
  * The request and all that is known about it lie in one buffer of the caller. Calls that were made already do nothing, so
  * that whoever is interrupted by an exception of Python's begins again with the same buffer, and loses nothing.
@@ -100,19 +100,43 @@ static int bg_transact_submit(bg_client *client, void *buffer) {
     return bg_submit(client, words, BG_REDO_ARRAY, entries, commit->entries) >= 0;
 }
 
+/* The timestamp in the payload of a completion; 0: none. */
+static uint64_t timestamp_in(const bg_sharing *sharing, const uint32_t *payload) {
+    if (!(payload[0] & BG_VERDICT_TIMESTAMPED))
+        return 0;
+    return ((uint64_t)payload[1] << sharing->timestamp_bits) + payload[2];
+}
+
+/* From the submission to the verdict. Waits up to about `ns`; returns whether it is there, else call it again. */
+static int bg_transact_decide(bg_client *client, bg_sharing *sharing, void *buffer, uint64_t ns) {
+    bg_commit_header *commit = buffer;
+    if (commit->stage == STAGE_SUBMITTED) {
+        if (!bg_collect(client, commit->index, ns, commit->payload))
+            return 0;
+        commit->timestamp = timestamp_in(sharing, commit->payload);
+        commit->stage = STAGE_DECIDED;
+        BG_POINT(VERDICT_TAKEN);
+    }
+    return 1;
+}
+
+/* The timestamp of a commit, also while another thread is in one of these functions with it; 0 while it has none. What is
+ * published in the segment has one here. */
+static uint64_t bg_transact_timestamp(bg_client *client, bg_sharing *sharing, const void *buffer) {
+    const bg_commit_header *commit = buffer;
+    uint32_t payload[BG_COMPLETION_BEATS];
+    if (commit->stage == STAGE_NEW || !completed(&client->ring, client->owner, commit->index, payload))
+        return 0;
+    return timestamp_in(sharing, payload);
+}
+
 /* From the submission to the publication. Waits up to about `ns` in each stage; returns whether it is done, else call it
  * again. Any thread. */
 static int bg_transact(bg_client *client, bg_sharing *sharing, void *buffer, uint64_t ns) {
     bg_commit_header *commit = buffer;
     const bg_redo_entry *entries = (const bg_redo_entry *)(commit + 1);
-    if (commit->stage == STAGE_SUBMITTED) {
-        if (!bg_collect(client, commit->index, ns, commit->payload))
-            return 0;
-        if (commit->payload[0] & BG_VERDICT_TIMESTAMPED)
-            commit->timestamp = ((uint64_t)commit->payload[1] << sharing->timestamp_bits) + commit->payload[2];
-        commit->stage = STAGE_DECIDED;
-        BG_POINT(VERDICT_TAKEN);
-    }
+    if (!bg_transact_decide(client, sharing, buffer, ns))
+        return 0;
     if (commit->stage == STAGE_DECIDED) {
         if (commit->timestamp != 0 && !finish(sharing, commit->timestamp, entries, commit->entries, ns))
             return 0;

@@ -18,7 +18,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from bloomgate.device import Device
 from bloomgate.errors import KeyRangeError, RequestError, RequestTooLarge
@@ -45,6 +45,7 @@ from bloomgate.urls import open_device
 from bloomgate.verdict import Reason, Verdict
 
 if TYPE_CHECKING:
+    from bloomgate.shm.array import Commit as Request
     from bloomgate.stm.report import Profile
 
 __all__ = ["Runtime", "runtime", "use_device"]
@@ -204,7 +205,10 @@ class Runtime:
 
     def horizon(self) -> int:
         """A timestamp that no snapshot, present or future, is older than."""
-        oldest = self.device.published
+        return self._oldest(self.device.published)
+
+    def _oldest(self, published: int) -> int:
+        oldest = published
         for snapshot in snapshots.copy().values():
             if snapshot < oldest:
                 oldest = snapshot
@@ -217,7 +221,7 @@ class Runtime:
         :class:`TransactionTimeout` or :class:`Cancelled` when the holder of the token is in the way for too long.
         """
         if attempt.shared is not None:
-            return attempt.shared.commit(attempt)
+            return attempt.shared.commit(attempt, allowance)
         device = self.device
         reads = [location._key for location in attempt.reads]
         writes = [location._key for location in attempt.writes]
@@ -256,6 +260,35 @@ class Runtime:
                 return False
             self._write_back(attempt, timestamp)
             return True
+        except BaseException:
+            self._complete(attempt)
+            raise
+
+    def commit_with_shared(self, attempt: Attempt, request: Request, allowance: Optional[Allowance] = None) -> None:
+        """:meth:`commit` for an attempt that has shared writes too, which are in ``request`` and no more in itself."""
+        try:
+            while True:
+                self._gate.enter()
+                try:
+                    if self._submitted is not None:
+                        self._settle()
+                    holder = self._holder
+                    guarded = holder is not None and self._guards(holder, attempt)
+                    if not guarded:
+                        self._submitted = attempt
+                        attempt.verdict = verdict = request.decide()
+                        if verdict.timestamp is not None:
+                            self._unpublished[verdict.timestamp] = attempt
+                        self._submitted = None
+                finally:
+                    self._gate.leave()
+                if not guarded:
+                    break
+                if not self._token.wait_for_release(holder, allowance):
+                    raise TransactionTimeout("an irrevocable transaction was in the way for too long")
+            request.run()
+            if verdict.timestamp is not None:
+                self._write_back(attempt, verdict.timestamp)
         except BaseException:
             self._complete(attempt)
             raise
@@ -321,6 +354,8 @@ class Runtime:
         if attempt is None:
             return
         verdict = attempt.verdict
+        if verdict is None and attempt.shared is not None:
+            attempt.verdict = verdict = attempt.shared.decided() or _NOT_COMMITTED
         if verdict is None and self.device.recalls:
             verdict = self.device.recall(attempt.context.thread) or _NOT_COMMITTED
             if verdict.timestamp is not None and verdict.timestamp <= attempt.snapshot:
@@ -364,7 +399,8 @@ class Runtime:
         install(attempt.writes, timestamp, self.horizon)
         if attempt.commutes:
             self._evaluate(attempt, timestamp, timeout)
-        device.publish(timestamp)
+        if attempt.shared is None:
+            device.publish(timestamp)
         if device.published < timestamp:
             self._finish_earlier(timestamp)
             device.wait_published(timestamp, timeout)
@@ -383,15 +419,34 @@ class Runtime:
 
     def _evaluate(self, attempt: Attempt, timestamp: int, timeout: Optional[float] = None) -> None:
         """Apply the logged operations to what all commits before this one produced."""
-        assert attempt.commutes is not None
         self.device.wait_published(timestamp - 1, timeout)
+        self._apply(attempt, timestamp, self.horizon)
+
+    def _apply(self, attempt: Attempt, timestamp: int, horizon: Callable[[], int]) -> None:
+        assert attempt.commutes is not None
 
         def write(location: Location, value: Any) -> None:
-            install({location: new_version(value)}, timestamp, self.horizon)
+            install({location: new_version(value)}, timestamp, horizon)
 
         for location, pending in attempt.commutes.items():
             if location._head.timestamp != timestamp:
-                write(location, evaluate(pending, newest_before(location, timestamp).value, write))
+                before = newest_before(location, timestamp)
+                # Without one it was written so long ago that its version has been pruned.
+                if before is not None:
+                    write(location, evaluate(pending, before.value, write))
+
+    def write_private(self, attempt: Attempt, timestamp: int) -> None:
+        """Write back the private part of a commit on shared data that is published, by whomever; all before it are."""
+
+        def horizon() -> int:
+            # Not device.published, which comes here.
+            return self._oldest(timestamp)
+
+        install(attempt.writes, timestamp, horizon)
+        if attempt.commutes:
+            self._apply(attempt, timestamp, horizon)
+        if self.waiting.sleepers:
+            self._wake(attempt, timestamp)
 
     def _wake(self, attempt: Attempt, timestamp: int) -> None:
         changed: Iterable[Location] = attempt.writes
@@ -410,7 +465,8 @@ class Runtime:
                 attempt = self._unpublished.get(timestamp)
             finally:
                 self._submission.release()
-        if attempt is None:
+        if attempt is None or attempt.shared is not None:
+            # On shared data it needs no help of this process alone.
             return False
         here.context().helps += 1
         install(attempt.writes, timestamp, self.horizon)
@@ -520,17 +576,19 @@ class Runtime:
         newest = self._inherited
         device = self._device
         if device is not None:
+            # This also writes the private part back of what is published in shared memory.
             newest = max(newest, device.published)
         for timestamp, attempt in sorted(self._unpublished.copy().items()):
             install(attempt.writes, timestamp, lambda: 0)
             for location, pending in (attempt.commutes or {}).items():
-                base = newest_before(location, timestamp).value
+                before = newest_before(location, timestamp)
                 moment = timestamp
 
                 def write(location: Location, value: Any, timestamp: int = moment) -> None:
                     install({location: new_version(value)}, timestamp, lambda: 0)
 
-                write(location, evaluate(pending, base, write))
+                if before is not None:
+                    write(location, evaluate(pending, before.value, write))
             newest = max(newest, timestamp)
         self._opening = threading.RLock()
         self._inherited = newest

@@ -7,6 +7,7 @@ STM: a location that knows its number in the segment, and the part of an attempt
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -21,9 +22,11 @@ from bloomgate.stm.atomic import run
 from bloomgate.stm.attempt import Attempt
 from bloomgate.stm.context import here
 from bloomgate.stm.errors import Restart, TransactionError
+from bloomgate.stm.limits import Allowance
 from bloomgate.stm.operations import Operation, Pending, Write
 from bloomgate.stm.runtime import runtime
 from bloomgate.stm.version import Location, new_version
+from bloomgate.verdict import Verdict
 
 __all__ = ["SharedArray", "SharedTVar", "Versioned"]
 
@@ -362,28 +365,30 @@ _turn_here: list[tuple[int, float]] = [(0, 0.0)]
 
 
 class SharedPart:
-    """The shared part of an attempt."""
+    """The shared part of an attempt, and how the other one is committed with it.
+
+    A commit is decided and published by way of the segment, where any process can do the latter. If it changes private
+    variables too, these are written back by whoever first sees the commit published in this process
+    (:class:`~bloomgate.shm.publication.PrivatePart`), so that nobody here sees one part without the other.
+    """
 
     def __init__(self, device: ShmDevice, publication: SharedPublication, position: int) -> None:
         self._device = device
         self._publication = publication
         #: Of the snapshot in the order of publication.
         self.position = position
+        #: From the beginning of the commit on.
+        self._attempt: Optional[Attempt] = None
+        self._request: Optional[Commit] = None
 
     def memory(self, location: SharedLocation) -> ArrayMemory:
         memory = location.array._memory
         return memory if memory.device is self._device else location.array._here()
 
-    def commit(self, attempt: Attempt) -> bool:
+    def commit(self, attempt: Attempt, allowance: Optional[Allowance] = None) -> bool:
         """What :meth:`Runtime.commit` is for others. Whatever happens, it has happened wholly or not at all."""
         commutes = attempt.commutes or {}
-        for location in (*attempt.writes, *commutes):
-            if not location._shared:
-                raise TransactionError(
-                    f"a transaction that changes shared data cannot change {location._label()}, which is private to"
-                    " this process: other processes would publish it before it is written"
-                )
-        request = Commit(
+        self._request = request = Commit(
             self._device,
             attempt.snapshot,
             [location._key for location in attempt.reads],
@@ -391,28 +396,92 @@ class SharedPart:
             [location._key for location in commutes],
             [change for changes in (self._writes(attempt), self._commutes(commutes)) for change in changes],
         )
+        private = any(not location._shared for locations in (attempt.writes, commutes) for location in locations)
         try:
-            attempt.verdict = request.run()
+            if private:
+                self._commit_with_private(attempt, request, allowance)
+            else:
+                attempt.verdict = request.run()
         except BaseException:
             self._complete(attempt, request)
             raise
-        if attempt.verdict.committed:
+        verdict = attempt.verdict
+        assert verdict is not None
+        if verdict.committed:
             self.committed()
-        return attempt.verdict.committed
+        return verdict.committed
 
     def committed(self) -> None:
         """The transaction has ended well."""
         _turns.end(self._publication)
 
+    # Private variables.
+
+    def _commit_with_private(self, attempt: Attempt, request: Commit, allowance: Optional[Allowance]) -> None:
+        # The request has the rest.
+        attempt.writes = {location: version for location, version in attempt.writes.items() if not location._shared}
+        if attempt.commutes:
+            attempt.commutes = {
+                location: pending for location, pending in attempt.commutes.items() if not location._shared
+            }
+        self._attempt = attempt
+        self._publication.private_parts.append(self)
+        attempt.runtime.commit_with_shared(attempt, request, allowance)
+        self._forget()
+
+    @property
+    def timestamp(self) -> Optional[int]:
+        """See :class:`~bloomgate.shm.publication.PrivatePart`."""
+        attempt, request = self._attempt, self._request
+        assert attempt is not None
+        assert request is not None
+        if attempt.verdict is not None and attempt.verdict.committed:
+            # By now the ring entry may be another request's.
+            return attempt.verdict.timestamp
+        return request.timestamp
+
+    def write_back(self, timestamp: int) -> None:
+        """See :class:`~bloomgate.shm.publication.PrivatePart`."""
+        assert self._attempt is not None
+        self._attempt.runtime.write_private(self._attempt, timestamp)
+        self._forget()
+
+    def _forget(self) -> None:
+        with contextlib.suppress(ValueError):  # others may do the same
+            self._publication.private_parts.remove(self)
+
+    def decided(self) -> Optional[Verdict]:
+        """The verdict on a submission that was cut short; None if it is not known, and for what was not submitted.
+
+        One that comes when nobody waits for it any more still has its private part written back.
+        """
+        request = self._request
+        assert request is not None
+        if not request.submitted:
+            self._forget()
+            return None
+        try:
+            verdict = request.decide()
+        except Exception as error:
+            _log.warning("a commit on shared data was interrupted, and its end is not known: %s", error)
+            return request.verdict
+        if verdict.timestamp is None:
+            self._forget()
+        return verdict
+
+    # The request.
+
     def _writes(self, attempt: Attempt) -> Iterator[Change]:
         for location, version in attempt.writes.items():
-            assert isinstance(location, SharedLocation)
+            if not isinstance(location, SharedLocation):
+                continue
             kind = self.memory(location).kind
             yield Change(location.number, kind.operations["set"], kind.encode(version.value))
 
     def _commutes(self, commutes: dict[Location, Pending]) -> Iterator[Change]:
         for location, pending in commutes.items():
-            assert isinstance(location, SharedLocation)
+            if not isinstance(location, SharedLocation):
+                continue
             kind = self.memory(location).kind
             steps = []
             step: Optional[Pending] = pending
@@ -421,13 +490,14 @@ class SharedPart:
                 step = step.earlier
             yield from reversed(steps)
 
-    @staticmethod
-    def _complete(attempt: Attempt, request: Commit) -> None:
+    def _complete(self, attempt: Attempt, request: Commit) -> None:
         """An exception came in the middle: find out what became of the request, however often that happens."""
         for _ in range(_INTERRUPTIONS):
             try:
                 if request.submitted:
                     attempt.verdict = request.run()
+                if attempt.verdict is None or attempt.verdict.timestamp is None:
+                    self._forget()
                 return
             except Exception as error:
                 # Nobody decides any more. If somebody has, others write it back.

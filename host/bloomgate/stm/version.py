@@ -133,11 +133,10 @@ def install(changes: dict[Location, Version], timestamp: int, horizon: Callable[
             prune(location, horizon())
 
 
-def newest_before(location: Location, timestamp: int) -> Version:
-    """The newest version of the commits before ``timestamp``, which must not be older than the horizon."""
-    version = location._head
-    while version.timestamp >= timestamp:
-        assert version.older is not None
+def newest_before(location: Location, timestamp: int) -> Optional[Version]:
+    """The newest version of the commits before ``timestamp``; None if it was pruned, being older than the horizon."""
+    version: Optional[Version] = location._head
+    while version is not None and version.timestamp >= timestamp:
         version = version.older
     return version
 

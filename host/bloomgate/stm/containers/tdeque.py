@@ -124,7 +124,9 @@ class TDeque(Compared, Private, Generic[T]):
         with parts.lock:
             if self._left:
                 return
-            limit: int = newest_before(self._first, runtime.horizon() + 1).value
+            visible = newest_before(self._first, runtime.horizon() + 1)
+            assert visible is not None
+            limit: int = visible.value
             for position in range(self._swept, limit):
                 self._cells.forget(position)
             self._swept = max(self._swept, limit)
