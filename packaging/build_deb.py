@@ -91,7 +91,7 @@ def put_library(stage: Path) -> None:
     beside = stage / PYTHON / "bloomgate" / "libbloomgate" / "libbloomgate.so"
     beside.symlink_to(os.path.relpath(folder / "libbloomgate.so.0", beside.parent))
     put(stage, "usr/include/bloomgate.h", (SOURCES[0].parent / "bloomgate.h").read_bytes())
-    for name in ("bloomgate_registers.h", "bloomgate_uapi.h"):
+    for name in ("bloomgate_queues.h", "bloomgate_registers.h", "bloomgate_uapi.h"):
         put(stage, f"usr/include/{name}", (INCLUDE / name).read_bytes())
 
 
@@ -119,7 +119,7 @@ def put_module(stage: Path) -> None:
     source = ROOT / "firmware" / "linux"
     for name in ("bloomgate.c", "Makefile", "compat/stdint.h"):
         put(stage, f"{folder}/{name}", (source / name).read_bytes())
-    for name in ("bloomgate_registers.h", "bloomgate_uapi.h"):
+    for name in ("bloomgate_queues.h", "bloomgate_registers.h", "bloomgate_uapi.h"):
         put(stage, f"{folder}/{name}", (INCLUDE / name).read_bytes())
     put(stage, f"{folder}/dkms.conf", (source / "dkms.conf").read_bytes().replace(b"@VERSION@", __version__.encode()))
 

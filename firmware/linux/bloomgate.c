@@ -30,6 +30,7 @@
 #include <linux/version.h>
 #include <linux/wait.h>
 
+#include "bloomgate_queues.h"
 #include "bloomgate_registers.h"
 #include "bloomgate_uapi.h"
 
@@ -65,7 +66,10 @@ struct bloomgate {
 	dev_t first;
 	struct cdev cdev;
 	unsigned int pages;
-	bool has_queues;
+	/* The register of that name, 0 in gateware that has none. */
+	u32 queue_capacity;
+	/* Of each ring; 0 without queues. */
+	unsigned int queue_entries;
 	/* Between remove and the last close the registers may be gone. */
 	bool gone;
 	struct kref users;
@@ -102,28 +106,31 @@ static void device_release(struct kref *users)
 
 /* The queue. */
 
-static bool at_rest(struct bloomgate_slot *slot)
+/* Write QUEUE_CONTROL, and wait until it is in effect: then nothing of the owner before is on the bus. */
+static int queue_control(struct bloomgate_slot *slot, u32 control, u32 enabled)
 {
-	u32 status = load(slot->device, record(slot, BLOOMGATE_QUEUE_QUEUE_STATUS));
-
-	return !FIELD(status, QUEUE_QUEUE_STATUS_ENABLED) && !FIELD(status, QUEUE_QUEUE_STATUS_DRAINING);
-}
-
-/* Disable the slot's queue, and wait until nothing that was fetched for it is on the bus. */
-static int queue_stop(struct bloomgate_slot *slot)
-{
+	u32 mask = BLOOMGATE_QUEUE_QUEUE_STATUS_ENABLED_MASK | BLOOMGATE_QUEUE_QUEUE_STATUS_DRAINING_MASK;
 	unsigned long deadline = jiffies + PATIENCE;
 
-	store(slot->device, record(slot, BLOOMGATE_QUEUE_QUEUE_CONTROL), 0);
-	while (!at_rest(slot)) {
+	store(slot->device, record(slot, BLOOMGATE_QUEUE_QUEUE_CONTROL), control);
+	while ((load(slot->device, record(slot, BLOOMGATE_QUEUE_QUEUE_STATUS)) & mask) != enabled) {
 		if (time_after(jiffies, deadline))
 			return -EBUSY;
 		usleep_range(10, 50);
 	}
-	store(slot->device, record(slot, BLOOMGATE_QUEUE_WINDOW_SIZE), 0);
 	return 0;
 }
 
+static int queue_stop(struct bloomgate_slot *slot)
+{
+	int error = queue_control(slot, 0, 0);
+
+	if (!error)
+		store(slot->device, record(slot, BLOOMGATE_QUEUE_WINDOW_SIZE), 0);
+	return error;
+}
+
+/* A new beginning for the slot's owner, who finds empty rings. */
 static int queue_start(struct bloomgate_slot *slot)
 {
 	struct bloomgate *device = slot->device;
@@ -131,14 +138,32 @@ static int queue_start(struct bloomgate_slot *slot)
 
 	if (error)
 		return error;
+	memset(slot->buffer, 0, 2 * device->queue_entries * BLOOMGATE_ENTRY_BYTES);
 	if (++slot->generation == 0)
 		slot->generation = 1;
 	store(device, record(slot, BLOOMGATE_QUEUE_WINDOW_BASE), lower_32_bits(slot->address));
 	store(device, record(slot, BLOOMGATE_QUEUE_WINDOW_SIZE), slot->bytes);
-	store(device, record(slot, BLOOMGATE_QUEUE_QUEUE_CONTROL),
-	      BLOOMGATE_QUEUE_QUEUE_CONTROL_ENABLE_MASK |
-		      (u32)slot->generation << BLOOMGATE_QUEUE_QUEUE_CONTROL_GENERATION_SHIFT);
-	return 0;
+	return queue_control(slot,
+			     BLOOMGATE_QUEUE_QUEUE_CONTROL_ENABLE_MASK |
+				     (u32)slot->generation << BLOOMGATE_QUEUE_QUEUE_CONTROL_GENERATION_SHIFT,
+			     BLOOMGATE_QUEUE_QUEUE_STATUS_ENABLED_MASK);
+}
+
+/* False if the co-processor may still write to it: then the slot and its buffer stay out of use. */
+static bool buffer_free(struct bloomgate_slot *slot)
+{
+	struct bloomgate *device = slot->device;
+
+	if (!slot->buffer)
+		return true;
+	if (!device->gone && queue_stop(slot)) {
+		dev_err(device->parent, "slot %u does not come to rest; it and its buffer stay out of use\n",
+			slot->page - 1);
+		return false;
+	}
+	dma_free_coherent(device->parent, slot->bytes, slot->buffer, slot->address);
+	slot->buffer = NULL;
+	return true;
 }
 
 /* Files. */
@@ -156,7 +181,7 @@ static int slot_open(struct inode *inode, struct file *file)
 		error = -ENODEV;
 		goto out;
 	}
-	if (slot->page && device->has_queues) {
+	if (slot->page && device->queue_entries) {
 		/* Cleared: nothing of an earlier owner is in it. Cached, since the device tree says dma-coherent. */
 		slot->buffer = dma_alloc_coherent(device->parent, slot->bytes, &slot->address, GFP_KERNEL);
 		if (!slot->buffer) {
@@ -164,10 +189,10 @@ static int slot_open(struct inode *inode, struct file *file)
 			goto out;
 		}
 		error = queue_start(slot);
-		if (error) {
-			/* The co-processor may still write to an earlier window, but never knew of this buffer. */
-			dma_free_coherent(device->parent, slot->bytes, slot->buffer, slot->address);
-			slot->buffer = NULL;
+		if (error && !buffer_free(slot)) {
+			/* Nobody can open it again. */
+			mutex_unlock(&device->lock);
+			return error;
 		}
 	}
 out:
@@ -189,22 +214,12 @@ static int slot_release(struct inode *inode, struct file *file)
 {
 	struct bloomgate_slot *slot = file->private_data;
 	struct bloomgate *device = slot->device;
-	bool usable = true;
 
 	mutex_lock(&device->lock);
-	if (!device->gone && slot->buffer)
-		usable = queue_stop(slot) == 0;
-	if (usable && slot->buffer) {
-		dma_free_coherent(device->parent, slot->bytes, slot->buffer, slot->address);
-		slot->buffer = NULL;
-	}
 	slot->mapping = NULL;
-	mutex_unlock(&device->lock);
-	if (usable)
+	if (buffer_free(slot))
 		clear_bit(0, &slot->open);
-	else
-		dev_err(device->parent, "slot %u does not come to rest; it and its buffer stay out of use\n",
-			slot->page - 1);
+	mutex_unlock(&device->lock);
 	kref_put(&device->users, device_release);
 	return 0;
 }
@@ -235,16 +250,27 @@ static int slot_mmap(struct file *file, struct vm_area_struct *vma)
 	return -EINVAL;
 }
 
+static int slot_restart(struct bloomgate_slot *slot)
+{
+	struct bloomgate *device = slot->device;
+	int error = -ENODEV;
+
+	mutex_lock(&device->lock);
+	if (!device->gone && slot->buffer)
+		error = queue_start(slot);
+	mutex_unlock(&device->lock);
+	return error;
+}
+
 static long slot_ioctl(struct file *file, unsigned int command, unsigned long argument)
 {
 	struct bloomgate_slot *slot = file->private_data;
 	struct bloomgate *device = slot->device;
-	struct bloomgate_info info = {
-		.generation = slot->generation,
-		.buffer_bytes = slot->buffer ? slot->bytes : 0,
-	};
+	struct bloomgate_info info = {};
 	unsigned int i;
 
+	if (command == BLOOMGATE_RESTART_QUEUE)
+		return slot_restart(slot);
 	if (command != BLOOMGATE_GET_INFO)
 		return -ENOTTY;
 	mutex_lock(&device->lock);
@@ -252,10 +278,11 @@ static long slot_ioctl(struct file *file, unsigned int command, unsigned long ar
 		mutex_unlock(&device->lock);
 		return -ENODEV;
 	}
+	info.generation = slot->generation;
+	info.buffer_bytes = slot->buffer ? slot->bytes : 0;
 	for (i = 0; i < ARRAY_SIZE(info.identity); i++)
 		info.identity[i] = load(device, BLOOMGATE_CONTROL_IDENTIFICATION + 4 * i);
-	if (device->has_queues)
-		info.queue_capacity = load(device, BLOOMGATE_CONTROL_QUEUE_CAPACITY);
+	info.queue_capacity = device->queue_capacity;
 	do { /* The epoch may end between the words. */
 		info.epoch = load(device, BLOOMGATE_CONTROL_EPOCH);
 		info.count = load(device, BLOOMGATE_CONTROL_COUNT);
@@ -347,6 +374,23 @@ static int identify(struct device *parent, void __iomem *control, u32 *slots)
 	return 0;
 }
 
+/* The registers of queues are read only where there are any: an access to a hole is an abort. */
+static void find_queues(struct bloomgate *device)
+{
+	u32 version = load(device, BLOOMGATE_CONTROL_VERSION);
+
+	if (FIELD(version, CONTROL_VERSION_MAJOR) == 0 && FIELD(version, CONTROL_VERSION_MINOR) < 2)
+		return;
+	device->queue_capacity = load(device, BLOOMGATE_CONTROL_QUEUE_CAPACITY);
+	if (FIELD(device->queue_capacity, CONTROL_QUEUE_CAPACITY_REQUEST_BUFFERS) == 0)
+		return;
+	if (FIELD(device->queue_capacity, CONTROL_QUEUE_CAPACITY_UNCACHED))
+		/* The buffers here are cached, and it would not see what the caches have. */
+		dev_warn(device->parent, "no queues, since the gateware is on S_AXI_HP0\n");
+	else
+		device->queue_entries = 1u << FIELD(device->queue_capacity, CONTROL_QUEUE_CAPACITY_LOG2_ENTRIES);
+}
+
 static void remove_nodes(struct bloomgate *device, unsigned int pages)
 {
 	while (pages-- > 0)
@@ -408,8 +452,7 @@ static int bloomgate_probe(struct platform_device *platform)
 	device->control = control;
 	device->base = region->start;
 	device->pages = 1 + slots;
-	device->has_queues =
-		FIELD(load(device, BLOOMGATE_CONTROL_QUEUE_CAPACITY), CONTROL_QUEUE_CAPACITY_REQUEST_BUFFERS) != 0;
+	find_queues(device);
 	for (page = 0; page < device->pages; page++) {
 		device->slots[page].device = device;
 		device->slots[page].page = page;
@@ -438,7 +481,7 @@ static int bloomgate_probe(struct platform_device *platform)
 	error = make_nodes(device);
 	if (error)
 		goto delete;
-	dev_info(parent, "%u slots%s\n", slots, device->has_queues ? " with queues" : "");
+	dev_info(parent, "%u slots%s\n", slots, device->queue_entries ? " with queues" : "");
 	return 0;
 
 delete:
@@ -467,8 +510,11 @@ static void bloomgate_stop(struct bloomgate *device)
 		/* A program that goes on gets SIGBUS, and not an access that nothing may answer. */
 		if (slot->mapping)
 			unmap_mapping_range(slot->mapping, 0, 0, 1);
-		if (slot->buffer && queue_stop(slot))
-			dev_err(device->parent, "slot %u does not come to rest\n", page - 1);
+		if (slot->buffer && queue_stop(slot)) {
+			dev_err(device->parent, "slot %u does not come to rest; its buffer is kept for ever\n",
+				page - 1);
+			slot->buffer = NULL;
+		}
 	}
 	device->gone = true;
 	mutex_unlock(&device->lock);

@@ -28,8 +28,11 @@ from operator import index
 from typing import NamedTuple, Optional, Union
 
 from bloomgate.device import Device, DeviceInfo
-from bloomgate.errors import BloomgateError, DeviceTimeout, ParameterError, VersionMismatch
+from bloomgate.errors import BloomgateError, DeviceTimeout, DeviceUnavailable, ParameterError, VersionMismatch
 from bloomgate.parameters import EPOCH_BITS, Parameters
+from bloomgate.queue_pair import QueuePair
+from bloomgate.queue_port import QueuePort
+from bloomgate.queue_slots import QueueSlots
 from bloomgate.registers import (
     CONTROL_PAGE,
     ERROR_LOG_ENTRIES,
@@ -65,6 +68,9 @@ _READY = _STATUS["READY"].mask
 _EXHAUSTED = _STATUS["EXHAUSTED"].mask
 _IN_TRANSITION = _STATUS["SCRUBBING"].mask | _STATUS["RESETTING"].mask
 _COMMAND = CONTROL_PAGE.register("COMMAND")
+
+# The version of the register interface that brought queue pairs.
+_QUEUES_SINCE = (0, 2, 0)
 
 _LAST_EPOCH = (1 << EPOCH_BITS) - 1
 
@@ -110,6 +116,10 @@ class RegisterBus(abc.ABC):
     def clock_cycles(self) -> Optional[int]:
         """Clock cycles since power-up; None if that is not known."""
         return None
+
+    def open_queue(self, slot: int, parameters: Parameters) -> QueuePort:
+        """Begin a queue pair on a slot that has none. Raises :class:`~bloomgate.errors.DeviceUnavailable`."""
+        raise DeviceUnavailable("there are no queue pairs here: this way to the device reaches no memory")
 
     def close(self) -> None:  # noqa: B027 - most buses have something to release, not all
         """Release everything. Idempotent."""
@@ -174,6 +184,7 @@ class ProgrammedIODevice(Device):
             self._require_epoch(initial_epoch)
             self._version, parameters = identify(bus, expected)
             self.parameters = parameters  # for last_timestamp(), which the base class needs
+            self._queues = QueueSlots(parameters.slots, lambda slot: bus.open_queue(slot, parameters))
             self._slots = tuple(_Slot(number) for number in range(parameters.slots))
             #: Signalled when a slot becomes free.
             self._freed = threading.Condition()
@@ -223,6 +234,10 @@ class ProgrammedIODevice(Device):
             if verdict is not None:
                 self.publish(verdict.timestamp)  # the slot may have been released with it
             raise
+
+    def queue_pair(self) -> QueuePair:
+        self._require_open()
+        return QueuePair(self._queues.open(), self._require_sets)
 
     def last_timestamp(self) -> int:
         deadline = self._bus.now() + self._bus.patience
@@ -316,6 +331,7 @@ class ProgrammedIODevice(Device):
         super().wait_published(timestamp, timeout)
 
     def close(self) -> None:
+        self._queues.close()
         with self._lock:
             super().close()
             self._bus.close()
@@ -552,6 +568,17 @@ def identify(bus: RegisterBus, expected: Optional[Parameters] = None) -> tuple[t
         )
     shape = CONTROL_PAGE.register("GEOMETRY")
     room = CONTROL_PAGE.register("CAPACITY")
+    queues: dict[str, int] = {}
+    if version >= _QUEUES_SINCE:
+        # Not in one burst with the others: gateware without queue pairs answers with an error.
+        register = CONTROL_PAGE.register("QUEUE_CAPACITY")
+        (word,) = bus.read(register.offset, 1)
+        if register["REQUEST_BUFFERS"].extract(word):
+            queues = {
+                "queue_entries": 1 << register["LOG2_ENTRIES"].extract(word),
+                "request_buffers": register["REQUEST_BUFFERS"].extract(word),
+                "buffer_depth": register["BUFFER_DEPTH"].extract(word),
+            }
     try:
         parameters = Parameters(
             K=shape["K"].extract(geometry),
@@ -561,6 +588,7 @@ def identify(bus: RegisterBus, expected: Optional[Parameters] = None) -> tuple[t
             slots=room["SLOTS"].extract(capacity),
             aperture_depth=room["APERTURE_DEPTH"].extract(capacity),
             hash_seed=seed,
+            **queues,
         )
     except ParameterError as error:
         raise VersionMismatch(f"the gateware has a geometry that this host cannot use: {error}") from error

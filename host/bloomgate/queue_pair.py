@@ -263,7 +263,7 @@ class QueuePair(Closing):
             else:
                 place = ticket.entry % parameters.queue_entries
                 offset = log_area_offset(parameters) + place * parameters.aperture_depth * WORD_BYTES
-            struct.pack_into(f"={size}I", self.port.window, offset, *reads, *writes, *commutes)
+            self.port.put(offset, (*reads, *writes, *commutes))
             if parameters.key_bits < 32 or not 0 <= snapshot <= parameters.max_timestamp:
                 self._check(snapshot, reads, writes, commutes)
             epoch, count = parameters.epoch_and_count(as_index(snapshot))
@@ -300,6 +300,9 @@ class QueuePair(Closing):
         ):
             if len(keys) > limit:
                 raise RequestTooLarge(f"a queued request can have {limit} keys in {name}, not {len(keys)}")
+        room = (len(self.port.window) - _long_log_offset(self.port.parameters)) // WORD_BYTES
+        if size > room:
+            raise RequestTooLarge(f"the window of this queue pair has room for requests of {room} keys, not {size}")
         if self._long is not None and self._live.get(self._long.entry) == self._long:
             raise QueueFull(f"request {self._long.number} uses the room for long logs; collect it first")
         return size

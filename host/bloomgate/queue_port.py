@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import struct
 from collections.abc import Sequence
 from typing import Optional
 
@@ -13,6 +14,9 @@ __all__ = ["QueuePort"]
 
 class QueuePort(abc.ABC):
     """The rings of one slot. Any thread may collect; one at a time submits or releases."""
+
+    #: Whether :meth:`close` was called, where closing gives something back.
+    closed = False
 
     def __init__(self, parameters: Parameters, window: memoryview) -> None:
         self.parameters = parameters
@@ -35,6 +39,10 @@ class QueuePort(abc.ABC):
     def release(self, index: int) -> None:
         """The completion has been read: its entry and its logs may be used again."""
 
+    def put(self, offset: int, keys: Sequence[int]) -> None:
+        """Write a log there. Raises struct.error for what is no 32-bit key."""
+        struct.pack_into(f"={len(keys)}I", self.window, offset, *keys)
+
     def reserve(self, offset: int, size: int) -> None:  # noqa: B027 - memory that is there needs nothing
         """Make sure that a part of the window can be written. Raises OSError if there is no memory."""
 
@@ -43,3 +51,6 @@ class QueuePort(abc.ABC):
 
     def close(self) -> None:  # noqa: B027 - not every port has something to give back
         """Give the slot back. Idempotent."""
+
+    def abandon(self) -> None:  # noqa: B027 - as close()
+        """In a forked child: as :meth:`close`, but the slot stays the parent's."""

@@ -14,11 +14,13 @@ import cffi
 from bloomgate.driver import POLLS_PER_ACCESS, ProgrammedIODevice, RegisterBus
 from bloomgate.errors import BloomgateError, BusError, DeviceClosed, DeviceTimeout
 from bloomgate.parameters import Parameters
+from bloomgate.queue_port import QueuePort
 from bloomgate.registers import BASE_ADDRESS
 
 from bloomgate_sim.build import library
 from bloomgate_sim.channels import AxiChannel
 from bloomgate_sim.memory import SimulatedMemory
+from bloomgate_sim.queue import SimulatedQueue
 
 __all__ = ["AxiChannel", "Burst", "BusError", "ProtocolError", "SimulatedBus", "SimulatedDevice"]
 
@@ -194,6 +196,9 @@ class SimulatedBus(RegisterBus):
         """The interrupt line."""
         with self._lock:
             return bool(self._library.bloomgate_interrupt(self._require_open()))
+
+    def open_queue(self, slot: int, parameters: Parameters) -> QueuePort:
+        return SimulatedQueue(self, parameters, slot)
 
     def now(self) -> float:
         return self.clock_cycles

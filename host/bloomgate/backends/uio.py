@@ -13,13 +13,18 @@ overlay of ``firmware/devicetree`` makes them. ``bloomgate:`` has those of the k
 Registers are accessed by :mod:`bloomgate.libbloomgate`, 32 bits at a time, and not before Linux says that the fabric is
 configured: an access that nothing answers would stall the processor for ever.
 
+Queue pairs: with the kernel module a window is memory of its own, cached. With ``uio:`` it is the slot's part of the
+reserved memory, which Linux maps uncached: each word that the processor reads or writes there is an access to DDR. The
+gateware must reach memory in the same way, S_AXI_ACP for the module and S_AXI_HP0 for ``uio:``, and says which it is.
+
 A process with one slot does not see page 0, so it knows less:
 
 * Version and geometry come from the kernel module; with ``uio:`` from ``/run/bloomgate/device.json``, which
   ``bloomgate load`` writes, or from the URL.
-* ``last_timestamp()`` is the newest timestamp that this process knows of. ``published`` is that of this process:
+* With ``uio:``, ``last_timestamp()`` is the newest that this process knows of. ``published`` is that of this process:
   commits of others hold it back, which costs aborts and never correctness. Processes that share data need a
   publication that they share too.
+* Queue pairs need the kernel module: only page 0 can give a slot its window.
 * ``reset``, ``raise_floor`` and ``inject_parity_error`` raise :class:`~bloomgate.errors.DeviceUnavailable`, and
   ``stats`` counts this slot's verdicts.
 """
@@ -35,6 +40,7 @@ from operator import index
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
+from bloomgate.backends.uio_queue import LibraryQueue
 from bloomgate.device import Device, DeviceInfo
 from bloomgate.driver import POLLS_PER_ACCESS, ProgrammedIODevice, RegisterBus
 from bloomgate.errors import (
@@ -48,6 +54,9 @@ from bloomgate.errors import (
 )
 from bloomgate.libbloomgate import library
 from bloomgate.parameters import EPOCH_BITS, Parameters
+from bloomgate.queue_pair import QueuePair
+from bloomgate.queue_port import QueuePort
+from bloomgate.queue_slots import QueueSlots
 from bloomgate.registers import PAGE_BYTES, SLOT_PAGE, VERSION
 from bloomgate.verdict import KEY_REASONS, Reason, Verdict
 
@@ -63,6 +72,9 @@ _DESCRIPTIONS = {
     "uio": "the gateware in the FPGA, through Linux UIO nodes",
     "bloomgate": "the gateware in the FPGA, through the kernel module",
 }
+
+#: What the library says of queue pairs under the names of Parameters.
+_QUEUE_PARAMETERS = ("queue_entries", "request_buffers", "buffer_depth")
 
 
 def slot_node(slot: int) -> str:
@@ -136,6 +148,18 @@ class UioBus(RegisterBus):
         self._check(status)
         return True
 
+    def open_queue(self, slot: int, parameters: Parameters) -> QueuePort:
+        control, page = self._window(0), self._window(slot + 1)
+        geometry = self._ffi.new("struct bloomgate_geometry *")
+        self._check(self._lib.bloomgate_identify(control, geometry))
+        queue = self._ffi.new("struct bloomgate_queue *")
+        if self._way == "uio":
+            root = os.fsencode(self._root)
+            status = self._lib.bloomgate_uio_queue_open(queue, root, control, slot, page, geometry)
+        else:
+            status = self._lib.bloomgate_module_queue_open(queue, page, geometry)
+        return _queue(slot, parameters, queue, status)
+
     def close(self) -> None:
         self._closed = True
         for window in self._windows.values():
@@ -184,6 +208,7 @@ class UioDevice(ProgrammedIODevice):
 
     def _after_fork(self) -> None:
         super()._after_fork()
+        self._queues.abandon()
         # The pages are locked for as long as either process has the files open.
         self.bus.close()
 
@@ -207,6 +232,7 @@ class UioSlotDevice(Device):
         else:
             self._window = _open_node(slot_node(slot), root, way)
             self._version, found, newest = _ask_module(self._window, parameters)
+        self._queues = QueueSlots(1, self._open_queue)
         self._slot = self._ffi.new("struct bloomgate_slot *")
         geometry = self._ffi.new(
             "struct bloomgate_geometry *",
@@ -263,8 +289,29 @@ class UioSlotDevice(Device):
                     self.publish(decision.timestamp)
                 raise
 
+    def queue_pair(self) -> QueuePair:
+        self._require_open()
+        return QueuePair(self._queues.open(), self._require_sets)
+
+    def _open_queue(self, _: int) -> QueuePort:
+        if self._way == "uio":
+            self._refuse("queue_pair", "; with the kernel module every slot has one")
+        geometry, timestamp = self._ffi.new("struct bloomgate_geometry *"), self._ffi.new("uint64_t *")
+        queue = self._ffi.new("struct bloomgate_queue *")
+        status = self._lib.bloomgate_module_info(self._window, geometry, timestamp)
+        if status == self._lib.BLOOMGATE_OK:
+            status = self._lib.bloomgate_module_queue_open(queue, self._window, geometry)
+        return _queue(self._number, self.parameters, queue, status)
+
     def last_timestamp(self) -> int:
-        """The newest timestamp that this process knows of."""
+        """The device's newest timestamp as the kernel module says; with ``uio:`` the newest that is known here."""
+        self._require_open()
+        if self._way == "bloomgate":
+            geometry, timestamp = self._ffi.new("struct bloomgate_geometry *"), self._ffi.new("uint64_t *")
+            status = self._lib.bloomgate_module_info(self._window, geometry, timestamp)
+            if status != self._lib.BLOOMGATE_OK:
+                raise DeviceUnavailable(f"the kernel module does not answer: {_text(status)}")
+            self._newest = max(self._newest, int(timestamp[0]))
         return self._newest
 
     def info(self) -> DeviceInfo:
@@ -291,18 +338,20 @@ class UioSlotDevice(Device):
         self._refuse("inject_parity_error")
 
     def close(self) -> None:
+        self._queues.close()
         with self._lock:
             super().close()
             self._lib.bloomgate_close(self._window)
 
     def _after_fork(self) -> None:
         super()._after_fork()
+        self._queues.abandon()
         # As above; and another thread of the other process may have the lock.
         self._lib.bloomgate_close(self._window)
 
-    def _refuse(self, what: str) -> NoReturn:
+    def _refuse(self, what: str, hint: str = "") -> NoReturn:
         self._require_open()
-        raise DeviceUnavailable(f"{what}() is for the owner of page 0; this device is slot {self._number} alone")
+        raise DeviceUnavailable(f"{what}() is for the owner of page 0; this device is slot {self._number} alone{hint}")
 
     def _settle(self) -> None:
         """Publish what a request that timed out has become, so that nothing waits for it."""
@@ -359,6 +408,16 @@ def _open_node(name: str, root: str, way: str) -> Any:
     return window
 
 
+def _queue(slot: int, parameters: Parameters, queue: Any, status: int) -> QueuePort:
+    """The port of a queue, if opening it came to ``status`` BLOOMGATE_OK."""
+    _, lib = library()
+    if status == lib.BLOOMGATE_E_TIMEOUT:
+        raise DeviceTimeout(f"the queue of slot {slot} does not come to rest; reset or reload the device")
+    if status != lib.BLOOMGATE_OK:
+        raise DeviceUnavailable(f"slot {slot} has no queue pair: {_text(status)}")
+    return LibraryQueue(parameters, queue)
+
+
 def identity(version: tuple[int, int, int], parameters: Parameters, epoch: int) -> str:
     """What ``/run/bloomgate/device.json`` says of a device: JSON."""
     document = {"version": version, "parameters": dataclasses.asdict(parameters), "epoch": epoch}
@@ -373,6 +432,7 @@ def _ask_module(window: Any, parameters: Optional[Parameters]) -> tuple[tuple[in
         status = lib.bloomgate_module_info(window, geometry, timestamp)
         if status != lib.BLOOMGATE_OK:
             raise VersionMismatch(_text(status))
+        queues = {name: getattr(geometry, name) for name in _QUEUE_PARAMETERS} if geometry.queue_entries else {}
         found = Parameters(
             K=geometry.tables,
             D=1 << geometry.log2_rows,
@@ -381,6 +441,7 @@ def _ask_module(window: Any, parameters: Optional[Parameters]) -> tuple[tuple[in
             slots=geometry.slots,
             aperture_depth=geometry.aperture_depth,
             hash_seed=geometry.hash_seed,
+            **queues,
         )
         if parameters is not None and parameters != found:
             raise VersionMismatch(f"the gateware was built as {found}, not {parameters}")

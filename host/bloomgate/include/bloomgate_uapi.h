@@ -28,6 +28,12 @@ struct bloomgate_info {
 };
 
 #define BLOOMGATE_GET_INFO _IOR('B', 1, struct bloomgate_info)
+/*
+ * The slot's queue begins anew: what is fetched comes to its end, the rest is forgotten, both rings are cleared, indices
+ * are 0, and the generation is another. Fails with ENODEV where there are no queues, and with EBUSY if the
+ * co-processor does not come to rest.
+ */
+#define BLOOMGATE_RESTART_QUEUE _IO('B', 2)
 
 /*
  * Waiting without polling: read() arms the interrupt and brings a __u32, the number of wake-ups so far; look at the

@@ -1,5 +1,5 @@
 /*
- * libbloomgate: programmed I/O with the co-processor, from C11 on Linux and without any other library.
+ * libbloomgate: programmed I/O and queue pairs with the co-processor, from C11 on Linux and without any other library.
  *
  * A program maps the pages that it may use (one UIO node each), opens a slot, and commits:
  *
@@ -59,6 +59,12 @@ enum bloomgate_status {
     BLOOMGATE_E_TIMEOUT = -12,
     /* An earlier request of the slot is not settled. */
     BLOOMGATE_E_UNSETTLED = -13,
+    /* The slot has no memory that the co-processor reaches, or too little for a queue pair of this geometry. */
+    BLOOMGATE_E_MEMORY = -14,
+    /* The gateware reaches memory through the caches and this way maps it past them, or the other way round. */
+    BLOOMGATE_E_COHERENCE = -15,
+    /* All entries of the ring are in use. Nothing was submitted. */
+    BLOOMGATE_E_FULL = -16,
 };
 
 /* One line on a status, for people. */
@@ -121,6 +127,10 @@ int bloomgate_uio_wait(const struct bloomgate_window *control, int milliseconds,
 struct bloomgate_geometry {
     uint32_t major, minor, patch;
     uint32_t tables, log2_rows, timestamp_bits, key_bits, slots, aperture_depth, hash_seed;
+    /* Of queue pairs; all 0 where the gateware has none. */
+    uint32_t queue_entries, request_buffers, buffer_depth;
+    /* 1: the gateware reaches memory past the processors' caches, which is right for UIO and not for the module. */
+    uint32_t uncached;
 };
 
 /* One entry of the error log; `code` is an enum bloomgate_error_code. */
@@ -129,8 +139,8 @@ struct bloomgate_error {
 };
 
 int bloomgate_identify(const struct bloomgate_window *control, struct bloomgate_geometry *geometry);
-/* The same from the five words that bloomgate_identify reads: IDENTIFICATION to HASH_SEED. */
-int bloomgate_geometry_of(const uint32_t *words, struct bloomgate_geometry *geometry);
+/* The same from the words that bloomgate_identify reads: IDENTIFICATION to HASH_SEED, and QUEUE_CAPACITY. */
+int bloomgate_geometry_of(const uint32_t *words, uint32_t queue_capacity, struct bloomgate_geometry *geometry);
 /* The newest timestamp assigned. */
 int bloomgate_last_timestamp(const struct bloomgate_window *control, const struct bloomgate_geometry *geometry,
                              uint64_t *timestamp);
@@ -193,6 +203,70 @@ int bloomgate_slot_open(struct bloomgate_slot *slot, const struct bloomgate_wind
 int bloomgate_commit(struct bloomgate_slot *slot, const struct bloomgate_request *request,
                      struct bloomgate_decision *decision);
 int bloomgate_settle(struct bloomgate_slot *slot, struct bloomgate_decision *decision);
+
+/* --- Queue pairs --------------------------------------------------------------------------------------------- */
+
+/*
+ * The rings of a slot and the memory that the co-processor reaches for it: requests are submitted now and collected
+ * later, several at a time, and cost one doorbell each. A window that is used by a slot (above) can have a queue too.
+ *
+ * Any number of threads may wait for verdicts of a queue while one submits or releases.
+ */
+struct bloomgate_queue {
+    /* Looks at a completion before a waiter sleeps on the interrupt. */
+    uint32_t spins;
+    /* All of the slot's window: rings, then room for logs. Write there with 32-bit stores (bloomgate_queue_put). */
+    volatile uint32_t *memory;
+    size_t bytes;
+    /* The rest is private. */
+    struct bloomgate_window page, control;
+    struct bloomgate_geometry geometry;
+    uint32_t slot, owner, head, tail;
+    uint32_t released[8];
+    int file;
+};
+
+/*
+ * Begin a queue pair on a slot whose page is mapped; what was in its rings is forgotten. Close it before the page.
+ *
+ * With the kernel module, memory is cached and coherent. With UIO the caller needs page 0 too, to which the window
+ * belongs, and memory is uncached: each word that the processor reads or writes is an access to DDR.
+ */
+int bloomgate_module_queue_open(struct bloomgate_queue *queue, const struct bloomgate_window *page,
+                                const struct bloomgate_geometry *geometry);
+int bloomgate_uio_queue_open(struct bloomgate_queue *queue, const char *root, const struct bloomgate_window *control,
+                             uint32_t slot, const struct bloomgate_window *page,
+                             const struct bloomgate_geometry *geometry);
+/* Requests that are not decided are decided or forgotten. BLOOMGATE_E_TIMEOUT: the device does not come to rest. */
+int bloomgate_queue_close(struct bloomgate_queue *queue);
+/* In a forked child: give back what it has of the queue, which stays its parent's. */
+void bloomgate_queue_abandon(struct bloomgate_queue *queue);
+
+/*
+ * Submit a request of at most aperture_depth keys; `index` names it. Nothing waits; BLOOMGATE_E_FULL until an earlier
+ * one is collected.
+ */
+int bloomgate_submit(struct bloomgate_queue *queue, const struct bloomgate_request *request, uint32_t *index);
+/*
+ * The verdict on a request, once, and its entry is free again. Looks `spins` times, then sleeps, for `milliseconds` in
+ * all; 0 looks once. BLOOMGATE_E_TIMEOUT: not yet.
+ */
+int bloomgate_collect(struct bloomgate_queue *queue, uint32_t index, uint32_t milliseconds,
+                      struct bloomgate_decision *decision);
+
+/*
+ * What these are made of, for logs that lie in the window already and for requests of any length.
+ *
+ * `put` copies words to a byte offset of the window. `next` is the index that the next submission gets, or
+ * BLOOMGATE_E_FULL. `enter` submits the eight words of an entry (struct bloomgate_submission), whose logs are complete.
+ * `wait` stores the four words of a verdict, and can be called again. `release`: entry and logs may be used again;
+ * entries come free in the order of their submission.
+ */
+int bloomgate_queue_put(struct bloomgate_queue *queue, uint32_t offset, const uint32_t *words, size_t count);
+int bloomgate_queue_next(const struct bloomgate_queue *queue);
+int bloomgate_queue_enter(struct bloomgate_queue *queue, const uint32_t *words);
+int bloomgate_queue_wait(const struct bloomgate_queue *queue, uint32_t index, uint32_t milliseconds, uint32_t *verdict);
+void bloomgate_queue_release(struct bloomgate_queue *queue, uint32_t index);
 
 #ifdef __cplusplus
 }

@@ -32,12 +32,19 @@ static int await(const struct bloomgate_window *control, uint32_t offset, uint32
 
 int bloomgate_identify(const struct bloomgate_window *control, struct bloomgate_geometry *geometry)
 {
-    uint32_t words[5];
+    uint32_t words[5], queue_capacity = 0;
     int status = bloomgate_read(control, BLOOMGATE_CONTROL_IDENTIFICATION, words, 5);
-    return status == BLOOMGATE_OK ? bloomgate_geometry_of(words, geometry) : status;
+    if (status == BLOOMGATE_OK) {
+        status = bloomgate_geometry_of(words, 0, geometry);
+    }
+    /* Gateware before queue pairs has no such register, and an access to it is an abort. */
+    if (status == BLOOMGATE_OK && (geometry->major != 0 || geometry->minor >= 2)) {
+        status = read_word(control, BLOOMGATE_CONTROL_QUEUE_CAPACITY, &queue_capacity);
+    }
+    return status == BLOOMGATE_OK ? bloomgate_geometry_of(words, queue_capacity, geometry) : status;
 }
 
-int bloomgate_geometry_of(const uint32_t *words, struct bloomgate_geometry *geometry)
+int bloomgate_geometry_of(const uint32_t *words, uint32_t queue_capacity, struct bloomgate_geometry *geometry)
 {
     if (words[0] != BLOOMGATE_IDENTIFICATION) {
         return BLOOMGATE_E_IDENTIFICATION;
@@ -54,6 +61,12 @@ int bloomgate_geometry_of(const uint32_t *words, struct bloomgate_geometry *geom
         .aperture_depth = FIELD(words[3], CAPACITY_APERTURE_DEPTH),
         .hash_seed = words[4],
     };
+    if (FIELD(queue_capacity, QUEUE_CAPACITY_REQUEST_BUFFERS) != 0) {
+        geometry->queue_entries = 1u << FIELD(queue_capacity, QUEUE_CAPACITY_LOG2_ENTRIES);
+        geometry->request_buffers = FIELD(queue_capacity, QUEUE_CAPACITY_REQUEST_BUFFERS);
+        geometry->buffer_depth = FIELD(queue_capacity, QUEUE_CAPACITY_BUFFER_DEPTH);
+        geometry->uncached = FIELD(queue_capacity, QUEUE_CAPACITY_UNCACHED);
+    }
     if (geometry->major != BLOOMGATE_VERSION_MAJOR) {
         return BLOOMGATE_E_VERSION;
     }

@@ -5,6 +5,7 @@
 #include "barrier.h"
 #include "bloomgate_registers.h"
 #include "clock.h"
+#include "request.h"
 
 /* Far longer than every other slot's largest request together. */
 #define DEFAULT_MILLISECONDS 1000u
@@ -56,43 +57,6 @@ int bloomgate_slot_open(struct bloomgate_slot *slot, const struct bloomgate_wind
     return BLOOMGATE_OK;
 }
 
-/* The largest value of so many bits, 1 to 32. */
-static uint32_t largest(uint32_t bits)
-{
-    return UINT32_MAX >> (32u - bits);
-}
-
-static int check_set(const uint32_t *keys, size_t count, uint32_t max_key, size_t *room)
-{
-    if (count > *room) {
-        return BLOOMGATE_E_TOO_LARGE;
-    }
-    *room -= count;
-    for (size_t i = 0; i < count; i++) {
-        if (keys[i] > max_key) {
-            return BLOOMGATE_E_KEY;
-        }
-    }
-    return BLOOMGATE_OK;
-}
-
-static int check(const struct bloomgate_slot *slot, const struct bloomgate_request *request)
-{
-    uint32_t max_key = largest(slot->geometry.key_bits);
-    size_t room = slot->geometry.aperture_depth;
-    if (request->snapshot >> slot->geometry.timestamp_bits > UINT32_MAX) {
-        return BLOOMGATE_E_SNAPSHOT;
-    }
-    int status = check_set(request->reads, request->read_count, max_key, &room);
-    if (status == BLOOMGATE_OK) {
-        status = check_set(request->writes, request->write_count, max_key, &room);
-    }
-    if (status == BLOOMGATE_OK) {
-        status = check_set(request->commutes, request->commute_count, max_key, &room);
-    }
-    return status;
-}
-
 /* Any word of an aperture appends, so a set that is longer than the aperture begins at its start again. */
 static void fill(const struct bloomgate_slot *slot, uint32_t aperture, uint32_t bytes, const uint32_t *keys,
                  size_t count)
@@ -106,23 +70,13 @@ static void fill(const struct bloomgate_slot *slot, uint32_t aperture, uint32_t 
 static void collect(struct bloomgate_slot *slot, struct bloomgate_decision *decision)
 {
     bloomgate_load_barrier();
-    uint32_t verdict = load(slot, BLOOMGATE_SLOT_VERDICT);
-    uint32_t epoch = load(slot, BLOOMGATE_SLOT_TIMESTAMP_EPOCH);
-    uint32_t count = load(slot, BLOOMGATE_SLOT_TIMESTAMP_COUNT);
-    uint32_t key = load(slot, BLOOMGATE_SLOT_CONFLICT_KEY);
+    uint32_t words[4];
+    for (uint32_t i = 0; i < 4; i++) {
+        words[i] = load(slot, BLOOMGATE_SLOT_VERDICT + 4 * i);
+    }
     /* What the caller reads next must not have been read before the verdict. */
     bloomgate_load_barrier();
-    *decision = (struct bloomgate_decision){
-        .committed = SLOT_FIELD(verdict, VERDICT_COMMITTED), .timestamped = 0, .timestamp = 0, .reason = 0, .key = 0};
-    if (!decision->committed) {
-        decision->reason = SLOT_FIELD(verdict, VERDICT_REASON);
-        if (decision->reason == BLOOMGATE_REASON_CONFLICT || decision->reason == BLOOMGATE_REASON_PARITY) {
-            decision->key = key;
-        }
-    } else if (SLOT_FIELD(verdict, VERDICT_TIMESTAMPED)) {
-        decision->timestamped = 1;
-        decision->timestamp = ((uint64_t)epoch << slot->geometry.timestamp_bits) + count;
-    }
+    bloomgate_decision_of(&slot->geometry, words, decision);
     slot->submitted = 0;
 }
 
@@ -143,7 +97,7 @@ int bloomgate_commit(struct bloomgate_slot *slot, const struct bloomgate_request
     if (slot->submitted) {
         return BLOOMGATE_E_UNSETTLED;
     }
-    int status = check(slot, request);
+    int status = bloomgate_request_check(&slot->geometry, request);
     if (status != BLOOMGATE_OK) {
         return status;
     }
@@ -156,7 +110,7 @@ int bloomgate_commit(struct bloomgate_slot *slot, const struct bloomgate_request
     /* A redo log in shared memory is complete before the request can be decided. */
     bloomgate_store_barrier();
     store(slot, BLOOMGATE_SLOT_SNAPSHOT_EPOCH, (uint32_t)(request->snapshot >> slot->geometry.timestamp_bits));
-    store(slot, BLOOMGATE_SLOT_SNAPSHOT_COUNT, (uint32_t)request->snapshot & largest(slot->geometry.timestamp_bits));
+    store(slot, BLOOMGATE_SLOT_SNAPSHOT_COUNT, (uint32_t)request->snapshot & bloomgate_largest(slot->geometry.timestamp_bits));
     slot->submitted = 1;
     store(slot, BLOOMGATE_SLOT_SUBMIT, slot->request << BLOOMGATE_SLOT_SUBMIT_REQUEST_SHIFT);
     return bloomgate_settle(slot, decision);

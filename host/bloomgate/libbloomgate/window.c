@@ -84,6 +84,12 @@ const char *bloomgate_message(int status)
         return "the device did not answer in time; reset or reload it";
     case BLOOMGATE_E_UNSETTLED:
         return "an earlier request of the slot is not settled";
+    case BLOOMGATE_E_MEMORY:
+        return "the slot has no memory for a queue pair of this geometry";
+    case BLOOMGATE_E_COHERENCE:
+        return "the gateware reaches memory in another way than it is mapped here: UIO needs S_AXI_HP0, the module S_AXI_ACP";
+    case BLOOMGATE_E_FULL:
+        return "all entries of the ring are in use";
     default:
         return "unknown status";
     }

@@ -1,0 +1,42 @@
+"""Which slots of a device have a queue pair: at most one each, of those that the device's bus opens."""
+
+from __future__ import annotations
+
+import threading
+from typing import Callable
+
+from bloomgate.errors import DeviceInUse
+from bloomgate.queue_port import QueuePort
+
+__all__ = ["QueueSlots"]
+
+
+class QueueSlots:
+    """The open ports of a device. Any thread may use it."""
+
+    def __init__(self, slots: int, open_port: Callable[[int], QueuePort]) -> None:
+        """``open_port``: makes the port of a slot."""
+        self._open_port = open_port
+        self._slots = slots
+        self._lock = threading.Lock()
+        self._ports: dict[int, QueuePort] = {}
+
+    def open(self) -> QueuePort:
+        """A port on a slot that has none. Raises :class:`~bloomgate.errors.DeviceInUse`, and what opening it raises."""
+        with self._lock:
+            for slot in range(self._slots):
+                if slot not in self._ports or self._ports[slot].closed:
+                    self._ports[slot] = port = self._open_port(slot)
+                    return port
+        raise DeviceInUse(f"all {self._slots} slots have a queue pair; close one, or submit more in each")
+
+    def close(self) -> None:
+        """Close all ports."""
+        with self._lock:
+            for port in self._ports.values():
+                port.close()
+
+    def abandon(self) -> None:
+        """After a fork, in the child: the ports are the parent's."""
+        for port in self._ports.values():
+            port.abandon()
