@@ -200,7 +200,8 @@ class Device(Closing):
         self._publication.release_leaked()
 
     def close(self) -> None:
-        """Release everything. Later operations raise :class:`~bloomgate.errors.DeviceClosed`. Idempotent."""
+        """Release everything. Later operations raise :class:`~bloomgate.errors.DeviceClosed`, but for reading
+        :attr:`published`. Idempotent."""
         self._closed = True
 
     # What backends share: the checks that make a request impossible to put on the wire.

@@ -3,6 +3,7 @@
 import array
 import decimal
 import fractions
+import gc
 import re
 import subprocess
 import sys
@@ -513,6 +514,14 @@ def test_a_closed_device_refuses(small: Device, operation: str) -> None:
     small.close()
     with pytest.raises(DeviceClosed, match=r"^the device is closed; open it again with bloomgate.open_device\(\)$"):
         OPERATIONS[operation](small)
+
+
+def test_what_a_closed_device_has_published(small: Device) -> None:
+    last = small.commit(snapshot=small.published, writes=[1]).timestamp
+    small.publish(last)
+    small.close()
+    gc.collect()
+    assert small.published == last
 
 
 def test_the_context_manager_closes(small_url: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import bloomgate
 import pytest
-from bloomgate import SharedArray, SharedTVar, TransactionError, TVar, atomic, commute, stats
+from bloomgate import DeviceClosed, SharedArray, SharedTVar, TransactionError, TVar, atomic, commute, stats
 from bloomgate.shm.array import ArrayMemory, VersionGone
 from bloomgate.shm.layout import REDO_ENTRIES, VERSIONS
 from bloomgate.shm.segment import remove
@@ -135,6 +135,23 @@ def test_of_another_segment(segment) -> None:
         array[0]
     bloomgate.use_device(f"shm:{segment}")
     assert array[0] == 0
+
+
+def test_of_a_closed_device(segment) -> None:
+    array, variable = SharedArray("a", 1), SharedTVar(1)
+
+    @atomic
+    def write() -> None:
+        array[0] = 1
+        runtime.device.close()
+
+    with pytest.raises(DeviceClosed, match="^the device is closed; open it again"):
+        write()
+    for use in (lambda: array[0], array.snapshot, lambda: array.versioned(0), lambda: setattr(variable, "value", 2)):
+        with pytest.raises(DeviceClosed, match="^the device is closed; open it again"):
+            use()
+    bloomgate.use_device(f"shm:{segment}")
+    assert (array[0], variable.value) == (0, 1)
 
 
 # Transactions.

@@ -8,15 +8,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPY = ROOT / "build" / "pypy" / "bin" / "python"
-#: What takes long on PyPy (simulators, and model:, which core_cases.py tries); a device in shared memory that is used
-#: after it was closed, which ends PyPy; and which type of integer a conflict key is.
-LEFT_OUT = "not sim and not shm and not odd_types and not model"
+#: What takes long on PyPy (simulators, and model:, which core_cases.py tries); and which type of integer a key is.
+LEFT_OUT = "not sim and not odd_types and not model"
 HOST = "device_contract h3 parameters publication serialisability threads urls"
 STM = "containers core explicit gate guards queue report tutorial"
+SHM = "array_transactions array_private"
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("folder", "names"), [("host", HOST), ("stm", STM)], ids=["host", "stm"])
+@pytest.mark.parametrize(("folder", "names"), [("host", HOST), ("stm", STM), ("shm", SHM)], ids=["host", "stm", "shm"])
 def test_on_pypy(folder: str, names: str) -> None:
     if not PYPY.exists():
         pytest.skip("no PyPy with pytest, so only core_cases.py has run on PyPy: apt-get install pypy3 && make pypy")

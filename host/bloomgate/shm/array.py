@@ -71,7 +71,7 @@ class ArrayType(NamedTuple):
         """The word for a value. Raises TypeError or OverflowError for what does not fit."""
         try:
             word: int = _WORD.unpack(self.packer.pack(value))[0]
-        except struct.error:
+        except (struct.error, ValueError):  # the second is PyPy's for negative ones
             if isinstance(value, (int, float)) and not (self.code != "d" and isinstance(value, float)):
                 raise OverflowError(f"a value must be {self.doc}, not {value!r}") from None
             raise TypeError(f"a value must be {self.doc}, not {value!r}") from None
@@ -298,6 +298,8 @@ class Commit:
 
     def _run(self, proceed: Callable[[Any, Any, Any, int], int]) -> Verdict:
         port, buffer = self._device.port, self._pointer
+        # Without its lock the slot may be another process's.
+        port.require_open()
         begin = time.monotonic()
         while True:
             with self._device.queue.lock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import mmap
 import os
@@ -163,9 +162,11 @@ class Segment:
         return Segment(os.open(f"/proc/self/fd/{self.file}", os.O_RDWR | os.O_CLOEXEC), self.name)
 
     def close(self) -> None:
-        """Unmap it, and release the locks. Idempotent."""
+        """Release the locks. Idempotent.
+
+        The memory is unmapped when the last one who has a view of it is gone. mmap.close() would refuse before that on
+        CPython, but on PyPy take the memory away from C.
+        """
         if self.file >= 0:
             file, self.file = self.file, -1
             os.close(file)
-        with contextlib.suppress(BufferError):  # somebody still has a view; it is unmapped with the last one
-            self.map.close()

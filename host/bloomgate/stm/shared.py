@@ -153,6 +153,7 @@ class SharedArray:
                     f" use_device('shm:{self._segment}')"
                 )
             memory = self._memory = ArrayMemory.open(device, self.name)
+        memory.device.port.require_open()
         return memory
 
     def __reduce__(self) -> Any:
