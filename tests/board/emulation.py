@@ -1,6 +1,7 @@
 """What the tests of the board run on: a file tree in the place of Linux's, and the gateware behind a UIO shim."""
 
 import contextlib
+import mmap
 import os
 import select
 import shutil
@@ -12,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from bloomgate.devicetree import QUEUE_BASE, QUEUE_BYTES
 from bloomgate.libbloomgate import FLAGS, INCLUDE, SOURCES
 from bloomgate.parameters import Parameters
-from bloomgate.registers import BASE_ADDRESS, PAGE_BYTES, slot_page_offset
+from bloomgate.registers import BASE_ADDRESS, CONTROL_PAGE, PAGE_BYTES, SLOT_PAGE, slot_page_offset
 from bloomgate_sim.device import BusError, SimulatedBus
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,6 +109,11 @@ def make_tree(root: Path, slots: int, *, state: str = "operating") -> Path:
         (folder / "name").write_text(f"{name}\n")
         (folder / "maps" / "map0" / "addr").write_text(f"{address:#010x}\n")
         (folder / "maps" / "map0" / "size").write_text(f"{PAGE_BYTES:#010x}\n")
+        if name != "bloomgate-control":
+            (folder / "maps" / "map1").mkdir()
+            queue = QUEUE_BASE + int(name.removeprefix("bloomgate-slot")) * QUEUE_BYTES
+            (folder / "maps" / "map1" / "addr").write_text(f"{queue:#010x}\n")
+            (folder / "maps" / "map1" / "size").write_text(f"{QUEUE_BYTES:#010x}\n")
         (root / "dev" / f"uio{number}").touch()
         (root / "dev" / f"uio{number}").chmod(0o660)
     return root
@@ -125,27 +132,53 @@ _MESSAGE, _ANSWER = struct.Struct("=III"), struct.Struct("=II")
 #: Seconds between two looks at the interrupt line, and clocks that pass in each: a program that waits for the
 #: interrupt does not touch the bus, and simulated time must pass all the same.
 _TICK_SECONDS, _TICK_CLOCKS = 0.005, 200
+#: Clocks that pass after a doorbell, in steps: a program that looks at memory does not touch the bus either.
+_DOORBELL_CLOCKS, _STEP_CLOCKS = 20_000, 100
+_QUEUE_CAPACITY = CONTROL_PAGE.register("QUEUE_CAPACITY")
+_TAIL = SLOT_PAGE.register("SUBMISSION_TAIL").offset
 
 
 class BusServer:
-    """The other end of the shim's socket: every access goes to the simulated gateware."""
+    """The other end of the shim's socket: every access goes to the simulated gateware, which reaches ``memory``."""
 
-    def __init__(self, bus: SimulatedBus, path: Path) -> None:
+    def __init__(self, bus: SimulatedBus, path: Path, memory: Path, *, uncached: bool = True) -> None:
+        """``memory``: a file with what is at each physical address, of which there is the queue memory of all slots.
+
+        ``uncached``: the gateware says that it is on S_AXI_HP0, as UIO needs it. It is on the ACP; here that is the
+        same, since there is one memory and no cache.
+        """
         self.bus = bus
         self.path = path
+        self._uncached = uncached
         #: Accesses done, and those that the bus refused.
         self.loads = self.stores = self.refused = 0
         #: The lowest offset accessed.
         self.lowest = 1 << 32
+        #: Interrupts that were delivered; and whether the next has to be unmasked first.
+        self.interrupts = 0
+        self._masked = False
+        self._listeners: list[socket.socket] = []
+        self._interrupting = threading.Lock()
+        size = Parameters().slots * QUEUE_BYTES
+        with memory.open("wb") as file:
+            file.truncate(QUEUE_BASE + size)
+        with memory.open("r+b") as file:
+            bus.memory.attach(mmap.mmap(file.fileno(), size, offset=QUEUE_BASE), QUEUE_BASE)
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listening.bind(str(path))
         self._listening.listen()
         self._closing = threading.Event()
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
+        #: Clocks that are to pass, since a doorbell was rung.
+        self._clocks = 0
+        self._rung = threading.Condition()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._accept, self._pass_time)]
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         self._closing.set()
+        with self._rung:
+            self._rung.notify()
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         for thread in self._threads:
@@ -161,6 +194,13 @@ class BusServer:
             self._threads.append(thread)
             thread.start()
 
+    def _pass_time(self) -> None:
+        while not self._closing.is_set():
+            with self._rung:
+                self._rung.wait_for(lambda: self._clocks > 0 or self._closing.is_set())
+                self._clocks -= _STEP_CLOCKS
+            self.bus.step(_STEP_CLOCKS)
+
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
             while message := connection.recv(_MESSAGE.size, socket.MSG_WAITALL):
@@ -175,26 +215,44 @@ class BusServer:
         try:
             if kind == _LOAD:
                 self.loads += 1
-                return 0, self.bus.read(offset, 1)[0]
+                (word,) = self.bus.read(offset, 1)
+                if offset == _QUEUE_CAPACITY.offset and self._uncached:
+                    word |= _QUEUE_CAPACITY["UNCACHED"].mask
+                return 0, word
             self.stores += 1
             self.bus.write(offset, [value])
-            return 0, 0
         except BusError:
             self.refused += 1
             return 1, 0
+        if offset >= PAGE_BYTES and offset % PAGE_BYTES == _TAIL:
+            with self._rung:
+                self._clocks = _DOORBELL_CLOCKS
+                self._rung.notify()
+        return 0, 0
 
     def _carry_interrupt(self, connection: socket.socket) -> None:
-        """As uio_pdrv_genirq does: an interrupt is counted and masked; a word written unmasks it."""
-        count, masked = 0, False
-        while not self._closing.is_set():
-            if select.select([connection], [], [], _TICK_SECONDS)[0]:
-                if not connection.recv(4, socket.MSG_WAITALL):
-                    return
-                masked = False
-            self.bus.step(_TICK_CLOCKS)
-            if not masked and self.bus.interrupt:
-                count, masked = count + 1, True
-                connection.sendall(struct.pack("=I", count))
+        """As uio_pdrv_genirq does: an interrupt is counted, told to all who have the file open, and masked.
+
+        A word that one of them writes unmasks it.
+        """
+        with self._interrupting:
+            self._listeners.append(connection)
+        try:
+            while not self._closing.is_set():
+                if select.select([connection], [], [], _TICK_SECONDS)[0]:
+                    if not connection.recv(4, socket.MSG_WAITALL):
+                        return
+                    self._masked = False
+                self.bus.step(_TICK_CLOCKS)
+                with self._interrupting:
+                    if not self._masked and self.bus.interrupt:
+                        self.interrupts, self._masked = self.interrupts + 1, True
+                        for listener in self._listeners:
+                            with contextlib.suppress(BrokenPipeError):  # just closed
+                                listener.sendall(struct.pack("=I", self.interrupts))
+        finally:
+            with self._interrupting:
+                self._listeners.remove(connection)
 
 
 class EmulatedBoard:
@@ -204,7 +262,11 @@ class EmulatedBoard:
         self.root = root
         self.server = server
         self.environment = dict(
-            os.environ, BLOOMGATE_SHIM_ROOT=str(root), BLOOMGATE_SHIM_SOCKET=str(server.path), PYTHONPATH="host"
+            os.environ,
+            BLOOMGATE_SHIM_ROOT=str(root),
+            BLOOMGATE_SHIM_SOCKET=str(server.path),
+            BLOOMGATE_SHIM_MEMORY=str(server.path.with_name("memory")),
+            PYTHONPATH="host:.",
         )
 
     def run(self, *command: str, **options: object) -> subprocess.CompletedProcess:
@@ -221,11 +283,11 @@ class EmulatedBoard:
 
 
 @contextlib.contextmanager
-def emulated_board(folder: Path, parameters: Parameters) -> Iterator[EmulatedBoard]:
-    """``folder`` should be short: a socket's path has room for 107 bytes."""
+def emulated_board(folder: Path, parameters: Parameters, *, uncached: bool = True) -> Iterator[EmulatedBoard]:
+    """``folder`` should be short: a socket's path has room for 107 bytes. ``uncached``: see :class:`BusServer`."""
     root = make_tree(folder / "root", parameters.slots)
     bus = SimulatedBus(parameters)
-    server = BusServer(bus, folder / "bus")
+    server = BusServer(bus, folder / "bus", folder / "memory", uncached=uncached)
     try:
         yield EmulatedBoard(root, server)
     finally:

@@ -5,7 +5,7 @@ import random
 import struct
 
 import pytest
-from bloomgate import Parameters, QueueFull, Reason, RequestTooLarge, open_device
+from bloomgate import Parameters, Reason, open_device
 from bloomgate.backends.model import ModelDevice
 from bloomgate.backends.model_queue import ModelQueue, first_bad_word
 from bloomgate.backends.soft import SoftDevice
@@ -13,13 +13,14 @@ from bloomgate.backends.soft_queue import SoftQueue
 from bloomgate.h3 import H3
 from bloomgate.queue_layout import ENTRY_BYTES, FORMAT, MAX_READ_KEYS, completion_ring_offset, log_area_offset
 
+from tests.queue_pair_contract import GEOMETRY as SMALL_URL
+from tests.queue_pair_contract import QueuePairContract
 from tests.shm.served import serving
 
 #: Rings wrap after four entries, epochs after 15 commits, chunks and insertions have 64 keys.
 SMALL = Parameters(
     K=2, D=16, timestamp_bits=4, key_bits=6, aperture_depth=256, queue_entries=4, buffer_depth=64, request_buffers=2
 )
-SMALL_URL = "K=2&D=16&timestamp_bits=4&key_bits=6&aperture_depth=256&queue_entries=4&buffer_depth=64&request_buffers=2"
 WINDOW = 8192
 LOGS = log_area_offset(SMALL)
 
@@ -215,56 +216,13 @@ def test_a_bad_word_is_a_bad_request(where: str, word: int) -> None:
             assert device.last_timestamp() == 0
 
 
-@pytest.mark.parametrize("where", ["model:", "soft:", "shm:", "served by soft:", "served by model:"])
-class TestQueuePair:
-    def test_answers_come_in_any_order_of_collecting(self, where: str) -> None:
-        with opened(where) as device, device.queue_pair() as queue:
-            for _ in range(3):  # around the ring
-                snapshot = device.last_timestamp()
-                tickets = [queue.submit(snapshot=snapshot, reads=[key], writes=[key]) for key in (1, 2, 1, 3)]
-                with pytest.raises(
-                    QueueFull,
-                    match="^all 4 entries are in use; collect a request, or publish what was committed, first$",
-                ):
-                    queue.submit(snapshot=0)
-                verdicts = [queue.collect(tickets[number]) for number in (3, 1, 2, 0)]
-                assert [verdict.committed for verdict in verdicts] == [True, True, False, True]
-                assert verdicts[2].conflict_key == 1
-                assert [verdicts[n].timestamp for n in (3, 1, 0)] == [snapshot + 1, snapshot + 2, snapshot + 3]
-                with pytest.raises(ValueError, match="has been collected"):
-                    queue.collect(tickets[0])
-
-    def test_the_longest_requests(self, where: str) -> None:
-        with opened(where) as device, device.queue_pair() as queue:
-            reads = [5] * (1 << 10 if "model" in where else MAX_READ_KEYS)
-            assert queue.commit(snapshot=0, reads=reads, writes=[1]).timestamp == 1
-            assert queue.commit(snapshot=0, reads=[*reads[:-1], 1]).conflict_key == 1
-            if where == "soft:":
-                message = "^a queued request can have 1048576 keys in reads, not 1048577$"
-                with pytest.raises(RequestTooLarge, match=message):
-                    queue.submit(snapshot=0, reads=[5] * (MAX_READ_KEYS + 1))
-            with pytest.raises(RequestTooLarge, match="^a queued request can have 65535 keys in writes, not 65536$"):
-                queue.submit(snapshot=0, writes=[5] * 65536)
-            before = device.stats()
-            assert queue.commit(snapshot=1, writes=[5] * 65535, commutes=[6] * 65535).timestamp == 2
-            assert device.stats()["floor_raises"] == before["floor_raises"] + 1
-            assert device.stats()["keys_inserted"] == before["keys_inserted"]
-            assert queue.commit(snapshot=1, reads=[9]).reason is Reason.CONFLICT
-            assert queue.commit(snapshot=2, reads=[9]).committed
-            long = queue.submit(snapshot=2, reads=[1] * 257)
-            with pytest.raises(QueueFull, match="uses the room for long logs"):
-                queue.submit(snapshot=2, reads=[1] * 257)
-            assert queue.collect(long).committed
-
-    def test_validation_ends_with_the_chunk_that_decides(self, where: str) -> None:
-        with opened(where) as device, device.queue_pair() as queue:
-            queue.commit(snapshot=0, writes=[1])
-            for position, queried in ((0, 64), (63, 64), (64, 128), (130, 150)):
-                reads = [9] * 150
-                reads[position] = 1
-                before = device.stats()["keys_validated"]
-                assert queue.commit(snapshot=0, reads=reads).conflict_key == 1
-                assert device.stats()["keys_validated"] == before + queried
+class TestQueuePair(QueuePairContract):
+    @pytest.fixture(params=["model:", "soft:", "shm:", "served by soft:", "served by model:"])
+    def device(self, request: pytest.FixtureRequest):
+        if "model" in request.param:
+            self.long_reads = 1 << 10
+        with opened(request.param) as device:
+            yield device
 
 
 def test_what_is_submitted_is_decided_when_somebody_else_decides() -> None:

@@ -11,6 +11,9 @@
  *     r EPOCH                                  reset
  *     i CAUSES, u, w MILLISECONDS, p           enable, unmask, wait for, and take interrupts
  *     x OFFSET, b OFFSET                       read a word, or one byte, of the slot's page
+ *     Q, P SPINS, E                            open a queue on the slot, set its spins, close it
+ *     S SNAPSHOT ...                           submit: the rest as for c; the index
+ *     C INDEX MILLISECONDS                     collect
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -25,6 +28,9 @@
 static struct bloomgate_window control, page;
 static struct bloomgate_geometry geometry;
 static struct bloomgate_slot slot;
+static struct bloomgate_queue queue;
+static const char *root;
+static uint32_t slot_number;
 
 static uint64_t number(void)
 {
@@ -32,7 +38,8 @@ static uint64_t number(void)
     return word == NULL ? 0 : strtoull(word, NULL, 10);
 }
 
-static void commit(void)
+/* What the rest of a line asks for, until the next one. */
+static struct bloomgate_request request_of_line(void)
 {
     static uint32_t keys[MAX_KEYS];
     struct bloomgate_request request = {.snapshot = number()};
@@ -46,13 +53,41 @@ static void commit(void)
     request.reads = keys;
     request.writes = request.reads + request.read_count;
     request.commutes = request.writes + request.write_count;
-    struct bloomgate_decision decision;
-    int status = bloomgate_commit(&slot, &request, &decision);
+    return request;
+}
+
+static void print_decision(int status, const struct bloomgate_decision *decision)
+{
     printf("%d", status);
     if (status == BLOOMGATE_OK) {
-        printf(" %" PRIu32 " %" PRIu32 " %" PRIu64 " %" PRIu32 " %" PRIu32, decision.committed, decision.timestamped,
-               decision.timestamp, decision.reason, decision.key);
+        printf(" %" PRIu32 " %" PRIu32 " %" PRIu64 " %" PRIu32 " %" PRIu32, decision->committed, decision->timestamped,
+               decision->timestamp, decision->reason, decision->key);
     }
+}
+
+static void commit(void)
+{
+    struct bloomgate_request request = request_of_line();
+    struct bloomgate_decision decision;
+    print_decision(bloomgate_commit(&slot, &request, &decision), &decision);
+}
+
+static void submit(void)
+{
+    struct bloomgate_request request = request_of_line();
+    uint32_t index;
+    int status = bloomgate_submit(&queue, &request, &index);
+    printf("%d", status);
+    if (status == BLOOMGATE_OK) {
+        printf(" %" PRIu32, index);
+    }
+}
+
+static void collect(void)
+{
+    uint32_t index = (uint32_t)number();
+    struct bloomgate_decision decision;
+    print_decision(bloomgate_collect(&queue, index, (uint32_t)number(), &decision), &decision);
 }
 
 static void statistics(void)
@@ -118,6 +153,22 @@ static void obey(char letter)
     case 'b':
         printf("%d", *((volatile uint8_t *)page.words + number()));
         return;
+    case 'Q':
+        printf("%d", bloomgate_uio_queue_open(&queue, root, &control, slot_number, &page, &geometry));
+        return;
+    case 'P':
+        queue.spins = (uint32_t)number();
+        printf("0");
+        return;
+    case 'S':
+        submit();
+        return;
+    case 'C':
+        collect();
+        return;
+    case 'E':
+        printf("%d", bloomgate_queue_close(&queue));
+        return;
     default:
         printf("what is %c?", letter);
     }
@@ -130,13 +181,15 @@ int main(int count, char **words)
     if (count != 3) {
         return 2;
     }
+    root = words[1];
+    slot_number = (uint32_t)atoi(words[2]);
     snprintf(name, sizeof name, "bloomgate-slot%s", words[2]);
-    int status = bloomgate_uio_open(&control, words[1], "bloomgate-control");
+    int status = bloomgate_uio_open(&control, root, "bloomgate-control");
     if (status == BLOOMGATE_OK) {
         status = bloomgate_identify(&control, &geometry);
     }
     if (status == BLOOMGATE_OK) {
-        status = bloomgate_uio_open(&page, words[1], name);
+        status = bloomgate_uio_open(&page, root, name);
     }
     if (status == BLOOMGATE_OK) {
         status = bloomgate_slot_open(&slot, &page, &geometry);

@@ -7,6 +7,8 @@
  * 32-bit load or store ends the program: the registers know no other. An access that the bus answers with an error
  * ends it with SIGBUS, as Linux does.
  *
+ * A node's second map is memory: the file $BLOOMGATE_SHIM_MEMORY at the map's physical address.
+ *
  * poll, read and write on a node's file behave as uio_pdrv_genirq does for its interrupt; a second connection to the
  * same socket carries it.
  */
@@ -49,6 +51,7 @@ static struct node {
     uint32_t address;
     uint8_t *window;
     size_t bytes;
+    unsigned long memory, memory_bytes; /* the second map, if there is one */
 } nodes[NODES];
 
 static int bus = -1;
@@ -121,14 +124,17 @@ static void on_fault(int number, siginfo_t *info, void *data)
     signal(number, SIG_DFL);
 }
 
-/* The number in a file of the node's folder in sysfs. */
+/* The number in a file of the node's folder in sysfs; 0 if there is none. */
 static unsigned long attribute(const char *root, const char *node, const char *name)
 {
     char path[PATH_MAX], text[32] = "";
-    snprintf(path, sizeof path, "%s/sys/class/uio/%s/maps/map0/%s", root, node, name);
+    snprintf(path, sizeof path, "%s/sys/class/uio/%s/maps/%s", root, node, name);
     FILE *file = fopen(path, "re");
-    if (file == NULL || fgets(text, sizeof text, file) == NULL) {
-        die("uio_shim: a node without an address\n");
+    if (file == NULL) {
+        return 0;
+    }
+    if (fgets(text, sizeof text, file) == NULL) {
+        die("uio_shim: a map without an address\n");
     }
     fclose(file);
     return strtoul(text, NULL, 0);
@@ -160,8 +166,10 @@ static int opened(const char *path, int flags, int mode)
         }
     }
     const char *name = path + strlen(prefix) - strlen("uio");
-    node->address = (uint32_t)attribute(root, name, "addr");
-    node->bytes = attribute(root, name, "size");
+    node->address = (uint32_t)attribute(root, name, "map0/addr");
+    node->bytes = attribute(root, name, "map0/size");
+    node->memory = attribute(root, name, "map1/addr");
+    node->memory_bytes = attribute(root, name, "map1/size");
     node->interrupt = -1;
     node->file = file;
     if (bus < 0) {
@@ -212,6 +220,14 @@ void *mmap(void *address, size_t bytes, int protection, int flags, int file, off
     if (node == NULL) {
         return real(address, bytes, protection, flags, file, offset);
     }
+    /* An offset of so many pages is the number of the map. */
+    if (offset == sysconf(_SC_PAGESIZE) && bytes == node->memory_bytes && (flags & MAP_SHARED)) {
+        const char *path = getenv("BLOOMGATE_SHIM_MEMORY");
+        int memory = path == NULL ? -1 : (int)syscall(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC);
+        void *at = real(NULL, bytes, protection, MAP_SHARED, memory, (off_t)node->memory);
+        syscall(SYS_close, memory);
+        return at;
+    }
     if (offset != 0 || bytes != node->bytes || protection != (PROT_READ | PROT_WRITE) || !(flags & MAP_SHARED)) {
         errno = EINVAL;
         return MAP_FAILED;
@@ -260,7 +276,14 @@ int poll(struct pollfd *waiting, nfds_t count, int milliseconds)
 ssize_t read(int file, void *to, size_t size)
 {
     struct node *node = node_of(file);
-    return (ssize_t)syscall(SYS_read, node == NULL ? file : interrupt_of(node), to, size);
+    if (node == NULL) {
+        return (ssize_t)syscall(SYS_read, file, to, size);
+    }
+    ssize_t got = (ssize_t)syscall(SYS_read, interrupt_of(node), to, size);
+    /* The newest count. */
+    while (got == (ssize_t)size && recv(node->interrupt, to, size, MSG_DONTWAIT) == (ssize_t)size) {
+    }
+    return got;
 }
 
 ssize_t write(int file, const void *from, size_t size)

@@ -1,0 +1,36 @@
+"""Queue pairs of sim:, as on every other device, and what only the owner of page 0 can see of them."""
+
+import pytest
+from bloomgate import DeviceInUse, open_device
+from bloomgate.registers import CONTROL_PAGE, QUEUE_RECORD_BYTES
+
+from tests.queue_pair_contract import GEOMETRY, QueuePairContract
+
+URL = f"sim:?{GEOMETRY}&slots=3"
+
+
+class TestQueuePair(QueuePairContract):
+    long_reads = 1 << 10
+
+    @pytest.fixture
+    def device(self):
+        with open_device(URL) as device:
+            yield device
+            # No doorbell was dropped, nothing was fetched in vain.
+            assert device.error_log() == []
+
+
+def test_each_slot_has_one() -> None:
+    """With a window of its own, that it loses with its owner."""
+    records = CONTROL_PAGE.window("QUEUE_RECORDS").offset
+    with open_device(URL) as device:
+        pairs = [device.queue_pair() for _ in range(device.parameters.slots)]
+        with pytest.raises(DeviceInUse, match="all 3 slots have a queue pair"):
+            device.queue_pair()
+        windows = [device.bus.read(records + QUEUE_RECORD_BYTES * slot, 2) for slot in range(3)]
+        assert all(base + size <= other for (base, size), (other, _) in zip(windows, windows[1:], strict=False))
+        pairs[1].close()
+        with device.queue_pair() as again:
+            assert again.commit(snapshot=0, writes=[1]).timestamp == 1
+            assert device.bus.read(records + QUEUE_RECORD_BYTES, 2) == windows[1]
+    assert all(pair.port.closed for pair in pairs)
