@@ -43,7 +43,7 @@ class Parameters:
     queue_entries: int = 16
     #: Requests from queue pairs that are fetched and decided at the same time, over all slots; 2 to 7: each has an
     #: AXI ID of its own, as the fetch of entries has, and S_AXI_ACP has eight.
-    request_buffers: int = 4
+    request_buffers: int = 2
     #: Keys of the write and commute sets of a queued request that are inserted one by one (more raise the floor), and
     #: of a read set that are validated without a pause, a *chunk*; a power of two, 64 to 4096.
     buffer_depth: int = 512

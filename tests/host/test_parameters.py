@@ -29,7 +29,7 @@ def test_defaults() -> None:
         "slots": 16,
         "aperture_depth": 512,
         "queue_entries": 16,
-        "request_buffers": 4,
+        "request_buffers": 2,
         "buffer_depth": 512,
         "hash_seed": 0xB1006A7E,
     }

@@ -34,7 +34,7 @@
 /* Requests from queue pairs that are fetched and decided at the same time, over all slots; 2 to 7: each
  * has an AXI ID of its own, as the fetch of entries has, and S_AXI_ACP has eight.
  */
-#define BLOOMGATE_DEFAULT_REQUEST_BUFFERS                     4u
+#define BLOOMGATE_DEFAULT_REQUEST_BUFFERS                     2u
 /* Keys of the write and commute sets of a queued request that are inserted one by one (more raise the
  * floor), and of a read set that are validated without a pause, a *chunk*; a power of two, 64 to 4096.
  */
