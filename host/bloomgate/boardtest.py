@@ -8,6 +8,7 @@ program, or worse.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
 import random
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable, Optional, Union
 
 from bloomgate import __version__
+from bloomgate.boardtest_queues import bad_entry, full_ring, long_request, requests_per_second, wake_up_seconds
 from bloomgate.device import Device
 from bloomgate.driver import RegisterBus
 from bloomgate.errors import BloomgateError, DeviceUnavailable
@@ -135,6 +137,8 @@ class _Run:
         self.random = chance
         self.system = system
         self.progress = progress
+        #: Whether the device has queue pairs that work.
+        self.queued = False
 
     def sections(self) -> Iterator[Section]:
         plan: Sequence[tuple[str, Callable[[], tuple[str, Mapping[str, Any]]], float]] = (
@@ -144,8 +148,9 @@ class _Run:
             ("verdicts", self.verdicts, 0.1),
             ("errors", self.errors, 0.02),
             ("interrupt", self.interrupt, 0.02),
+            ("queues", self.queues, 0.1),
             ("throughput", self.throughput, 0.1),
-            ("soak", self.soak, 0.64),
+            ("soak", self.soak, 0.54),
         )
         done = 0.0
         for name, section, share in plan:
@@ -156,6 +161,7 @@ class _Run:
             try:
                 said, figures = section()
                 status = "passed"
+                self.queued |= name == "queues"
             except (_Skip, DeviceUnavailable) as reason:
                 status, said = "skipped", str(reason)
             except (_Failure, SelftestFailure, BloomgateError, OSError) as error:
@@ -305,8 +311,24 @@ class _Run:
             raise _Failure(f"INTERRUPT_PENDING shows the verdict, but no interrupt came in {_INTERRUPT_SECONDS:.0f} s")
         return f"request to wake-up {1e6 * seconds:,.0f} us", {"seconds": seconds}
 
+    def queues(self) -> tuple[str, Mapping[str, Any]]:
+        """The same verdicts through a queue pair; rings that wrap, long requests, bad entries, a client that sleeps."""
+        with self.device.queue_pair() as queue:
+            report = selftest(
+                self.device, seed=self.random.getrandbits(32), rounds=_SOAK_ROUNDS, progress=self._part, queue=queue
+            )
+            figures: dict[str, Any] = dict(report.verdicts)
+            requests = report.requests + full_ring(self.device, queue)
+            bad_entry(self.device, queue)
+            keys = long_request(self.device, queue)
+            said = f"{requests} requests as the model and the reference STM say, one of {keys // 2} keys"
+            if hasattr(queue.port, "spins"):
+                figures["seconds_asleep"] = seconds = wake_up_seconds(self.device, queue)
+                said += f"; request to verdict asleep {1e6 * seconds:,.0f} us"
+        return said, figures
+
     def throughput(self) -> tuple[str, Mapping[str, Any]]:
-        """Requests one after the other, from one thread; and the device's clock against the host's."""
+        """Requests from one thread, one after the other and through a queue pair; and the device's clock."""
         figures: dict[str, Any] = {}
         words = []
         sizes = [size for size in _SIZES if 2 * size <= self.parameters.aperture_depth]
@@ -328,6 +350,12 @@ class _Run:
             figures[f"requests_per_second_{size}"] = round(rate, 1)
             words.append(f"{size} keys {rate:,.0f}/s")
             self._part(number + 1, len(sizes))
+        if self.queued:
+            with self.device.queue_pair() as queue:
+                for size in sizes:
+                    rate = requests_per_second(self.device, queue, _REQUESTS, size)
+                    figures[f"queued_requests_per_second_{size}"] = round(rate, 1)
+                    words.append(f"{size} keys queued {rate:,.0f}/s")
         if clocks is not None:
             elapsed = time.monotonic() - begin
             figures["clock_hz"] = round((self.device.stats()["clocks"] - clocks) / elapsed)
@@ -335,14 +363,15 @@ class _Run:
         return "; ".join(words), figures
 
     def soak(self) -> tuple[str, Mapping[str, Any]]:
-        """Self-tests with new seeds until the time is over."""
+        """Self-tests with new seeds until the time is over, in turns through slot pages and a queue pair."""
         began = time.monotonic()
         requests = keys = runs = 0
         while (elapsed := time.monotonic() - began) < self.duration:
             share = elapsed / self.duration
             self.progress(self.share[0] + self.share[1] * share, f"soak, {self.duration - elapsed:,.0f} s to go")
             seed = self.random.getrandbits(32)
-            report = selftest(self.device, seed=seed, rounds=_SOAK_ROUNDS)
+            with self.device.queue_pair() if self.queued and runs % 2 else contextlib.nullcontext() as queue:
+                report = selftest(self.device, seed=seed, rounds=_SOAK_ROUNDS, queue=queue)
             requests, keys, runs = requests + report.requests, keys + report.keys, runs + 1
         said = f"{requests:,} requests with {keys:,} keys, all as the model and the reference STM say"
         return said, {"requests": requests, "keys": keys, "self_tests": runs}

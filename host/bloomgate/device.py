@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Callable, Optional
 
 from bloomgate.closing import Closing
 from bloomgate.errors import (
-    BloomgateError,
     DeviceClosed,
     DeviceUnavailable,
     KeyRangeError,
@@ -125,10 +124,11 @@ class Device(Closing):
     def queue_pair(self) -> QueuePair:
         """Rings of a slot, for requests that are submitted now and collected later. It belongs to the caller.
 
-        Raises :class:`~bloomgate.errors.BloomgateError` where the device has none, or no slot is free.
+        Raises :class:`~bloomgate.errors.DeviceUnavailable` where the device has none, and
+        :class:`~bloomgate.errors.DeviceInUse` or another :class:`~bloomgate.errors.BloomgateError` if no slot is free.
         """
         self._require_open()
-        raise BloomgateError(f"the {self.info().backend}: device has no queue pairs")
+        raise DeviceUnavailable(f"the {self.info().backend}: device has no queue pairs")
 
     #: Whether :meth:`recall` is implemented.
     recalls = False

@@ -11,6 +11,7 @@ from typing import Callable, Optional
 from bloomgate.backends.model import ModelDevice
 from bloomgate.device import Device
 from bloomgate.errors import BloomgateError
+from bloomgate.queue_pair import QueuePair
 from bloomgate.reference import ReferenceSTM
 from bloomgate.verdict import Reason, Verdict
 
@@ -51,12 +52,14 @@ def selftest(
     seed: Optional[int] = None,
     rounds: int = 2000,
     progress: Optional[Callable[[int, int], None]] = None,
+    queue: Optional[QueuePair] = None,
 ) -> SelftestReport:
     """Run random operations on ``device`` and on a model of its geometry, and compare everything after each.
 
     A device on which something was committed is reset first. Nobody else may use it meanwhile, and afterwards it is
     of no use for data: what is committed here is not published. It is left open. With timestamps of few bits epochs
-    also end by rollover. ``progress`` is called with the rounds done and their number.
+    also end by rollover. ``progress`` is called with the rounds done and their number. ``queue``: requests go through
+    this queue pair of the device.
 
     Every commit is also judged by the exact reference STM: none that it would have refused may pass.
 
@@ -64,7 +67,7 @@ def selftest(
     """
     if seed is None:
         seed = random.SystemRandom().getrandbits(32)
-    return _Selftest(device, seed, rounds, progress).run()
+    return _Selftest(device, seed, rounds, progress, queue).run()
 
 
 class _Selftest:
@@ -74,8 +77,10 @@ class _Selftest:
         seed: int,
         rounds: int,
         progress: Optional[Callable[[int, int], None]],
+        queue: Optional[QueuePair],
     ) -> None:
         self.device = device
+        self.queue = queue
         self.parameters = parameters = device.info().parameters
         self.report = SelftestReport(seed=seed, rounds=rounds)
         self.progress = progress
@@ -213,10 +218,14 @@ class _Selftest:
 
     def request(self, snapshot: int, reads: Sequence[int], writes: Sequence[int], commutes: Sequence[int]) -> None:
         asked = f"commit(snapshot={snapshot}, reads={reads}, writes={writes}, commutes={commutes})"
-        verdict, expected = (
-            each.commit(snapshot=snapshot, reads=reads, writes=writes, commutes=commutes)
-            for each in (self.device, self.model)
-        )
+        if self.queue is None:
+            verdict, expected = (
+                each.commit(snapshot=snapshot, reads=reads, writes=writes, commutes=commutes)
+                for each in (self.device, self.model)
+            )
+        else:
+            verdict = self.queue.commit(snapshot=snapshot, reads=reads, writes=writes, commutes=commutes)
+            expected = self.model.commit_queued(*self.parameters.epoch_and_count(snapshot), reads, writes, commutes)
         if verdict != expected:
             self.fail(asked, f"the verdict is {verdict}", f"{expected}")
         self.compare(f"after {asked}")

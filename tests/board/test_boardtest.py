@@ -18,7 +18,7 @@ from bloomgate_sim.device import SimulatedBus, SimulatedDevice
 from tests.board.conftest import GEOMETRY
 from tests.board.emulation import NATIVE
 
-SECTIONS = ["identification", "registers", "slots", "verdicts", "errors", "interrupt", "throughput", "soak"]
+SECTIONS = ["identification", "registers", "slots", "verdicts", "errors", "interrupt", "queues", "throughput", "soak"]
 NEED_REGISTERS = {"registers", "slots", "errors", "interrupt"}
 
 

@@ -71,7 +71,7 @@ def reports(text):
     return [json.loads(found) for found in re.findall(r"^(\{.*?^\})\s*$", text, re.M | re.S)]
 
 
-SECTIONS = ("identification", "registers", "slots", "verdicts", "errors", "interrupt", "throughput", "soak")
+SECTIONS = ("identification", "registers", "slots", "verdicts", "errors", "interrupt", "queues", "throughput", "soak")
 
 
 def check_report(report):

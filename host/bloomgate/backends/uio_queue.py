@@ -33,6 +33,15 @@ class LibraryQueue(QueuePort):
         # The pointer is to words, for C; here it is bytes.
         super().__init__(parameters, memoryview(self._ffi.buffer(queue.memory, queue.bytes)).cast("B"))
 
+    @property
+    def spins(self) -> int:
+        """Looks at a completion before a waiter sleeps."""
+        return int(self._queue.spins)
+
+    @spins.setter
+    def spins(self, looks: int) -> None:
+        self._queue.spins = looks
+
     def next_index(self) -> Optional[int]:
         index: int = self._lib.bloomgate_queue_next(self._queue)
         return None if index < 0 else index
