@@ -54,6 +54,15 @@ def test_a_missing_constraint_stops_the_build(tmp_path, monkeypatch):
     assert not (tmp_path / "top.il").exists()
 
 
+def test_the_port_to_memory_can_be_chosen(tmp_path):
+    """What the PS7 is connected to is seen in test_system.py."""
+    texts = []
+    for name, port in build.MEMORY_PORTS.items():
+        prepare(board_named("ebaz4205"), SMALL, tmp_path / name, memory_port=port)
+        texts.append((tmp_path / name / "top.il").read_text())
+    assert texts[0] != texts[1]
+
+
 def test_another_frequency_changes_the_constraint(tmp_path):
     prepare(board_named("ebaz4205"), SMALL, tmp_path, frequency=62.5)
     assert "-period 16.000" in (tmp_path / "top.xdc").read_text()

@@ -25,6 +25,7 @@ from bloomgate.bitstream import BitHeader, BitstreamError, bit_bin_from_bit, bit
 from bloomgate.parameters import Parameters
 
 from bloomgate_hdl.export import add_parameter_options, parameters_from, yosys_command
+from bloomgate_hdl.memory_port import ACP, HP, MemoryPort
 from bloomgate_hdl.platform.board import ZynqBoard
 from bloomgate_hdl.platform.boards import BOARDS, board_named
 from bloomgate_hdl.platform.pads import PadError, Pads, check_constraints, check_placement, pad_pins, read_xdc
@@ -44,6 +45,9 @@ LUT_BUDGET = 0.60
 #: own 10 this design has long ones.
 PLACER_SETTINGS = {"placerHeap/timingWeight": "60"}
 
+#: How queue pairs reach memory, by the names of --memory-port.
+MEMORY_PORTS = {"acp": ACP, "hp0": HP}
+
 EXIT_OK, EXIT_WRONG, EXIT_INCOMPLETE = 0, 1, 3
 
 
@@ -62,7 +66,13 @@ class Design:
     frequency: float
 
 
-def prepare(board: ZynqBoard, parameters: Parameters, directory: Path, frequency: float = 100.0) -> Design:
+def prepare(
+    board: ZynqBoard,
+    parameters: Parameters,
+    directory: Path,
+    frequency: float = 100.0,
+    memory_port: MemoryPort = ACP,
+) -> Design:
     """Write ``top.il`` and ``top.xdc``, after checking that each pad of the one has its place in the other."""
     directory.mkdir(parents=True, exist_ok=True)
     top = "bloomgate_" + re.sub(r"\W", "_", board.name)
@@ -78,10 +88,9 @@ def prepare(board: ZynqBoard, parameters: Parameters, directory: Path, frequency
             raise BuildError(f"zynq.xdc must have one clock period, not {count}")
     check_constraints(pads, read_xdc(text, "the constraints"))
     (directory / "top.xdc").write_text(text)
+    system = System(board, parameters, ports, memory_port)
     (directory / "top.il").write_text(
-        rtlil.convert(
-            System(board, parameters, ports), name=top, ports=list(ports.values()), platform=board, emit_src=False
-        )
+        rtlil.convert(system, name=top, ports=list(ports.values()), platform=board, emit_src=False)
     )
     return Design(board, top, pads, text, frequency)
 
@@ -254,10 +263,11 @@ def _build(arguments: argparse.Namespace, report: dict[str, Any]) -> int:
         board=board.name,
         part=board.part,
         parameters=parameters.__dict__,
+        memory_port=arguments.memory_port,
         claim="from the tools named below; no silicon has been loaded with this",
     )
 
-    design = prepare(board, parameters, directory, frequency)
+    design = prepare(board, parameters, directory, frequency, MEMORY_PORTS[arguments.memory_port])
     report["pads"] = {name: pin for name, (pin, _) in design.pads.items()}
     _say(f"{len(design.pads)} pads constrained; synthesising for the {board.part}, a minute or two ...")
     cells, yosys = synthesise(design, directory)
@@ -326,6 +336,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=float,
         metavar="MHZ",
         help="what FCLK_CLK0 will be, if not what the board's boot loader sets (default: 100)",
+    )
+    parser.add_argument(
+        "--memory-port",
+        choices=sorted(MEMORY_PORTS),
+        default="acp",
+        help="how queue pairs reach memory: acp for the kernel module, hp0 for uio: (default: acp)",
     )
     add_parameter_options(parser)
     parsed = parser.parse_args(arguments)
