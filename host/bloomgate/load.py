@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Callable, Optional
 
-from bloomgate.backends.uio import IDENTITY_FILE, UioBus, identity
+from bloomgate.backends.uio import CONTROL_NODE, IDENTITY_FILE, UioBus, identity
 from bloomgate.bitstream import BitstreamError, bit_bin_from_bit, read_bitstream
 from bloomgate.driver import RegisterBus, identify
 from bloomgate.errors import BloomgateError, DeviceInUse, DeviceTimeout, DeviceUnavailable, VersionMismatch
@@ -39,6 +39,8 @@ _OVERLAYS = "sys/kernel/config/device-tree/overlays"
 _OVERLAY = f"{_OVERLAYS}/bloomgate"
 _MANAGER = "sys/class/fpga_manager/fpga0"
 _XDEVCFG = "dev/xdevcfg"
+#: There while the kernel module has the device.
+_MODULE = f"dev/{CONTROL_NODE}"
 #: The firmware file that the overlay names (firmware/devicetree).
 _FIRMWARE = "bloomgate.bit.bin"
 #: Where the boot partition can be mounted, and the files by which it is known (parallella-uboot).
@@ -97,6 +99,11 @@ def load(
         say(f"written to {where}; it takes effect at the next start")
         return Loaded(chosen, named, None, None)
 
+    if system.exists(_MODULE) and chosen != "overlay":
+        raise LoadError(
+            "the kernel module has the co-processor, and would go on with another bitstream under it: rmmod bloomgate"
+            " brings it to rest; nothing was touched"
+        )
     running = _quiesce(system, say)
     try:
         if chosen == "overlay":
@@ -124,11 +131,12 @@ def look(
 ) -> tuple[tuple[int, int, int], Parameters]:
     """Version and geometry of a bitstream that was loaded before, by U-Boot for example.
 
-    Only through page 0's UIO node: without one nothing says that this is bloomgate's design, and another may leave the
-    access without an answer. Leaves them for the owners of single slots. Raises DeviceUnavailable, LoadError.
+    Only through page 0's node of UIO or of the kernel module: without one nothing says that this is bloomgate's design,
+    and another may leave the access without an answer. Leaves them for the owners of single slots. Raises
+    DeviceUnavailable, LoadError.
     """
     system = System() if system is None else system
-    return _identify(system, UioBus(root=system.root), say)
+    return _identify(system, _open_bus(system), say)
 
 
 def _read(file: Path) -> tuple[bytes, str]:
@@ -173,6 +181,11 @@ def _warn(system: System, say: Callable[[str], None]) -> None:
             )
 
 
+def _open_bus(system: System) -> UioBus:
+    """Page 0, by the kernel module if that has it."""
+    return UioBus(root=system.root, way="bloomgate" if system.exists(_MODULE) else "uio")
+
+
 # Bringing the old configuration to rest.
 
 
@@ -181,7 +194,7 @@ def _quiesce(system: System, say: Callable[[str], None]) -> Optional[UioBus]:
     if not system.fabric_ready():
         return None
     try:
-        bus = UioBus(root=system.root)
+        bus = _open_bus(system)
     except DeviceInUse as error:
         raise LoadError(f"the co-processor is in use; end its users first: {error}") from error
     except DeviceUnavailable as error:
@@ -285,7 +298,7 @@ class _MemoryBus(RegisterBus):
 def _bus_after_loading(system: System, say: Callable[[str], None]) -> RegisterBus:
     """The way to page 0 of the bitstream that has just been loaded."""
     try:
-        return UioBus(root=system.root)
+        return _open_bus(system)
     except DeviceUnavailable as error:
         say(f"{error}; looking through /dev/mem")
         try:

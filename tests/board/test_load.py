@@ -259,6 +259,37 @@ def test_a_device_in_use_is_left_alone(tmp_path, file, name):
     load(file, system=kernel)
 
 
+@pytest.fixture
+def with_module(tmp_path):
+    """A system on which the kernel module has the device."""
+    kernel = Kernel(tmp_path / "root", ways=("overlay", "manager", "xdevcfg"))
+    for name in (CONTROL_NODE, *map(slot_node, range(GEOMETRY.slots))):
+        node(kernel.path(""), name).rename(kernel.path(f"dev/{name}"))
+    return kernel
+
+
+def test_an_overlay_takes_the_kernel_module_away(file, with_module):
+    """After it has brought the co-processor to rest through the module."""
+    result, text = said(file, with_module)
+    assert (result.way, [way for way, _ in with_module.programmed]) == ("overlay", ["overlay"])
+    assert f"the running co-processor with {GEOMETRY.slots} slots is at rest" in text
+    page = with_module.path(f"dev/{CONTROL_NODE}").read_bytes()
+    command = CONTROL_PAGE.register("COMMAND")
+    assert struct.unpack_from("<I", page, command.offset)[0] == command["SOFT_RESET"].mask
+
+
+@pytest.mark.parametrize("way", ["manager", "xdevcfg"])
+def test_the_kernel_module_does_not_get_another_bitstream_under_it(file, with_module, way):
+    with pytest.raises(LoadError, match="rmmod bloomgate brings it to rest; nothing was touched"):
+        load(file, system=with_module, way=way)
+    assert with_module.programmed == []
+    assert with_module.path(f"dev/{CONTROL_NODE}").read_bytes() == control_page()
+
+
+def test_look_through_the_kernel_module(with_module):
+    assert look(system=with_module)[1].slots == GEOMETRY.slots
+
+
 def test_a_fabric_that_is_not_configured_is_not_brought_to_rest(tmp_path, file):
     kernel = Kernel(tmp_path / "root", configured=False)
     load(file, system=kernel)
