@@ -130,9 +130,10 @@ def put_documents(stage: Path) -> None:
     put(stage, f"{folder}/changelog.gz", compressed(changelog()))
     put(stage, f"{folder}/CHANGELOG.md", (ROOT / "CHANGELOG.md").read_bytes())
     put(stage, "usr/share/lintian/overrides/bloomgate", (PACKAGING / "debian" / "lintian-overrides").read_bytes())
-    for name in ("board.md", "registers.md", "stm.md"):
+    for name in ("board.md", "queues.md", "registers.md", "stm.md"):
         put(stage, f"{folder}/{name}", (ROOT / "docs" / name).read_bytes())
-    put(stage, f"{folder}/examples/commit.c", (ROOT / "firmware" / "examples" / "commit.c").read_bytes())
+    for source in sorted((ROOT / "firmware" / "examples").glob("*.c")):
+        put(stage, f"{folder}/examples/{source.name}", source.read_bytes())
     put(stage, "usr/share/man/man1/bloomgate.1.gz", compressed((PACKAGING / "bloomgate.1").read_bytes()))
 
 

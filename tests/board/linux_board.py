@@ -6,20 +6,25 @@ the access on the gateware. A stub watches virtual addresses, so this also stops
 drivers and programs are those of a board, unchanged. Two programs may not have the fabric mapped at the same time. The
 interrupt goes through QEMU's qtest socket into the interrupt controller.
 
+Memory is a file that QEMU shares, and the gateware's master reads and writes it: what S_AXI_ACP and S_AXI_HP0 would
+see, as here is no cache.
+
 PCFG_DONE, which QEMU lacks, is answered here, so that Linux finds the fabric configured.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import select
 import shutil
 import subprocess
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
-from bloomgate.registers import BASE_ADDRESS
+from bloomgate.registers import BASE_ADDRESS, CONTROL_PAGE
 from bloomgate_sim.device import BusError, SimulatedBus
 
 from tests.board.emulation import ROOT
@@ -34,6 +39,9 @@ _SP, _LR, _PC, _CPSR = 13, 14, 15, 25
 _THUMB = 1 << 5
 #: Seconds between two looks at the gateware while the processor touches nothing, and clocks that then pass.
 _TICK_SECONDS, _TICK_CLOCKS = 0.002, 500
+#: DDR, from address 0. Linux has the first 256 MiB, and UIO maps the queue memory at 0x3E000000.
+_MEMORY_BYTES = 1 << 30
+_QUEUE_CAPACITY = CONTROL_PAGE.register("QUEUE_CAPACITY")
 #: IRQ_F2P[0] at the input of QEMU's interrupt controller: GIC 61 without the 32 private ones.
 _LINE = 61 - 32
 
@@ -84,7 +92,8 @@ class LinuxBoard:
     def __init__(self, folder: Path, bus: SimulatedBus, files: Path, cache: Path, overlay: Path | None = None) -> None:
         """``files``: a tree that is laid over the root file system; its ``/init.test`` runs, and its end is the end.
 
-        ``overlay``: compiled, applied to the board's device tree in the place of the UIO nodes.
+        ``overlay``: compiled, applied to the board's device tree in the place of the UIO nodes. With those, the
+        gateware says that it is on S_AXI_HP0, as a bitstream for UIO is.
         """
         self.bus = bus
         #: Accesses to the fabric, and pages of it that were mapped.
@@ -96,28 +105,29 @@ class LinuxBoard:
         self._pages: dict[int, tuple[int, int]] = {}
         self._returns: dict[int, int] = {}
         self._line = False
+        self._uncached = overlay is None
+        # In memory, if it can be: it is written to often.
+        shared = Path("/dev/shm")
+        with tempfile.TemporaryFile(dir=shared if shared.is_dir() else folder) as memory:
+            memory.truncate(_MEMORY_BYTES)
+            bus.memory.attach(mmap.mmap(memory.fileno(), _MEMORY_BYTES), 0)
+            self._start(folder, self._images(folder, files, cache, overlay), cache, memory.fileno())
+
+    def _start(self, folder: Path, images: tuple[Path, Path], cache: Path, memory: int) -> None:
+        """``memory``: the file that is DDR."""
         symbols = dict(
             reversed(line.split()[::2]) for line in (cache / "kernel" / "System.map").read_text().splitlines()
         )
         self._remap = int(symbols["remap_pfn_range"], 16)
         self._ioremap = int(symbols["__arm_ioremap_caller"], 16)
         self._unmap = int(symbols["unmap_vmas"], 16)
-        images = self._images(folder, files, cache, overlay)
         self._log = (folder / "console.log").open("wb")
         self._process = subprocess.Popen(
             [
-                *(
-                    QEMU,
-                    "-machine",
-                    "xilinx-zynq-a9",
-                    "-m",
-                    "512",
-                    "-display",
-                    "none",
-                    "-nodefaults",
-                    "-no-reboot",
-                    "-S",
-                ),
+                *(QEMU, "-machine", "xilinx-zynq-a9,memory-backend=ddr", "-m", f"{_MEMORY_BYTES >> 20}"),
+                "-object",
+                f"memory-backend-file,id=ddr,size={_MEMORY_BYTES},share=on,mem-path=/proc/self/fd/{memory}",
+                *("-display", "none", "-nodefaults", "-no-reboot", "-S"),
                 *("-kernel", str(cache / "kernel" / "zImage"), "-dtb", str(images[0]), "-initrd", str(images[1])),
                 "-append",
                 "console=ttyPS0 uio_pdrv_genirq.of_id=generic-uio maxcpus=1 mem=256M panic=-1 rdinit=/init.board quiet",
@@ -129,6 +139,7 @@ class LinuxBoard:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
+            pass_fds=[memory],
         )
         self._debugger = Debugger(folder / "gdb", self._process)
         self._qtest = connect(folder / "qtest", self._process)
@@ -289,7 +300,10 @@ class LinuxBoard:
     def _transfer(self, offset: int, word: int | None) -> int:
         try:
             if word is None:
-                return self.bus.read(offset, 1)[0]
+                (word,) = self.bus.read(offset, 1)
+                if offset == _QUEUE_CAPACITY.offset and self._uncached:
+                    word |= _QUEUE_CAPACITY["UNCACHED"].mask
+                return word
             self.bus.write(offset, [word])
             return 0
         except BusError as error:

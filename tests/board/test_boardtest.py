@@ -114,20 +114,42 @@ class Careless(ModelDevice):
 
 
 class Shaky(ModelDevice):
-    """Right for a while."""
+    """Wrong from some request of the soak on."""
 
-    left = 2000
+    left = None
 
     def commit(self, **request):
-        self.left -= 1
         verdict = super().commit(**request)
-        return verdict if self.left > 0 else Verdict(False, None, Reason.PARITY, 3)
+        if self.left is not None:
+            self.left -= 1
+        return verdict if self.left is None or self.left > 0 else Verdict(False, None, Reason.PARITY, 3)
 
 
-@pytest.mark.parametrize(("kind", "section"), [(Careless, "verdicts"), (Shaky, "soak")])
+class Forgetful(ModelDevice):
+    """Its queue pairs commit what conflicts."""
+
+    def commit_queued(self, *request):
+        verdict = super().commit_queued(*request)
+        return Verdict(True, None, None, None) if verdict.reason is Reason.CONFLICT else verdict
+
+
+class Deaf(ModelDevice):
+    """Its queue pairs take any entry."""
+
+    def refuse_queued(self):
+        return Verdict(True, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "section"), [(Careless, "verdicts"), (Shaky, "soak"), (Forgetful, "queues"), (Deaf, "queues")]
+)
 def test_wrong_verdicts(kind, section):
+    def progress(fraction, note):
+        if note == "soak":
+            device.left = 100
+
     with kind(GEOMETRY) as device:
-        report = boardtest(device, duration=2, seed=1)
+        report = boardtest(device, duration=2, seed=1, progress=progress)
     assert section in failures(report)
     assert not report.passed
     assert report_text(report).startswith("bloomgate boardtest: FAILED\n")

@@ -136,6 +136,12 @@ with bloomgate.open_device('bloomgate:slot=2') as device:
     first = device.commit(snapshot=device.published, writes=[5])
     stale = device.commit(snapshot=device.published, reads=[5])
     print(device.info().description, first.timestamp == device.published + 1, stale.reason.name)
+    with device.queue_pair() as queue:
+        newest = device.last_timestamp()
+        first = queue.submit(snapshot=newest, reads=[5], writes=[6])
+        second = queue.submit(snapshot=newest, reads=[6])
+        timestamp, reason = queue.collect(first).timestamp, queue.collect(second).reason
+        print('queued', timestamp == device.last_timestamp(), reason.name)
 """
 
 
@@ -149,6 +155,7 @@ def test_kernel_module(folder, bus, cache):
         ROOT / "tests" / "board" / "programs" / "slots.c",
         options=[f"-I{ROOT / 'firmware' / 'linux'}"],
     )
+    THUMB.program(files / "queue", ROOT / "firmware" / "examples" / "queue.c")
     overlay = folder / "module.dtbo"
     source = ROOT / "firmware" / "devicetree" / "bloomgate-module.dtso"
     subprocess.run(["dtc", "-q", "-@", "-I", "dts", "-O", "dtb", "-o", overlay, source], check=True, timeout=60)
@@ -156,6 +163,7 @@ def test_kernel_module(folder, bus, cache):
         folder,
         "insmod /bloomgate.ko && ls /dev/bloomgate* && /slots",
         "status=$?",
+        "/queue 4",
         f'python3 -c "{ONE_SLOT}"',
         "bloomgate boardtest --device bloomgate: --duration 0 --json 2>/dev/null",
         "rmmod bloomgate && ls /dev/bloomgate* 2>&1",
@@ -174,6 +182,8 @@ def test_kernel_module(folder, bus, cache):
     for sign in ("cut here", "BUG", "Oops"):
         assert sign not in text
     assert "slot 2 of the gateware in the FPGA, through the kernel module True CONFLICT" in text
+    assert "queued True CONFLICT" in text
+    assert re.findall(r"^\d: (.*?)(?: at \d+)?\s*$", text, re.M) == ["commit", *["abort, reason 1"] * 3]
     (report,) = reports(text)
     check_report(report)
     assert report["device"]["backend"] == "bloomgate"

@@ -53,6 +53,54 @@ static uint64_t commit(void *page, uint64_t snapshot)
     return decision.timestamp;
 }
 
+/* Queue pairs on the slot, as a program uses them: several outstanding, asleep, and begun anew. */
+static void use_queues(void)
+{
+    struct bloomgate_window page, control;
+    struct bloomgate_geometry geometry;
+    struct bloomgate_queue queue;
+    struct bloomgate_decision decision;
+    uint64_t newest;
+    uint32_t indices[4], key = 5, generation = 0, errors[2];
+    require(bloomgate_module_open(&page, "", "bloomgate-slot3") == BLOOMGATE_OK, "the slot opens for the library");
+    require(bloomgate_module_info(&page, &geometry, &newest) == BLOOMGATE_OK, "which learns what it is");
+    require(bloomgate_module_open(&control, "", "bloomgate-control") == BLOOMGATE_OK, "page 0 opens");
+    bloomgate_read(&control, BLOOMGATE_CONTROL_ERROR_COUNT, &errors[0], 1);
+    for (int owner = 0; owner < 3; owner++) {
+        require(bloomgate_module_queue_open(&queue, &page, &geometry) == BLOOMGATE_OK, "a queue is opened");
+        require(queue.owner != generation, "by another owner than before");
+        generation = queue.owner;
+        queue.spins = owner == 1 ? 0 : queue.spins;
+        for (int round = 0; round < 12; round++) {
+            for (int i = 0; i < 4; i++) {
+                struct bloomgate_request request = {.snapshot = newest, .reads = &key, .read_count = 1};
+                request.writes = i == 0 ? &key : NULL;
+                request.write_count = i == 0;
+                if (bloomgate_submit(&queue, &request, &indices[i]) != BLOOMGATE_OK) {
+                    require(0, "a request is submitted");
+                }
+            }
+            for (int i = 3; i >= 0; i--) {
+                int status = bloomgate_collect(&queue, indices[i], 30000, &decision);
+                int right = i == 0 ? decision.timestamp == newest + 1 : decision.reason == BLOOMGATE_REASON_CONFLICT;
+                if (status != BLOOMGATE_OK || !right) {
+                    printf("round %d, request %d: status %d, reason %u\n", round, i, status, (unsigned)decision.reason);
+                    require(0, "a request is decided");
+                }
+            }
+            newest++;
+        }
+        require(bloomgate_queue_next(&queue) == 48, "every request was decided as it should be");
+        struct bloomgate_request left = {.snapshot = newest};
+        bloomgate_submit(&queue, &left, &indices[0]);
+        require(bloomgate_queue_close(&queue) == BLOOMGATE_OK, "the queue is closed");
+    }
+    bloomgate_read(&control, BLOOMGATE_CONTROL_ERROR_COUNT, &errors[1], 1);
+    require(errors[0] == errors[1], "no doorbell was dropped, no fetch failed");
+    bloomgate_close(&control);
+    bloomgate_close(&page);
+}
+
 int main(void)
 {
     struct bloomgate_info info, again;
@@ -137,6 +185,8 @@ int main(void)
     waitpid(child, NULL, 0);
     file = open(SLOT, O_RDWR);
     require(file >= 0, "its death frees the slot");
+    close(file);
+    use_queues();
     puts("done");
     return 0;
 }
