@@ -6,7 +6,8 @@
  *
  * Location 0 counts the commits, by a commuting update; the accounts follow. Each transfer reads two accounts, writes
  * them, and counts itself. Every few transfers all accounts are read at one snapshot, and their sum must be that of the
- * first time. POINT is one of the places that the sources name with BG_POINT: at its COUNTDOWN-th passage the process
+ * first time. With HOLDERS in the environment every eighth transfer is that of a holder of the token: it guards both accounts,
+ * and must commit. POINT is one of the places that the sources name with BG_POINT: at its COUNTDOWN-th passage the process
  * sends itself SIGNAL. Exits with 0 after so many transfers, and with 1 and a message when something is wrong.
  *
  * Behind -DSOURCE='"..."', the C source of the host package.
@@ -113,16 +114,69 @@ static bool check_sum(bg_sharing *sharing, uint32_t accounts, int64_t *expected)
     return true;
 }
 
+/* As class Guards does it: whether this client has the token now. */
+static bool take_token(bg_client *client, bg_sharing *sharing) {
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = BG_TOKEN_LOCK, .l_len = 1};
+    if (fcntl(sharing->file, F_OFD_GETLK + 1, &lock) != 0)
+        return false;
+    BG_POINT(TOKEN_TAKEN);
+    bg_guards_clear(client);
+    return true;
+}
+
+static void give_token(bg_client *client, bg_sharing *sharing) {
+    struct flock lock = {.l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = BG_TOKEN_LOCK, .l_len = 1};
+    bg_guards_clear(client);
+    BG_POINT(GUARDS_CLEARED);
+    fcntl(sharing->file, F_OFD_GETLK + 1, &lock);
+}
+
+/* Everything that has been submitted on the location so far is published, and nothing else will be. */
+static void guard(bg_client *client, bg_sharing *sharing, uint32_t location) {
+    uint64_t begin = now_ns();
+    bg_guard(client, location);
+    while (!bg_guard_settled(client, sharing, SECOND / 10))
+        if (now_ns() - begin > 60 * SECOND)
+            fail("a guard took more than a minute");
+    if (!bg_wait_published(sharing, bg_segment_last(client->segment), 60 * SECOND))
+        fail("a publication took more than a minute");
+}
+
+/* Submits the request; if it is no holder's, when no guard is in its way any more. */
+static void submit(bg_client *client, bg_sharing *sharing, bool holder) {
+    uint64_t begin = now_ns();
+    for (;;) {
+        int outcome = bg_transact_submit(client, &request, holder);
+        if (outcome == SUBMITTED)
+            return;
+        if (outcome != REFUSED || holder)
+            fail("the ring is full");
+        if (take_token(client, sharing)) /* its holder has ended, or is dead */
+            give_token(client, sharing);
+        if (now_ns() - begin > 60 * SECOND)
+            fail("a guard was in the way for more than a minute");
+        sched_yield();
+    }
+}
+
 static bool transfer(bg_client *client, bg_sharing *sharing, uint32_t accounts) {
     uint32_t from = 1 + any(accounts);
     uint32_t to = 1 + any(accounts - 1);
     to += to >= from;
     uint64_t amount = any(100);
     uint64_t rich, poor;
+    bool holder = getenv("HOLDERS") != NULL && any(8) == 0 && take_token(client, sharing);
+    if (holder) {
+        guard(client, sharing, from);
+        guard(client, sharing, to);
+    }
     bg_moment now = bg_now(sharing->publication);
     if (bg_array_read(&sharing->locations[from], now.position, &rich) == 0 ||
-        bg_array_read(&sharing->locations[to], now.position, &poor) == 0)
+        bg_array_read(&sharing->locations[to], now.position, &poor) == 0) {
+        if (holder)
+            fail("what a holder has guarded is gone");
         return false;
+    }
     request.header = (bg_commit_header){.snapshot = now.timestamp, .reads = 2, .writes = 2, .commutes = 1, .entries = 3};
     request.entries[0] = (bg_redo_entry){from, BG_OPERATION_SET, rich - amount};
     request.entries[1] = (bg_redo_entry){to, BG_OPERATION_SET, poor + amount};
@@ -130,13 +184,22 @@ static bool transfer(bg_client *client, bg_sharing *sharing, uint32_t accounts) 
     request.keys[0] = request.keys[2] = KEY_BIT | from;
     request.keys[1] = request.keys[3] = KEY_BIT | to;
     request.keys[4] = KEY_BIT | COUNTER;
+    if (holder) {
+        request.header.snapshot = bg_segment_last(client->segment);
+        request.header.reads = 0;
+        memmove(request.keys, request.keys + 2, 3 * sizeof *request.keys);
+    }
     uint64_t begin = now_ns();
-    if (!bg_transact_submit(client, &request))
-        fail("the ring is full");
+    submit(client, sharing, holder);
     while (!bg_transact(client, sharing, &request, SECOND / 10))
         if (now_ns() - begin > 60 * SECOND)
             fail("a commit took more than a minute");
     bg_transact_release(client, &request);
+    if (holder) {
+        give_token(client, sharing);
+        if (request.header.timestamp == 0)
+            fail("the commit of a holder was refused");
+    }
     if (request.header.timestamp != 0)
         return true;
     /* What it lost against may belong to somebody who is dead: as the STM does, publish it before the next attempt. */

@@ -42,6 +42,8 @@ IN_MUTEX = frozenset(
     ("LOCKED", "UNLOCKING", "DECIDED", "DELIVERED", "COMPLETION_WRITTEN", "COMPLETION_VISIBLE", "INTENDED", "ASSIGNED")
     + ("HALF_INSERTED", "RING_DISABLED", "RECOVERING", "RECOVERED")
 )
+#: Passed by holders of the token only.
+HOLDERS = frozenset(("TOKEN_TAKEN", "GUARDED", "GUARDS_CLEARED"))
 #: Passed only when an epoch ends, or after another client has died in the mutex.
 RARE = frozenset(("EPOCH_RECORDED", "EPOCH_INTENDED", "RECOVERING", "RECOVERED"))
 
@@ -70,8 +72,11 @@ def compile_bank(compiler: str = "cc", *options: str) -> Path:
 class Bank:
     """A segment with accounts, and the processes that use it."""
 
-    def __init__(self, program: list[str], name: str, parameters: Parameters, pointer_bytes: int) -> None:
+    def __init__(
+        self, program: list[str], name: str, parameters: Parameters, pointer_bytes: int, holders: bool
+    ) -> None:
         self.program = program
+        self.environment = {**os.environ, **({"HOLDERS": "1"} if holders else {})}
         self.path = path_of(name)
         self.members: list[subprocess.Popen[bytes]] = []
         geometry = (parameters.K, parameters.row_bits, parameters.slots, parameters.aperture_depth)
@@ -94,7 +99,8 @@ class Bank:
     def start(self, seed: int, transfers: int = 1 << 40, *armed: object) -> subprocess.Popen[bytes]:
         """A member; ``armed``: point, countdown, signal."""
         arguments = [self.path, ACCOUNTS, seed, transfers, *armed]
-        member = subprocess.Popen([*self.program, *map(str, arguments)], stderr=subprocess.PIPE)
+        command = [*self.program, *map(str, arguments)]
+        member = subprocess.Popen(command, stderr=subprocess.PIPE, env=self.environment)
         self.members.append(member)
         return member
 
@@ -181,11 +187,14 @@ class Raw:
 
 
 @contextlib.contextmanager
-def bank(program: list[str], parameters: Parameters, pointer_bytes: int = struct.calcsize("P")) -> Iterator[Bank]:
+def bank(
+    program: list[str], parameters: Parameters, pointer_bytes: int = struct.calcsize("P"), holders: bool = True
+) -> Iterator[Bank]:
+    """``holders``: some of the transfers are irrevocable. Whoever is stopped then may be in the way of all others."""
     name = f"test-bank-{os.getpid()}-{time.monotonic_ns()}"
     subject = None
     try:
-        subject = Bank(program, name, parameters, pointer_bytes)
+        subject = Bank(program, name, parameters, pointer_bytes, holders)
         yield subject
     finally:
         remove(name)

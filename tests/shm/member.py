@@ -1,6 +1,7 @@
 """A process of the tests of shared transactions: ``python -m tests.shm.member SEGMENT WHAT ARGUMENT...``."""
 
 import json
+import os
 import random
 import sys
 import time
@@ -94,11 +95,28 @@ def add(segment: str, count: int) -> None:
         run()
 
 
-def hammer(segment: str) -> None:
-    """Change elements of "x" for ever."""
+def hammer(segment: str, first: int = 0) -> None:
+    """Change elements of "x", from the first on, for ever."""
     x = bloomgate.SharedArray("x")
     while True:
-        x[random.randrange(len(x))] = random.getrandbits(40)
+        x[random.randrange(first, len(x))] = random.getrandbits(40)
+
+
+def log(segment: str, count: int, path: str) -> None:
+    """Write to a file in irrevocable transactions, which count in "x"[0]."""
+    x = bloomgate.SharedArray("x")
+    with open(path, "a", buffering=1) as file:
+
+        def entry() -> None:
+            bloomgate.irrevocable()
+            print(os.getpid(), x[0], file=file)
+            time.sleep(0)
+            x[0] += 1
+            print(os.getpid(), "done", file=file)
+
+        run = bloomgate.atomic(entry)
+        for _ in range(count):
+            run()
 
 
 def echo(segment: str, count: int) -> None:
@@ -117,4 +135,4 @@ def echo(segment: str, count: int) -> None:
 if __name__ == "__main__":
     segment, what, *arguments = sys.argv[1:]
     bloomgate.use_device(f"shm:{segment}")
-    globals()[what](segment, *map(int, arguments))
+    globals()[what](segment, *[int(argument) if argument.isdigit() else argument for argument in arguments])

@@ -50,7 +50,7 @@ class MixedBank(SharedBank):
 
 
 @pytest.mark.timeout(100)
-@pytest.mark.parametrize("kind", ["write", "commute", "nested"])
+@pytest.mark.parametrize("kind", ["write", "commute", "nested", "irrevocable"])
 @pytest.mark.parametrize("make", [SharedBank, MixedBank])
 def test_an_exception_at_every_line(segment, make: type[SharedBank], kind: str) -> None:
     bank = make()

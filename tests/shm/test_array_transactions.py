@@ -17,6 +17,8 @@ from bloomgate import DeviceClosed, SharedArray, SharedTVar, TransactionError, T
 from bloomgate.shm.array import ArrayMemory, VersionGone
 from bloomgate.shm.layout import REDO_ENTRIES, VERSIONS
 from bloomgate.shm.segment import remove
+from bloomgate.stm import shared
+from bloomgate.stm.atomic import PATIENCE
 from bloomgate.stm.context import here
 from bloomgate.stm.runtime import runtime
 
@@ -37,7 +39,7 @@ def segment():
     remove(name)
 
 
-def member(segment: str, what: str, *arguments: int) -> subprocess.Popen[str]:
+def member(segment: str, what: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.shm.member", segment, what, *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
@@ -281,22 +283,6 @@ def test_reads_of_private_variables_are_validated_too(segment) -> None:
     assert array[0] == 2
 
 
-def test_irrevocable_ones_use_no_shared_data(segment) -> None:
-    array = SharedArray("a", 1)
-
-    @atomic
-    def first(before: bool) -> None:
-        if before:
-            bloomgate.irrevocable()
-        array[0] = 1
-        bloomgate.irrevocable()
-
-    for before in (True, False):
-        with pytest.raises(TransactionError, match="irrevocable"):
-            first(before)
-    assert array[0] == 0
-
-
 def test_too_much_for_one_transaction(segment) -> None:
     array = SharedArray("a", REDO_ENTRIES + 1)
 
@@ -409,8 +395,10 @@ def test_children_are_killed_and_stopped(segment, seed: int) -> None:
     assert count.value == runtime.device.last_timestamp() - first
 
 
-def test_a_long_transaction_is_not_starved(segment) -> None:
-    """Others change what it reads all the time, until they hold back."""
+@pytest.mark.parametrize("longest_turn", [shared.LONGEST_TURN, 0.0001], ids=["turns", "token"])
+def test_a_long_transaction_is_not_starved(segment, monkeypatch, longest_turn: float) -> None:
+    """Others change what it reads all the time, until they hold back; if that does not help, it takes the token."""
+    monkeypatch.setattr(shared, "LONGEST_TURN", longest_turn)
     array = SharedArray("x", 20)
     members = [member(segment, "hammer") for _ in range(2)]
     attempts = []
@@ -435,6 +423,9 @@ def test_a_long_transaction_is_not_starved(segment) -> None:
             process.kill()
             process.communicate()
     assert len(attempts) > 1, "nobody was in its way"
+    if longest_turn < shared.FIRST_TURN:
+        # One turn, which is too short, and then it cannot lose.
+        assert len(attempts) <= PATIENCE + 2
 
 
 def test_a_turn_ends_with_the_time(segment) -> None:

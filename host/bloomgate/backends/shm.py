@@ -14,6 +14,7 @@ from bloomgate.parameters import Parameters
 from bloomgate.queue_pair import QueuePair
 from bloomgate.registers import VERSION
 from bloomgate.shm.commands import Command
+from bloomgate.shm.guards import Guards
 from bloomgate.shm.layout import HEADER, MODE_SERVER, MODE_SERVERLESS
 from bloomgate.shm.segment import Segment
 from bloomgate.shm.slot import PATIENCE, SlotPort
@@ -104,6 +105,8 @@ class ShmDevice(Device):
         try:
             super().__init__(segment.parameters, port.last_timestamp())
             self._publication = port.publication
+            #: What irrevocable transactions on shared arrays hold.
+            self.guards = Guards(self, port.publication)
             self._statistics_before = dict(self.stats())
             if port.last_timestamp() >> self.parameters.timestamp_bits < initial_epoch:
                 self.reset(initial_epoch)

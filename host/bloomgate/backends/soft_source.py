@@ -74,6 +74,7 @@ SOURCES = (
     "shm/ring.c",
     "shm/shared.c",
     "shm/client.c",
+    "shm/guards.c",
     "shm/sharing.c",
     "shm/server.c",
 )
@@ -147,7 +148,11 @@ bg_sharing *bg_sharing_new(bg_segment *segment, int file);
 void bg_sharing_free(bg_sharing *sharing);
 void bg_sharing_own(bg_sharing *sharing, uint32_t slot);
 uint64_t bg_unpublished_of(bg_sharing *sharing, uint32_t slot);
-int bg_transact_submit(bg_client *client, void *buffer);
+void bg_guard(bg_client *client, uint64_t location);
+int bg_guard_settled(bg_client *client, bg_sharing *sharing, uint64_t ns);
+int bg_guards_active(bg_client *client);
+void bg_guards_clear(bg_client *client);
+int bg_transact_submit(bg_client *client, void *buffer, int holder);
 void bg_transact_release(bg_client *client, void *buffer);
 int bg_transact_decide(bg_client *client, bg_sharing *sharing, void *buffer, uint64_t ns);
 uint64_t bg_transact_timestamp(bg_client *client, bg_sharing *sharing, const void *buffer);

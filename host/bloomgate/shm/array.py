@@ -51,6 +51,8 @@ _TIMESTAMP = 1
 _STAGE = 2
 _PAYLOAD = slice(4, 8)
 _STAGE_DECIDED = 2
+#: What bg_transact_submit() returns.
+_RING_FULL, _SUBMITTED = 0, 1
 
 
 class VersionGone(BloomgateError):
@@ -254,8 +256,13 @@ class Commit:
         writes: Sequence[int],
         commutes: Sequence[int],
         changes: Sequence[Change],
+        *,
+        holder: bool = False,
     ) -> None:
-        """``changes`` of one location follow each other. Raises :class:`~bloomgate.errors.RequestTooLarge`."""
+        """``changes`` of one location follow each other. ``holder``: of the segment's token, whom guards do not stop.
+
+        Raises :class:`~bloomgate.errors.RequestTooLarge`.
+        """
         if len(changes) > REDO_ENTRIES:
             raise RequestTooLarge(f"a transaction can change {REDO_ENTRIES} shared locations, not {len(changes)}")
         keys = [*reads, *writes, *commutes]
@@ -273,6 +280,7 @@ class Commit:
         assert isinstance(publication, SharedPublication)
         self._device = device
         self._publication = publication
+        self._holder = holder
         self._lib = publication._lib
         self._buffer = bytearray(
             struct.pack(
@@ -281,34 +289,41 @@ class Commit:
         )
         self._pointer = publication._ffi.from_buffer(self._buffer)
 
-    def decide(self) -> Verdict:
-        """Submit it and wait for the verdict; repeated after an exception, it continues.
+    def submit(self) -> bool:
+        """Submit it, once; false while another has a guard on what it changes.
 
         Raises :class:`~bloomgate.errors.DeviceClosed`, and :class:`~bloomgate.errors.DeviceTimeout` when nobody decides
         any more.
         """
-        return self._run(self._lib.bg_transact_decide)
-
-    def run(self) -> Verdict:
-        """The same, and go on until it is published."""
-        verdict = self._run(self._lib.bg_transact)
-        with self._device.queue.lock:
-            self._lib.bg_transact_release(self._device.port.client, self._pointer)
-        return verdict
-
-    def _run(self, proceed: Callable[[Any, Any, Any, int], int]) -> Verdict:
-        port, buffer = self._device.port, self._pointer
+        port = self._device.port
         # Without its lock the slot may be another process's.
         port.require_open()
         begin = time.monotonic()
         while True:
             with self._device.queue.lock:
-                if self._lib.bg_transact_submit(port.client, buffer):
-                    break
+                outcome = self._lib.bg_transact_submit(port.client, self._pointer, self._holder)
+            if outcome != _RING_FULL:
+                return bool(outcome == _SUBMITTED)
             self._go_on(begin)
             time.sleep(FULL_SECONDS)
-        # Not under the lock: a commit before this one may belong to a thread that needs it.
-        while not proceed(port.client, self._publication.view, buffer, SLICE_NS):
+
+    def decide(self) -> Verdict:
+        """Wait for the verdict on what was submitted; repeated after an exception, it continues. Raises as above."""
+        return self._proceed(self._lib.bg_transact_decide)
+
+    def run(self) -> Verdict:
+        """The same, and go on until it is published."""
+        verdict = self._proceed(self._lib.bg_transact)
+        with self._device.queue.lock:
+            self._lib.bg_transact_release(self._device.port.client, self._pointer)
+        return verdict
+
+    def _proceed(self, step: Callable[[Any, Any, Any, int], int]) -> Verdict:
+        # Not under the queue's lock: a commit before this one may belong to a thread that needs it.
+        port = self._device.port
+        port.require_open()
+        begin = time.monotonic()
+        while not step(port.client, self._publication.view, self._pointer, SLICE_NS):
             self._go_on(begin)
         verdict = self.verdict
         assert verdict is not None

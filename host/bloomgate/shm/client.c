@@ -74,6 +74,7 @@ static void bg_client_free(bg_client *client) {
 static void bg_client_begin(bg_client *client, uint32_t generation) {
     client->owner = generation << 16;
     client->tail = client->head = 0;
+    put(&client->ring.control->submitting, 0); /* who owned the slot before may have died there */
     memset(client->released, 0, sizeof client->released);
 }
 

@@ -7,6 +7,7 @@ page:
 header          what the segment is, and where its parts are
 slot controls   for each slot: doorbells, heads, the words that are slept on, who owns it
 publication     ``published`` and which commits have been written back
+guards          locations of arrays that the holder of the token has read
 redo            for each slot and ring entry: what a commit installs (docs/shm.md)
 windows         for each slot: submission ring, completion ring, key logs (:mod:`bloomgate.queue_layout`)
 device          without a server: the state of the device, its mutex and its intent record
@@ -37,6 +38,7 @@ __all__ = [
     "ARENA",
     "ARRAYS",
     "ARRAY_WORDS",
+    "GUARDS",
     "HEADER",
     "LAYOUT_VERSION",
     "MAGIC",
@@ -53,6 +55,7 @@ __all__ = [
     "SERVER_LOCK",
     "SLOT_CONTROL",
     "TAG_BITS",
+    "TOKEN_LOCK",
     "VERSIONS",
     "VERSION_WORDS",
     "Member",
@@ -64,7 +67,7 @@ __all__ = [
 #: The first eight bytes of a segment.
 MAGIC = int.from_bytes(b"bloomseg", "little")
 #: Grows with every change of what is described here, or of the state that C keeps in the device part.
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 PAGE_BYTES = 4096
 LINE_BYTES = 64
 
@@ -73,6 +76,8 @@ MODE_SERVER = 1
 
 #: The byte of the file that the server locks. The owner of slot n locks byte n.
 SERVER_LOCK = 32
+#: The byte that the holder of the irrevocable token has locked.
+TOKEN_LOCK = 34
 
 #: Bytes of one redo record.
 REDO_RECORD_BYTES = 16384
@@ -188,6 +193,7 @@ HEADER = Part(
     Member("device", 192, "u64", "byte offset of the device part"),
     Member("device_bytes", 200, "u64", "size of the device part"),
     Member("origin", 208, "u64", "newest timestamp of the device when the segment was made"),
+    Member("guards", 216, "u64", "byte offset of the guards part"),
     # A line that clients write: they wake the server.
     Member("doorbell_sequence", 256, "u32", "futex: grows when a doorbell finds the server asleep"),
     Member("server_asleep", 260, "u32", "1 while the server sleeps on it, or is about to"),
@@ -210,6 +216,7 @@ SLOT_CONTROL = Part(
     Member("submission_tail", 0, "u32", "doorbell: GENERATION[31:16] | INDEX[15:0] of the next submission"),
     Member("completion_head", 4, "u32", "doorbell: GENERATION[31:16] | INDEX[15:0] of the first completion in use"),
     Member("command", 8, "u32", "to the server: number and kind of a command, see shm/commands.py"),
+    Member("submitting", 12, "u32", "1 from before the look at the guards until behind the doorbell"),
     Member("argument", 16, "u64", "of the command", 3),
     # Written by whoever decides.
     Member("submission_head", 64, "u32", "index of the next submission to be decided"),
@@ -275,7 +282,18 @@ ARENA = Part(
     Member("directory", 64, "u64", "ARRAY_WORDS for each", ARRAY_WORDS * ARRAYS),
 )
 
-_PARTS = (HEADER, SLOT_CONTROL, PUBLICATION, REDO, ARENA)
+#: Locations that the arena has room for, and words with a bit for each.
+LOCATIONS = (ARENA_BYTES - ARENA.size) // LOCATION_BYTES
+GUARD_WORDS = -(-LOCATIONS // 64)
+
+GUARDS = Part(
+    "guards",
+    _round_up(LINE_BYTES + 8 * GUARD_WORDS, PAGE_BYTES),
+    Member("active", 0, "u32", "1 when there may be any"),
+    Member("bits", LINE_BYTES, "u64", "one for each location: nobody but the holder may change it", GUARD_WORDS),
+)
+
+_PARTS = (HEADER, SLOT_CONTROL, PUBLICATION, REDO, ARENA, GUARDS)
 
 
 @dataclass(frozen=True)
@@ -295,8 +313,12 @@ class SegmentLayout:
         return _round_up(self.slot_controls + self.parameters.slots * SLOT_CONTROL.size, PAGE_BYTES)
 
     @property
-    def redo(self) -> int:
+    def guards(self) -> int:
         return self.publication + PUBLICATION.size
+
+    @property
+    def redo(self) -> int:
+        return self.guards + GUARDS.size
 
     @property
     def windows(self) -> int:
@@ -319,7 +341,7 @@ class SegmentLayout:
     @property
     def locations(self) -> int:
         """Locations that the arena has room for."""
-        return (ARENA_BYTES - ARENA.size) // LOCATION_BYTES
+        return LOCATIONS
 
     @property
     def total_bytes(self) -> int:
@@ -349,6 +371,7 @@ class SegmentLayout:
                     "total_bytes",
                     "slot_controls",
                     "publication",
+                    "guards",
                     "arena",
                     "locations",
                     "redo",
@@ -387,6 +410,8 @@ def c_definitions() -> str:
         "REDO_MANUAL": REDO_MANUAL,
         "REDO_ARRAY": REDO_ARRAY,
         "STAMPS": STAMPS,
+        "GUARD_WORDS": GUARD_WORDS,
+        "TOKEN_LOCK": TOKEN_LOCK,
         "WRITTEN_BACK": WRITTEN_BACK,
         "PROBES": PROBES,
         "CLAIMS": CLAIMS,

@@ -3,7 +3,7 @@
  * The request and all that is known about it lie in one buffer of the caller. Calls that were made already do nothing, so
  * that whoever is interrupted by an exception of Python's begins again with the same buffer, and loses nothing.
  *
- * Behind redo.c, shared.c and client.c.
+ * Behind redo.c, shared.c, client.c and guards.c.
  */
 
 enum { STAGE_NEW, STAGE_SUBMITTED, STAGE_DECIDED, STAGE_PUBLISHED, STAGE_DONE };
@@ -69,18 +69,27 @@ static bg_location *location_at(bg_sharing *sharing, uint64_t location) {
     return &sharing->locations[location];
 }
 
-/* Submits a request whose keys fit into the log of its ring entry. False while all ring entries are in use. */
-static int bg_transact_submit(bg_client *client, void *buffer) {
+enum { RING_FULL, SUBMITTED, REFUSED };
+
+/* Submits a request whose keys fit into the log of its ring entry, unless all ring entries are in use, or it changes what
+ * the holder of the token has read; the caller may be that `holder`. */
+static int bg_transact_submit(bg_client *client, void *buffer, int holder) {
     bg_commit_header *commit = buffer;
     if (commit->stage != STAGE_NEW)
-        return 1;
+        return SUBMITTED;
     const bg_redo_entry *entries = (const bg_redo_entry *)(commit + 1);
     const uint32_t *keys = (const uint32_t *)(entries + commit->entries);
     uint32_t count = commit->reads + commit->writes + commit->commutes;
     uint32_t bits = client->segment->header->geometry[BG_GEOMETRY_TIMESTAMP_BITS];
     int index = bg_next(client);
     if (index < 0)
-        return 0;
+        return RING_FULL;
+    begin_submission(client);
+    BG_POINT(SUBMITTING);
+    if (!holder && is_guarded(client, entries, commit->entries)) {
+        end_submission(client);
+        return REFUSED;
+    }
     uint32_t log = 2 * client->ring.entries * BG_ENTRY_BYTES +
                    (uint32_t)index % client->ring.entries * client->segment->header->geometry[BG_GEOMETRY_APERTURE_DEPTH] *
                        sizeof(uint32_t);
@@ -97,7 +106,9 @@ static int bg_transact_submit(bg_client *client, void *buffer) {
     };
     commit->index = (uint32_t)index;
     commit->stage = STAGE_SUBMITTED;
-    return bg_submit(client, words, BG_REDO_ARRAY, entries, commit->entries) >= 0;
+    bg_submit(client, words, BG_REDO_ARRAY, entries, commit->entries);
+    end_submission(client);
+    return SUBMITTED;
 }
 
 /* The timestamp in the payload of a completion; 0: none. */

@@ -89,6 +89,9 @@ class Attempt:
         #: The redo log. What was read before has the same version here as there.
         self.writes: dict[Location, Version] = {}
 
+    def prepare(self) -> None:
+        """Called before it first uses shared data."""
+
     # Reads and writes. TVar.value has the shortest way inline: that the location remembers a version of ours.
 
     def known(self, location: Location) -> Optional[Version]:

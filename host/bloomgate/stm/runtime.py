@@ -266,6 +266,7 @@ class Runtime:
 
     def commit_with_shared(self, attempt: Attempt, request: Request, allowance: Optional[Allowance] = None) -> None:
         """:meth:`commit` for an attempt that has shared writes too, which are in ``request`` and no more in itself."""
+        assert attempt.shared is not None
         try:
             while True:
                 self._gate.enter()
@@ -273,18 +274,21 @@ class Runtime:
                     if self._submitted is not None:
                         self._settle()
                     holder = self._holder
-                    guarded = holder is not None and self._guards(holder, attempt)
+                    guarded = holder is not None and holder is not attempt and self._guards(holder, attempt)
                     if not guarded:
                         self._submitted = attempt
-                        attempt.verdict = verdict = request.decide()
-                        if verdict.timestamp is not None:
-                            self._unpublished[verdict.timestamp] = attempt
+                        if request.submit():
+                            attempt.verdict = verdict = request.decide()
+                            if verdict.timestamp is not None:
+                                self._unpublished[verdict.timestamp] = attempt
+                            self._submitted = None
+                            break
                         self._submitted = None
                 finally:
                     self._gate.leave()
                 if not guarded:
-                    break
-                if not self._token.wait_for_release(holder, allowance):
+                    attempt.shared.wait_for_holder(allowance)
+                elif not self._token.wait_for_release(holder, allowance):
                     raise TransactionTimeout("an irrevocable transaction was in the way for too long")
             request.run()
             if verdict.timestamp is not None:
@@ -523,13 +527,13 @@ class Runtime:
         Raises :class:`Restart` when what it has read is no longer the newest, :class:`TransactionTimeout` or
         :class:`Cancelled` when others hold it for too long.
         """
-        if attempt.shared is not None:
-            raise TransactionError("a transaction that uses shared data cannot be irrevocable")
         attempt.token = True
         attempt.plain = False
         here.context().escalations += 1
         if not self._token.acquire(attempt, allowance):
             raise TransactionTimeout("other irrevocable transactions were in the way for too long")
+        if attempt.shared is not None:
+            attempt.shared.hold(attempt, allowance)
         with self._submission:
             if self._submitted is not None:
                 self._settle()
@@ -562,6 +566,8 @@ class Runtime:
         self._release(attempt)
 
     def _release(self, attempt: Attempt) -> None:
+        if attempt.shared is not None:
+            attempt.shared.release()
         if self._holder is attempt:
             self._holder = None
         self._token.release(attempt)

@@ -21,7 +21,7 @@ from bloomgate.shm.publication import SharedPublication
 from bloomgate.stm.atomic import run
 from bloomgate.stm.attempt import Attempt
 from bloomgate.stm.context import here
-from bloomgate.stm.errors import Restart, TransactionError
+from bloomgate.stm.errors import CommitFailed, Restart, TransactionError, TransactionTimeout
 from bloomgate.stm.limits import Allowance
 from bloomgate.stm.operations import Operation, Pending, Write
 from bloomgate.stm.runtime import runtime
@@ -41,12 +41,16 @@ _INTERRUPTIONS = 100
 _SLICE = 0.02
 
 
-#: Seconds for which other processes hold back so that a transaction that has lost again and again can win. They
-#: do no longer if it takes longer, so that it should not.
+#: Seconds for which other processes hold back so that a transaction that has lost again and again can win. If the
+#: longest is not enough it takes the token.
 FIRST_TURN = 0.02
 LONGEST_TURN = 2.0
 #: Seconds between two looks whether another thread's turn has ended.
 _TURN_LOOK = 0.0005
+#: Seconds between two looks whether an irrevocable transaction of another process has ended.
+_TOKEN_LOOK = 0.0005
+#: Times that the token's holder submits again.
+_SUBMISSIONS = 1000
 
 
 class Versioned(NamedTuple):
@@ -289,6 +293,8 @@ class SharedLocation(Location):
 
     def _at_snapshot(self, attempt: Attempt) -> Number:
         part = part_of(attempt, self)
+        if part.holder:
+            return part.read_guarded(self)
         try:
             return part.memory(self).read(self.number, part.position)[0]
         except VersionGone:
@@ -305,28 +311,47 @@ def _accept(value: Any, operand: Any) -> Optional[str]:
 
 
 def part_of(attempt: Attempt, location: SharedLocation) -> SharedPart:
-    """What the attempt has to do with shared memory, from now on."""
+    """The part of an attempt that has to do with shared memory, from now on."""
     part = attempt.shared
     if part is None:
         memory = location.array._here()
-        if attempt.irrevocable:
-            raise TransactionError("an irrevocable transaction cannot use shared data: other processes may change it")
+        publication = memory.publication
+        attempt.prepare()
+        if attempt.irrevocable or (attempt.token and _turns.used_up()):
+            part = attempt.shared = SharedPart(memory.device, publication, publication.now()[1])
+            # If it is irrevocable it has been promised that it comes to its end, and so has no limits.
+            part.hold(attempt, None if attempt.irrevocable else here.allowance)
+            return part
         if attempt.token:
             # It holds off this process's transactions only. What it has read is valid until now, so it stays valid at
             # the snapshot, and the device validates it like everything else.
             attempt.runtime.give_back(attempt)
-            _turns.take(memory.publication)
+            _turns.take(publication)
             if not attempt.reads:
-                attempt.snapshot = memory.publication.published
-        elif _turns.hold_back(memory.publication) and not attempt.reads:
-            attempt.snapshot = memory.publication.published
-        position = memory.publication.position_of(attempt.snapshot)
+                attempt.snapshot = publication.published
+        elif _turns.hold_back(publication) and not attempt.reads:
+            attempt.snapshot = publication.published
+        position = publication.position_of(attempt.snapshot)
         if position is None:
             attempt.context.versions_gone += 1
             raise Restart
         attempt.plain = False
-        part = attempt.shared = SharedPart(memory.device, memory.publication, position)
+        part = attempt.shared = SharedPart(memory.device, publication, position)
     return part
+
+
+def wait_until(condition: Callable[[], bool], allowance: Optional[Allowance]) -> None:
+    """Wait for the holder of the token.
+
+    Raises :class:`~bloomgate.stm.TransactionTimeout` or :class:`~bloomgate.stm.Cancelled`.
+    """
+    deadline = None if allowance is None else allowance.deadline()
+    while not condition():
+        if allowance is not None:
+            allowance.check()
+        if deadline is not None and time.monotonic() >= deadline:
+            raise TransactionTimeout("an irrevocable transaction of another process was in the way for too long")
+        time.sleep(_TOKEN_LOOK)
 
 
 class _Turns(threading.local):
@@ -340,6 +365,10 @@ class _Turns(threading.local):
         self.length = min(LONGEST_TURN, 2 * self.length or FIRST_TURN)
         publication.take_turn(self.length)
         _turn_here[0] = threading.get_ident(), time.monotonic() + self.length
+
+    def used_up(self) -> bool:
+        """Whether it has lost in the longest one, too."""
+        return self.length >= LONGEST_TURN
 
     def hold_back(self, publication: SharedPublication) -> bool:
         """Let others have their turn, in this process and in other ones; whether there was anything to wait for."""
@@ -378,6 +407,8 @@ class SharedPart:
         self._publication = publication
         #: Of the snapshot in the order of publication.
         self.position = position
+        #: Whether it holds the segment's token, or is about to: then others leave alone what it reads.
+        self.holder = False
         #: From the beginning of the commit on.
         self._attempt: Optional[Attempt] = None
         self._request: Optional[Commit] = None
@@ -386,49 +417,90 @@ class SharedPart:
         memory = location.array._memory
         return memory if memory.device is self._device else location.array._here()
 
+    # The token.
+
+    def hold(self, attempt: Attempt, allowance: Optional[Allowance]) -> None:
+        """Take the token of the segment; from now on nobody can change what the attempt has read. Then :meth:`release`.
+
+        What was changed before, the caller has to find out. Raises :class:`~bloomgate.stm.TransactionTimeout` or
+        :class:`~bloomgate.stm.Cancelled` when a transaction of another process holds it for too long.
+        """
+        self.holder = True
+        wait_until(lambda: self._device.guards.take(self), allowance)
+        for location in attempt.reads:
+            if isinstance(location, SharedLocation):
+                self._publication.wait(self._device.guards.guard(location.number))
+
+    def release(self) -> None:
+        """Give the token back. Idempotent."""
+        if self.holder:
+            self._device.guards.release(self)
+            self.holder = False
+
+    def read_guarded(self, location: SharedLocation) -> Number:
+        """The newest value, which stays the newest until the token is released."""
+        self._publication.wait(self._device.guards.guard(location.number))
+        while True:
+            try:
+                return self.memory(location).read(location.number, self._publication.now()[1])[0]
+            except VersionGone:
+                continue
+
+    def wait_for_holder(self, allowance: Optional[Allowance]) -> None:
+        """Wait until nobody else has guards. Raises what :meth:`hold` raises."""
+        wait_until(lambda: not self._device.guards.in_the_way(), allowance)
+
+    # The commit.
+
     def commit(self, attempt: Attempt, allowance: Optional[Allowance] = None) -> bool:
         """What :meth:`Runtime.commit` is for others. Whatever happens, it has happened wholly or not at all."""
         commutes = attempt.commutes or {}
-        self._request = request = Commit(
-            self._device,
-            attempt.snapshot,
-            [location._key for location in attempt.reads],
-            [location._key for location in attempt.writes],
-            [location._key for location in commutes],
-            [change for changes in (self._writes(attempt), self._commutes(commutes)) for change in changes],
-        )
-        private = any(not location._shared for locations in (attempt.writes, commutes) for location in locations)
+        reads = [] if self.holder else [location._key for location in attempt.reads]
+        writes = [location._key for location in attempt.writes]
+        commuted = [location._key for location in commutes]
+        changes = [change for part in (self._writes(attempt), self._commutes(commutes)) for change in part]
+        private = any(not location._shared for location in (*attempt.writes, *commutes))
+        if private:
+            # The request has the rest.
+            attempt.writes = {location: version for location, version in attempt.writes.items() if not location._shared}
+            attempt.commutes = {location: pending for location, pending in commutes.items() if not location._shared}
+        for _ in range(_SUBMISSIONS if self.holder else 1):
+            # Nobody can have changed what its holder has read; a filter may still say so, and an epoch may end.
+            snapshot = self._device.last_timestamp() if self.holder else attempt.snapshot
+            request = Commit(self._device, snapshot, reads, writes, commuted, changes, holder=self.holder)
+            verdict = self._submit(attempt, request, private, allowance)
+            if verdict.committed:
+                self.committed()
+                return True
+        if self.holder:
+            raise CommitFailed(f"the device refused a commit {_SUBMISSIONS} times, the last time with {verdict}")
+        return False
+
+    def _submit(self, attempt: Attempt, request: Commit, private: bool, allowance: Optional[Allowance]) -> Verdict:
+        """To the end, whichever it is."""
+        attempt.verdict = None
+        self._request = request
         try:
             if private:
-                self._commit_with_private(attempt, request, allowance)
+                self._attempt = attempt
+                self._publication.private_parts.append(self)
+                attempt.runtime.commit_with_shared(attempt, request, allowance)
+                self._forget()
             else:
+                while not request.submit():
+                    self.wait_for_holder(allowance)
                 attempt.verdict = request.run()
         except BaseException:
             self._complete(attempt, request)
             raise
-        verdict = attempt.verdict
-        assert verdict is not None
-        if verdict.committed:
-            self.committed()
-        return verdict.committed
+        assert attempt.verdict is not None
+        return attempt.verdict
 
     def committed(self) -> None:
         """The transaction has ended well."""
         _turns.end(self._publication)
 
     # Private variables.
-
-    def _commit_with_private(self, attempt: Attempt, request: Commit, allowance: Optional[Allowance]) -> None:
-        # The request has the rest.
-        attempt.writes = {location: version for location, version in attempt.writes.items() if not location._shared}
-        if attempt.commutes:
-            attempt.commutes = {
-                location: pending for location, pending in attempt.commutes.items() if not location._shared
-            }
-        self._attempt = attempt
-        self._publication.private_parts.append(self)
-        attempt.runtime.commit_with_shared(attempt, request, allowance)
-        self._forget()
 
     @property
     def timestamp(self) -> Optional[int]:

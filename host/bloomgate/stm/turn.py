@@ -37,6 +37,11 @@ class Turn(Attempt):
         """Whether it has not been a transaction so far."""
         return not (self.begun or self.writes or self.commutes or self.hooks)
 
+    def prepare(self) -> None:
+        """Called before it first uses shared data."""
+        if not self.begun:
+            self._begin()
+
     def read(self, location: Location) -> Any:
         """The newest value, which stays the newest until the end."""
         if not self.begun:
