@@ -43,7 +43,7 @@ static bg_client *bg_client_new(bg_device *device, void *control, void *window, 
     bg_client *client = calloc(1, sizeof *client);
     if (client != NULL)
         *client = (bg_client){
-            .ring = {.control = control, .window = window, .window_bytes = window_bytes, .entries = entries},
+            .ring = {.control = control, .window = window, .window_bytes = window_bytes, .entries = entries, .slot = NOBODY},
             .kind = PRIVATE,
             .device = device,
         };
@@ -134,6 +134,7 @@ static bool collect_private(bg_client *client, uint32_t index, uint32_t *payload
     while (serve_one(client->device, ring))
         ;
     pthread_mutex_unlock(&client->device->lock);
+    wake_sleepers(client->device);
     return completed(ring, client->owner, index, payload);
 }
 
@@ -277,6 +278,7 @@ static void bg_raw_doorbells(bg_client *client, uint32_t head, uint32_t tail) {
     while (serve_one(client->device, &client->ring))
         ;
     pthread_mutex_unlock(&client->device->lock);
+    wake_sleepers(client->device);
 }
 
 /* QUEUE_STATUS, SUBMISSION_HEAD. */
