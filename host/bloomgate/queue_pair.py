@@ -8,8 +8,8 @@
 (1, 'CONFLICT')
 
 A request can be longer than one of :meth:`bloomgate.Device.commit`: 2**20 reads, 65535 writes and as many commutes, as
-far as the window has room (on a board it is smaller, see docs/board.md). One of those that do not fit a ring entry's own
-log, of ``aperture_depth`` keys, can be outstanding at a time.
+far as the window has room (on a board it is smaller, see docs/board.md). One of those that do not fit a ring entry's
+own log, of ``aperture_depth`` keys, can be outstanding at a time.
 """
 
 from __future__ import annotations

@@ -495,6 +495,7 @@ enum bloomgate_fault {
     /* Store the next buffered key, of any slot, with bad parity. */
     BLOOMGATE_FAULT_NEXT_KEY = 2,
 };
+#define BLOOMGATE_KEY_REASONS                                 0x212u /* bit n: CONFLICT_KEY is the key of reason n */
 
 /* Index of each 64-bit value in the STATISTICS window. */
 enum bloomgate_statistic {
