@@ -313,6 +313,7 @@ GUARDS = Part(
     "guards",
     _round_up(LINE_BYTES + 8 * GUARD_WORDS, PAGE_BYTES),
     Member("active", 0, "u32", "1 when there may be any"),
+    Member("holder", 4, "u32", "slot of the client that has set them"),
     Member("bits", LINE_BYTES, "u64", "one for each location: nobody but the holder may change it", GUARD_WORDS),
 )
 
