@@ -527,3 +527,32 @@ def test_histories_of_processes(segment, seed: int) -> None:
     reader.reads[next(iter(reader.reads))] += 1
     with pytest.raises(NotSerialisable):
         check_opacity(attempts, dict.fromkeys(expected, 0))
+
+
+def test_a_conflict_is_named(segment) -> None:
+    """Also one with another process, of which only the variable is known."""
+    array = SharedArray("x", 1)
+    runs = []
+
+    @atomic
+    def loser(disturb) -> None:
+        value = array[0]
+        runs.append(value)
+        if len(runs) % 2:
+            disturb()
+        array[0] = value + 1
+
+    def disturb_here() -> None:
+        thread = threading.Thread(target=lambda: array.commute(0, "add", 1))
+        thread.start()
+        thread.join(LIMIT)
+
+    with bloomgate.profile() as recorder:
+        loser(lambda: output(member(segment, "add", 1)))
+        loser(disturb_here)
+    elsewhere, here_too = sorted(recorder.report().conflicts, key=lambda conflict: conflict.seconds, reverse=True)
+    assert elsewhere.variable == here_too.variable == "x[0]"
+    assert "in loser" in elsewhere.read_at
+    assert elsewhere.written_at.startswith("unknown: committed by another process")
+    assert "in disturb_here" in here_too.written_at or "<lambda>" in here_too.written_at
+    assert array[0] == 4
