@@ -1,6 +1,5 @@
 """``SharedArray`` and ``SharedTVar`` as the STM's users see them, in one process and in several."""
 
-import json
 import os
 import pickle
 import random
@@ -21,9 +20,6 @@ from bloomgate.stm import shared
 from bloomgate.stm.atomic import PATIENCE
 from bloomgate.stm.context import here
 from bloomgate.stm.runtime import runtime
-
-from tests.shm.member import LOCATIONS
-from tests.stm.history_checker import Attempted, NotSerialisable, check_opacity
 
 LIMIT = 60
 ROOT = Path(__file__).resolve().parents[2]
@@ -508,25 +504,6 @@ def test_a_forked_child_opens_its_own_slot(segment) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert array[0] == 12
     assert array[1] != slot
-
-
-def test_histories_of_processes(segment, seed: int) -> None:
-    """Random programs in three processes: strictly serialisable, and aborted attempts saw one state too."""
-    array = SharedArray("x", LOCATIONS)
-    members = [member(segment, "programs", seed + number, 150) for number in range(3)]
-    attempts = []
-    expected = {}
-    for process in members:
-        first, *lines = map(json.loads, output(process).splitlines())
-        expected.update(first)
-        attempts += [Attempted(**seen) for seen in lines]
-    expected.update({f"x{place}": array[place] for place in range(LOCATIONS)})
-    assert check_opacity(attempts, dict.fromkeys(expected, 0)) == expected
-    # The checker has something to check.
-    reader = next(attempt for attempt in attempts if attempt.committed and attempt.reads)
-    reader.reads[next(iter(reader.reads))] += 1
-    with pytest.raises(NotSerialisable):
-        check_opacity(attempts, dict.fromkeys(expected, 0))
 
 
 def test_a_conflict_is_named(segment) -> None:

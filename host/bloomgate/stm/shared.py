@@ -294,7 +294,7 @@ class SharedLocation(Location):
     def _at_snapshot(self, attempt: Attempt) -> Number:
         part = part_of(attempt, self)
         if part.holder:
-            return part.read_guarded(self)
+            return part.read_guarded(attempt, self)
         try:
             return part.memory(self).read(self.number, part.position)[0]
         except VersionGone:
@@ -437,9 +437,11 @@ class SharedPart:
             self._device.guards.release(self)
             self.holder = False
 
-    def read_guarded(self, location: SharedLocation) -> Number:
+    def read_guarded(self, attempt: Attempt, location: SharedLocation) -> Number:
         """The newest value, which stays the newest until the token is released."""
-        self._publication.wait(self._device.guards.guard(location.number))
+        guard = self._device.guards.guard(location.number)
+        self._publication.wait(guard)
+        attempt.snapshot = max(attempt.snapshot, guard)
         while True:
             try:
                 return self.memory(location).read(location.number, self._publication.now()[1])[0]
