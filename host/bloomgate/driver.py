@@ -331,12 +331,18 @@ class ProgrammedIODevice(Device):
         super().wait_published(timestamp, timeout)
 
     def close(self) -> None:
-        self._queues.close()
-        with self._lock:
-            super().close()
-            self._bus.close()
+        try:
+            self._queues.close()
+        finally:
+            with self._lock:
+                super().close()
+                self._bus.close()
         with self._freed:
             self._freed.notify_all()
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._queues.abandon()
 
     # Slots.
 
