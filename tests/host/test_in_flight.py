@@ -121,7 +121,7 @@ def test_random_histories(kind, geometry, seed):
             number = rng.randrange(len(slots))
             slot, state = slots[number], known[number]
             keys = [rng.randrange(40) for _ in range(rng.randrange(4))]
-            action = rng.choice(("announce", "announce", "commit", "commit", "cancel", "park", "token", "floor"))
+            action = rng.choice(("announce", "announce", "commit", "commit", "cancel", "park", "token", "floor", "die"))
             if state is None:
                 snapshot = max(0, device.last_timestamp() - rng.choice((0, 0, 1, 3)))
                 slot.begin(snapshot)
@@ -151,6 +151,7 @@ def test_random_histories(kind, geometry, seed):
                         expected = exact.commit(snapshot=state["snapshot"], reads=state["log"] + reads, writes=writes)
                 if expected is not None and (roomy or verdict.committed):
                     assert verdict == expected, f"step {step}: {verdict}, exactly {expected}"
+                device.publish(verdict.timestamp)
                 known[number] = None
             elif action == "cancel" and rng.random() < 0.3:
                 slot.cancel()
@@ -173,6 +174,12 @@ def test_random_histories(kind, geometry, seed):
                     else:
                         slot.cancel()
                         known[number] = None
+            elif action == "die" and rng.random() < 0.1:
+                slot.close()
+                slots[number] = device.open_slot(slot.number)
+                known[number] = None
+                if holder == number:
+                    holder, guarded = None, set()
             elif action == "floor" and not roomy and rng.random() < 0.1:
                 device.raise_floor()
             # What everybody can see now.

@@ -73,7 +73,7 @@ __all__ = [
 #: The first eight bytes of a segment.
 MAGIC = int.from_bytes(b"bloomseg", "little")
 #: Grows with every change of what is described here, or of the state that C keeps in the device part.
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 PAGE_BYTES = 4096
 LINE_BYTES = 64
 
