@@ -248,9 +248,12 @@ static void enable_ring(const bg_ring *ring, uint32_t generation) {
     for (uint32_t index = 0; index < ring->entries; index++)
         for (uint32_t word = 0; word < ENTRY_WORDS; word++)
             put(completion_at(ring, index) + word, 0);
-    /* What an earlier owner left there counts as seen. */
-    put(&control->seen_tail, get(&control->submission_tail));
-    put(&control->seen_head, get(&control->completion_head));
+    /* What an earlier owner left there is gone, even if generations have come round: a doorbell that is seen to be as it was
+     * is none. */
+    put(&control->submission_tail, generation << 16);
+    put(&control->completion_head, generation << 16);
+    put(&control->seen_tail, generation << 16);
+    put(&control->seen_head, generation << 16);
     put(&control->submission_head, 0);
     put(&control->tail, 0);
     put(&control->head, 0);
