@@ -215,13 +215,19 @@ class Attempt:
         """Take the part back. What it read stays read: the decision to undo it may depend on that."""
         journal = self.journal
         assert journal is not None
+        pending: set[Location] = set()
         while len(journal) > mark.journal:
             was = journal[-1]
             if isinstance(was, _WasVersion):
                 self._restore_version(was)
             else:
                 self._restore_pending(was)
+                pending.add(was.location)
             journal.pop()
+        for location in pending:
+            # Promoted by a read in the part: as that stays, so does this.
+            if location in self.reads and self.commutes and location in self.commutes:
+                self._promote(location)
         if self.hooks is not None:
             del self.hooks.on_commit[mark.hooks[0] :]
         self.leave(mark)
