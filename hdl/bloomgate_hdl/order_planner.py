@@ -1,6 +1,6 @@
 """From an order to what a request buffer fetches."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import LANES, Parameters
@@ -48,9 +48,20 @@ class OrderPlanner(wiring.Component):
                 fetched.eq((log.count != 0) & ~left_out),
                 beats.eq((log.count + lane + 1) >> 1),
                 target.address.eq(log.address),
-                target.count.eq(Mux(left_out, 0, log.count)),
                 target.beats.eq(Mux(fetched, beats, 0)),
             ]
+            if name is not LogName.READS:
+                m.d.comb += target.count.eq(Mux(left_out, 0, log.count))
             with m.If(fetched):
                 m.d.comb += [plan.first.log.eq(name), plan.first.address.eq(log.address), plan.first.beats.eq(beats)]
+
+        chunk_bits = (self._parameters.buffer_depth - 1).bit_length()
+        keys = order.reads.count
+        whole = keys[:chunk_bits] == 0  # all chunks have buffer_depth keys
+        with m.If((keys != 0) & ~bad):
+            m.d.comb += [
+                plan.reads.last_chunk.eq(keys[chunk_bits:] - whole),
+                plan.reads.last_keys.eq(Cat(keys[:chunk_bits], whole)),
+            ]
+        m.d.comb += plan.insert_beats.eq(plan.writes.beats + plan.commutes.beats)
         return m
