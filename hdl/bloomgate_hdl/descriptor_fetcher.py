@@ -39,8 +39,8 @@ class DescriptorFetcher(wiring.Component):
     ``hold_long``) keeps no other waiting, and one slot alone keeps memory busy. Entries of one slot leave in the order
     of its ring. What is here of a slot that is disabled is dropped when it has arrived.
 
-    Latency: ``pending`` or ``ringing`` to command 1 clock cycle; last beat to ``order`` 1. Throughput: a command every
-    second clock cycle, an order per clock cycle. Reset state: empty.
+    Latency: ``pending`` or ``ringing`` to command 1 clock cycle; last beat to ``order`` 1, if no other order is here.
+    Throughput: a command and an order every second clock cycle. Reset state: empty.
     """
 
     def __init__(self, parameters: Parameters):
@@ -189,19 +189,31 @@ class DescriptorFetcher(wiring.Component):
         # --- Orders -------------------------------------------------------------------------------------------------
         m.submodules.order_robin = order_robin = RoundRobin(slots)
         load = orders.read_port(domain="comb")
-        chosen_place = order_turn.bit_select(order_robin.choice, 1)
-        taken = Signal()
         is_long = of_turn(order_turn, long)
         is_ready = of_turn(order_turn, ready) & self.enabled
+        held_back = self.hold_slots | Mux(self.hold_long, is_long, 0)
+        # Who is next is found out in the clock cycle before; only then it is looked at what has just come, and a clock
+        # cycle late at what is kept back.
+        chosen = Signal()
+        chosen_slot = Signal(p.slot_bits)
+        found = Signal()  # what was chosen is still there
+        held_before = Signal(slots)
+        taken = Signal()
+        m.d.sync += held_before.eq(held_back)
         m.d.comb += [
             self.long.eq(is_long & is_ready),
-            order_robin.requests.eq(is_ready & ~self.hold_slots & ~Mux(self.hold_long, is_long, 0)),
-            order_robin.take.eq(taken),
-            self.valid.eq(order_robin.valid & ~self.hold),
+            order_robin.requests.eq((is_ready & ~held_before) | per_slot.one_hot(to.slot, finished)),
+            found.eq(chosen & (is_ready & ~held_back).bit_select(chosen_slot, 1)),
+            self.valid.eq(found & ~self.hold),
             taken.eq(self.valid & self.ready),
-            load.addr.eq(Cat(chosen_place, order_robin.choice)),
+            order_robin.take.eq(~found & order_robin.valid),
+            load.addr.eq(Cat(order_turn.bit_select(chosen_slot, 1), chosen_slot)),
             self.order.eq(load.data),
         ]
+        with m.If(taken):
+            m.d.sync += chosen.eq(0)
+        with m.Elif(~found):
+            m.d.sync += [chosen.eq(order_robin.valid), chosen_slot.eq(order_robin.choice)]
 
         long_now = Signal()
         m.d.comb += long_now.eq(check.long & ~store.data.bad_request & ~store.data.bus_error)
@@ -209,7 +221,7 @@ class DescriptorFetcher(wiring.Component):
         for place in range(_AHEAD):
             fetched_here = per_slot.one_hot(choice, picks) & (fetch_turn if place else ~fetch_turn)
             finished_here = per_slot.one_hot(to.slot, finished & (to.place == place))
-            taken_here = per_slot.one_hot(order_robin.choice, taken) & (order_turn if place else ~order_turn)
+            taken_here = per_slot.one_hot(chosen_slot, taken) & (order_turn if place else ~order_turn)
             dropped = ready[place] & ~self.enabled
             gone = taken_here | dropped
             m.d.sync += [
@@ -219,6 +231,6 @@ class DescriptorFetcher(wiring.Component):
             ]
         m.d.sync += [
             fetch_turn.eq((fetch_turn ^ per_slot.one_hot(choice, picks)) & ~restarted),
-            order_turn.eq((order_turn ^ per_slot.one_hot(order_robin.choice, taken)) & ~restarted),
+            order_turn.eq((order_turn ^ per_slot.one_hot(chosen_slot, taken)) & ~restarted),
         ]
         return m

@@ -112,6 +112,8 @@ def order_layout(parameters: Parameters) -> data.StructLayout:
             "reads": log_layout(READ_COUNT_BITS),
             "writes": log_layout(LOG_COUNT_BITS),
             "commutes": log_layout(LOG_COUNT_BITS),
+            # More keys to insert than are inserted one by one.
+            "too_many": 1,
             # Its entry was not what it must be, or could not be fetched; ``fault`` says more.
             "bad_request": 1,
             "bus_error": 1,
