@@ -204,15 +204,12 @@ class CommitArbiter(wiring.Component):
         too_many = Signal()
         m.d.sync += too_many.eq(self.floor_raised)
 
-        # A key lost between its check and its insertion.
+        # A key lost between its check and its insertion. The floor is up before the next beat meets the filter.
         lost = Signal()
-        m.d.comb += [
-            lost.eq(
-                self.ready
-                & sum((lane.operation == KeyOperation.INSERT) & lane.key_bad for lane in self.beat.lanes).any()
-            ),
-            counter.raise_floor.eq(self.raise_floor | lost | too_many),
-        ]
+        m.d.sync += lost.eq(
+            self.ready & sum((lane.operation == KeyOperation.INSERT) & lane.key_bad for lane in self.beat.lanes).any()
+        )
+        m.d.comb += counter.raise_floor.eq(self.raise_floor | lost | too_many)
 
         # The verdict on `request`, in the clock cycle of `decides`; it leaves through registers.
         decides = Signal()
