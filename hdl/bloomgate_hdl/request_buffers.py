@@ -27,7 +27,7 @@ _PREFETCHED = 80
 
 
 def findings_layout(parameters: Parameters) -> data.StructLayout:
-    """What the buffer in service has found out by itself."""
+    """What the buffer in service had found out by itself a clock cycle ago."""
     return data.StructLayout(
         {
             "reset": 1,
@@ -242,10 +242,6 @@ class RequestBuffers(wiring.Component):
                 for name in ("write_keys", "write_lane", "commute_keys", "commute_lane", "commute_word")
             ),
             *(getattr(reader, name).eq(of(serving, name)) for name in ("complete", "arrives", "arriving_bad", "cut")),
-            self.findings.reset.eq(of(serving, "was_reset")),
-            self.findings.bad_request.eq(of(serving, "bad_request")),
-            self.findings.bus_error.eq(of(serving, "bus_error")),
-            self.findings.check.eq(Array(buffer.check.as_value() for buffer in buffers)[serving]),
             # The keys of one beat are looked at in a clock cycle.
             self.parity_errors.eq(reduce(or_, (buffer.parity_errors for buffer in buffers))),
         ]
@@ -261,12 +257,18 @@ class RequestBuffers(wiring.Component):
         order_fault = kept("faults", plan.fault, serving)
         fault = Signal(fault_layout())
         m.d.comb += fault.eq(Array(buffer.fault.as_value() for buffer in buffers)[serving])
+        m.d.sync += [
+            self.findings.reset.eq(of(serving, "was_reset")),
+            self.findings.bad_request.eq(of(serving, "bad_request")),
+            self.findings.bus_error.eq(of(serving, "bus_error")),
+            self.findings.check.eq(Array(buffer.check.as_value() for buffer in buffers)[serving]),
+        ]
         with m.If(order_fault.code != 0):
-            m.d.comb += self.findings.fault.eq(order_fault)
+            m.d.sync += self.findings.fault.eq(order_fault)
         with m.Else():
-            m.d.comb += self.findings.fault.eq(fault)
+            m.d.sync += self.findings.fault.eq(fault)
             with m.If(fault.code == ErrorCode.FETCH_ERROR.value):
-                m.d.comb += self.findings.fault.detail.eq(fault.detail + (origin << BEAT_ADDRESS_BITS))
+                m.d.sync += self.findings.fault.detail.eq(fault.detail + (origin << BEAT_ADDRESS_BITS))
         for number, buffer in enumerate(buffers):
             mine = serving == number
             m.d.comb += [
