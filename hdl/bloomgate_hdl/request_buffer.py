@@ -99,9 +99,9 @@ class RequestBuffer(wiring.Component):
                 "check": Out(check_layout(parameters)),
                 #: Keys found with bad parity in this clock cycle.
                 "parity_errors": Out(range(LANES + 1)),
-                #: The chunk to be taken, words of it and beyond that are stored, and that some are on their way.
+                #: The chunk to be taken, that words of it and beyond are stored, and that some are on their way.
                 "chunk": Out(chunk_layout(parameters)),
-                "stored": Out(range(depth // 4 + 1)),
+                "stored": Out(1),
                 "coming": Out(1),
                 #: A word of the read log arrives, and which of its keys are stored with bad parity.
                 "arrives": Out(1),
@@ -297,14 +297,18 @@ class RequestBuffer(wiring.Component):
             write.en.eq(arrives),
             write.addr.eq(Mux(for_insertion, ring_words + inserted_beats, received[: (ring_words - 1).bit_length()])),
         ]
-        stored = self.stored
+        stored_words = Signal(range(ring_words + 1))
+        comes_in = arrives & ~for_insertion
         m.d.sync += [
             inserted_beats.eq(inserted_beats + (arrives & for_insertion)),
-            received.eq(received + (arrives & ~for_insertion)),
-            stored.eq(stored + (arrives & ~for_insertion) - self.take),
+            received.eq(received + comes_in),
+            stored_words.eq(stored_words + comes_in - self.take),
+            self.stored.eq(
+                stored_words[1:].any() | Mux(self.take, stored_words[0] & comes_in, stored_words[0] | comes_in)
+            ),
             claimed.eq(claimed + Mux(fetched & (log == LogName.READS), self.fetch.payload.beats, 0) - self.take),
         ]
-        m.d.comb += self.coming.eq(claimed != stored)
+        m.d.comb += self.coming.eq(claimed != stored_words)
 
         # Where the first and last beat of a log have no key.
         of_writes = Signal()
@@ -387,19 +391,21 @@ class RequestBuffer(wiring.Component):
                 rewinding.eq(0),
                 flushing.eq(0),
                 received.eq(passed),
-                stored.eq(0),
+                stored_words.eq(0),
+                self.stored.eq(0),
                 claimed.eq(0),
                 taken.eq(0),
             ]
         with m.If(rewinding):
             m.d.comb += self.coming.eq(1)
         with m.If(self.rewind):
-            m.d.sync += stored.eq(0)
+            m.d.sync += [stored_words.eq(0), self.stored.eq(0)]
         with m.If(self.load):
             m.d.sync += [
                 inserted_beats.eq(0),
                 received.eq(0),
-                stored.eq(0),
+                stored_words.eq(0),
+                self.stored.eq(0),
                 claimed.eq(0),
                 taken.eq(0),
                 rewinding.eq(0),

@@ -207,7 +207,7 @@ class RequestBuffers(wiring.Component):
             complete.eq(of(candidate, "complete")),
             cut.eq(of(candidate, "cut")),
             chunk.eq(Array(buffer.chunk.as_value() for buffer in buffers)[candidate]),
-            self.serviceable.eq(exists & (cut | (complete & ((of(candidate, "stored") != 0) | (chunk.keys == 0))))),
+            self.serviceable.eq(exists & (cut | (complete & (of(candidate, "stored") | (chunk.keys == 0))))),
             self.expected.eq(exists & (~complete | of(candidate, "coming"))),
             self.request.header.eq(kept("headers", self.order.header, candidate)),
             self.request.insert_count.eq(of(candidate, "write_keys") + of(candidate, "commute_keys")),
@@ -234,7 +234,7 @@ class RequestBuffers(wiring.Component):
             self.keys.eq(reader.beat),
             reader.ready.eq(self.pipeline_ready),
             reader.chunk.eq(Array(buffer.chunk.as_value() for buffer in buffers)[served]),
-            reader.stored.eq(of(serving, "stored") != 0),
+            reader.stored.eq(of(serving, "stored")),
             reader.arriving.eq(self.beat.data),
             reader.word.eq(Array(buffer.word.as_value() for buffer in buffers)[serving]),
             *(
