@@ -64,6 +64,7 @@ class OrderPlanner(wiring.Component):
             m.d.comb += [
                 plan.reads.last_chunk.eq(keys[chunk_bits:] - whole),
                 plan.reads.last_keys.eq(Cat(keys[:chunk_bits], whole)),
+                plan.reads.long.eq(keys[chunk_bits + 1 :].any() | (keys[chunk_bits] & ~whole)),
             ]
         m.d.comb += plan.insert_beats.eq(to_fetch[LogName.WRITES] + to_fetch[LogName.COMMUTES])
         return m

@@ -85,6 +85,8 @@ def plan_layout(parameters: Parameters) -> data.StructLayout:
                     "beats": READ_COUNT_BITS,
                     "last_chunk": READ_COUNT_BITS - (depth - 1).bit_length(),
                     "last_keys": range(depth + 1),
+                    # There is more than one.
+                    "long": 1,
                 }
             ),
             # Empty if there are more keys than are inserted one by one.

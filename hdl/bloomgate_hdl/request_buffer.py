@@ -191,10 +191,10 @@ class RequestBuffer(wiring.Component):
                 self.writes.eq(plan.inserts),
                 self.raises_floor.eq(plan.too_many),
                 insert_beats.eq(plan.insert_beats),
-                self.long.eq(plan.reads.last_chunk != 0),
+                self.long.eq(plan.reads.long),
                 chunk.eq(0),
                 first.eq(1),
-                final.eq(plan.reads.last_chunk == 0),
+                final.eq(~plan.reads.long),
                 self.was_reset.eq(0),
                 self.cut.eq(plan.bad_request | plan.bus_error),
                 self.bad_request.eq(plan.bad_request),
@@ -332,9 +332,9 @@ class RequestBuffer(wiring.Component):
             ]
         with m.If(self.load):
             m.d.sync += [
-                self.complete.eq(plan.insert_beats == 0),
+                self.complete.eq(~plan.first.log.as_value().matches(LogName.WRITES.value, LogName.COMMUTES.value)),
                 first_beat.eq(1),
-                of_writes.eq(plan.writes.beats != 0),
+                of_writes.eq(plan.first.log == LogName.WRITES),
             ]
         first_read = received == 0
         holds_key = Signal(LANES)  # for the write and commute logs

@@ -95,7 +95,7 @@ class RequestBuffers(wiring.Component):
                 "decided": In(1),
                 #: Strobe: the request decided last is inserted.
                 "release": In(1),
-                #: Buffered keys found with bad parity on arrival.
+                #: Buffered keys found with bad parity on arrival, a clock cycle ago.
                 "parity_errors": Out(range(LANES + 1)),
             }
         )
@@ -185,11 +185,18 @@ class RequestBuffers(wiring.Component):
         with m.Else():
             m.d.sync += under_way.eq(under_way + beats - (self.beat.valid & (self.beat.id != DESCRIPTOR_ID)))
         crowded = under_way > _PREFETCHED - MAX_BEATS
-        # A buffer that was decided has left the order and asks for nothing.
+        # Whose turn it is, is found out a clock cycle ahead; a buffer that is being loaded will ask. One that was
+        # decided has left the order and asks for nothing.
+        ordered = Signal(count)
+        with m.If(loads):
+            m.d.sync += [ordered.bit_select(vacant, 1).eq(1), asking.eq(vacant)]
+        with m.If(self.decided):
+            m.d.sync += ordered.bit_select(first, 1).eq(0)
         for place in reversed(numbers):
             asks_here = (waiting > place) & asks.bit_select(order[place], 1)
             with m.If(asks_here & ~crowded if place else asks_here):
-                m.d.comb += [asking.eq(order[place]), self.fetch.valid.eq(1)]
+                m.d.sync += asking.eq(order[place])
+        m.d.comb += self.fetch.valid.eq((asks & ordered).bit_select(asking, 1) & (~crowded | (asking == first)))
         m.d.comb += [
             self.fetch.payload.eq(Array(buffer.fetch.payload.as_value() for buffer in buffers)[asking]),
             self.fetch.payload.window.eq(kept("windows", planner.plan.window, asking)),
@@ -242,9 +249,9 @@ class RequestBuffers(wiring.Component):
                 for name in ("write_keys", "write_lane", "commute_keys", "commute_lane", "commute_word")
             ),
             *(getattr(reader, name).eq(of(serving, name)) for name in ("complete", "arrives", "arriving_bad", "cut")),
-            # The keys of one beat are looked at in a clock cycle.
-            self.parity_errors.eq(reduce(or_, (buffer.parity_errors for buffer in buffers))),
         ]
+        # The keys of one beat are looked at in a clock cycle.
+        m.d.sync += self.parity_errors.eq(reduce(or_, (buffer.parity_errors for buffer in buffers)))
         # The beat where the first beat of each log would be if all beats before it were of the same log.
         origins = Signal(data.ArrayLayout(ADDRESS_BITS - BEAT_ADDRESS_BITS, 3))
         plan = planner.plan
