@@ -32,7 +32,7 @@ def probe_layout(parameters: Parameters) -> data.StructLayout:
     """Events and states for measurements and logic analysers; an event is high for one clock cycle."""
     return data.StructLayout(
         {
-            # A request has been accepted; visible one clock cycle after the data beat entered the AXI slave.
+            # A request has been accepted; visible 2 clock cycles after the data beat entered the AXI slave.
             "submitted": 1,
             # A verdict is being stored: readable from the next clock cycle on.
             "decided": 1,
