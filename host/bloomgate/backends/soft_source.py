@@ -78,6 +78,7 @@ SOURCES = (
     "shm/guards.c",
     "shm/sharing.c",
     "shm/server.c",
+    "stm/in_place.c",
 )
 
 #: What Python can call.

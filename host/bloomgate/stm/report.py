@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, Callable, Optional, Union
 
 from bloomgate.stm import context, page
+from bloomgate.stm.alone import alone
 from bloomgate.stm.attempt import Attempt
 from bloomgate.stm.runtime import runtime
 from bloomgate.stm.version import Location
@@ -205,6 +206,7 @@ def profile() -> Iterator[Profile]:
     before = runtime.profile
     recorder = Profile()
     runtime.profile = recorder
+    alone.end(alone.active)
     try:
         yield recorder
     finally:

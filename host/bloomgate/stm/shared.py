@@ -314,6 +314,8 @@ def part_of(attempt: Attempt, location: SharedLocation) -> SharedPart:
     """The part of an attempt that has to do with shared memory, from now on."""
     part = attempt.shared
     if part is None:
+        if attempt.in_place:
+            attempt.run_again()
         memory = location.array._here()
         publication = memory.publication
         attempt.prepare()
