@@ -12,9 +12,9 @@ from bloomgate.stm import TDict, TList, TVar, accelerator, atomic, check, commut
 from bloomgate.stm.alone import alone
 from bloomgate.stm.context import here
 from bloomgate.stm.runtime import runtime
-from bloomgate.stm.version import IN_PLACE
+from bloomgate.stm.version import IN_PLACE, install
 
-from tests.stm.core_cases import LIMIT, during_a_transaction, together
+from tests.stm.core_cases import LIMIT, during_a_transaction, together, wait
 from tests.stm.test_fork import in_child
 from tests.stm.test_history import Run
 from tests.stm.test_interruption import Bank, Injector, lines_of, survives
@@ -132,6 +132,50 @@ def test_the_loser_sees_nothing_of_the_winner() -> None:
     during_a_transaction(first, atomic(lambda: (setattr(x, "value", 1), setattr(y, "value", 1))))
     assert pairs == [(1, 1)]
     assert (x.value, y.value, z.value) == (1, 1, 1)
+
+
+def test_a_snapshot_of_variables_in_place_and_others() -> None:
+    """A transaction that begins ends the era, also if it does not look at what is in place."""
+    x, y = TVar(0), TVar(0)
+    alone_now, begun, done = threading.Event(), threading.Event(), threading.Event()
+    seen = []
+    together(lambda: y.value)
+
+    def owner() -> None:
+        x.value = 0
+        assert alone.active is not None
+        assert x._head is IN_PLACE is not y._head
+        alone_now.set()
+        wait(begun)
+        atomic(lambda: (setattr(x, "value", 1), setattr(y, "value", 1)))()
+        done.set()
+
+    # With a timeout, which is for ordinary attempts only.
+    @atomic(timeout=LIMIT)
+    def read() -> None:
+        before = y.value
+        begun.set()
+        wait(done)
+        seen.append((before, x.value))
+
+    together(owner, lambda: (wait(alone_now), read()))
+    assert seen == [(0, 0)]
+
+
+def test_a_late_helper_does_no_harm(monkeypatch) -> None:
+    """It writes a commit back once more, after the variable has been in place."""
+    x = TVar(0)
+    monkeypatch.setattr(in_place, "PATIENCE", 1000)
+    x.value = 1
+    version = x._head
+    monkeypatch.setattr(in_place, "PATIENCE", 0)
+    here.context().patience = 0
+    x.value = 2
+    assert x._head is IN_PLACE
+    together(lambda: x.value)
+    assert x._head is not IN_PLACE
+    install({x: version}, version.timestamp, runtime.horizon)
+    assert x.value == 2
 
 
 def test_who_catches_everything_is_not_committed() -> None:
@@ -367,6 +411,8 @@ def test_fork() -> None:
     x.value = 1
 
     def child(expected: int) -> None:
+        # The child has no such thread, but one of its own can get the same number.
+        assert alone.active is None
         assert (x.value, y.value) == (expected, 0)
         x.value += 1
         together(lambda: setattr(x, "value", x.value + 1))
@@ -393,8 +439,9 @@ def test_fork() -> None:
 def test_a_profile_ends_it() -> None:
     x = TVar(0)
     x.value = 1
+    assert alone.active is not None
     with stm.profile() as recorder:
-        x.value = 2
+        assert not atomic(lambda: (setattr(x, "value", 2), is_in_place()))()[1]
     assert recorder.report().commits == 1
 
 
