@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from bloomgate.stm.in_place import InPlace
     from bloomgate.stm.tvar import TVar
 
-__all__ = ["Alone", "Era", "Part", "alone"]
+__all__ = ["NO_PART", "Alone", "Era", "Part", "alone"]
+
+
+# The order in which attributes are set first is that of their places on PyPy, whose compiler takes it that a store into
+# a variable can change whatever has the same place in another object. So what every access reads is set last.
 
 
 class Part:
@@ -36,8 +40,12 @@ class Part:
     def __init__(self, fate: dict[str, bool], outermost: bool) -> None:
         #: {"committed": ...} as soon as that is decided, by the first ``setdefault``.
         self.fate = fate
-        self.outermost = outermost
         self.wrote = False
+        self.outermost = outermost
+
+
+#: While none is running.
+NO_PART = Part({}, False)
 
 
 class Era:
@@ -46,11 +54,11 @@ class Era:
     __slots__ = ("attempt", "commits", "part")
 
     def __init__(self) -> None:
-        #: Of the transaction that is running in place.
-        self.part: Optional[Part] = None
         #: The last one in place.
         self.attempt: Optional[InPlace] = None
         self.commits = 0
+        #: Of the transaction that is running in place.
+        self.part = NO_PART
 
     def decided(self) -> bool:
         """Whether all that is in place has been committed."""
@@ -64,17 +72,17 @@ class Alone:
     __slots__ = ("active", "count", "era", "lock", "thread", "timestamp")
 
     def __init__(self) -> None:
-        #: What variables have whose values are in place now.
-        self.era = Era()
-        #: Who may use these: threading.get_ident(), or 0.
-        self.thread = 0
-        #: The same while somebody is alone, or about to be: whoever begins a transaction has to :meth:`end` it.
+        self.renew_lock()
+        #: The era while somebody is alone, or about to be: whoever begins a transaction has to :meth:`end` it.
         self.active: Optional[Era] = None
         #: Of all versions that are made of values in place: not newer than any snapshot, not older than any version.
         self.timestamp = 0
         #: Eras in which somebody was alone.
         self.count = 0
-        self.renew_lock()
+        #: Who may use values in place: threading.get_ident(), or 0.
+        self.thread = 0
+        #: What variables have whose values are in place now.
+        self.era = Era()
 
     def renew_lock(self) -> None:
         """In a forked child: a thread that does not exist there may have held it."""

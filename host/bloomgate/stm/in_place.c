@@ -52,10 +52,8 @@ static int in_place_set(PyObject *descriptor, PyObject *object, PyObject *value)
         PyErr_SetString(PyExc_AttributeError, "the value of a TVar cannot be deleted");
         return -1;
     }
-    PyObject *part = Py_None;
-    if (is_in_place(self, object))
-        part = *python_slot(*python_slot(object, self->slots.era), self->slots.part);
-    if (part != Py_None) {
+    if (is_in_place(self, object)) {
+        PyObject *part = *python_slot(*python_slot(object, self->slots.era), self->slots.part);
         PyObject **writer = python_slot(object, self->slots.writer);
         PyObject **place = python_slot(object, self->slots.value);
         PyObject *old = *place;

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional, TypeVar, Union
 
-from bloomgate.stm.alone import Era, Part, alone
+from bloomgate.stm.alone import NO_PART, Era, Part, alone
 from bloomgate.stm.attempt import Attempt, Mark
 from bloomgate.stm.context import IDLE, Context, here, snapshots
 from bloomgate.stm.errors import Restart, RetrySignal
@@ -95,7 +95,6 @@ class InPlace(Attempt):
             self.run_again()
         variable: Any = location
         part = self.era.part
-        assert part is not None
         before = variable._writer
         if before is not part:
             if before is None or before.fate is not self.fate:
@@ -208,7 +207,7 @@ def run_in_place(attempt: InPlace, function: Callable[..., T], args: Any, kwargs
             here.tx = None
             attempt.commit()
         finally:
-            era.part = None
+            era.part = NO_PART
             here.tx = None
             attempt.runtime.end(attempt)
     except BaseException as error:

@@ -66,10 +66,10 @@ class TVar(Location, Generic[T]):
         era = alone.era
         if self._era is era and alone.thread == get_ident():
             part = era.part
-            if self._writer is part and part is not None:
+            if self._writer is part:
                 self._value = value
                 return
-            if part is not None and part.outermost:
+            if part.outermost:
                 # In this order: see alone.py.
                 part.wrote = True
                 self._before = self._value
