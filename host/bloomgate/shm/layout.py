@@ -224,7 +224,7 @@ HEADER = Part(
     Member("server_serving", 324, "u32", "1 from the moment that the server serves until it shuts down"),
     Member("server_starts", 328, "u32", "how many servers this segment has had"),
     # Written by whoever decides.
-    Member("last", 384, "u64", "the newest timestamp assigned; at least as new as any in a completion"),
+    Member("last", 384, "u64", "the newest timestamp assigned; at least as new as any in a completion that is counted"),
     Member("next_slot", 392, "u32", "where the next round over the slots begins"),
     Member("decider_pid", 396, "u32", "process that last took the mutex"),
     Member("turn", 400, "u32", "slot + 1 of the client that decides now, as a hint"),

@@ -103,12 +103,11 @@ static void bg_serve_collect(bg_segment *segment, uint32_t slot) {
     uint32_t payload[BG_COMPLETION_BEATS];
     bool found = false;
     while (pending(ring) && completed(ring, owner_of(get(&control->status)), get(&control->submission_head), payload)) {
-        uint64_t timestamp = ((uint64_t)payload[1] << bits) + payload[2];
-        if ((timestamp & UINT64_MAX >> (64 - bits)) == UINT64_MAX >> (64 - bits) && payload[1] != UINT32_MAX)
-            timestamp++; /* it has ended its epoch */
-        if ((payload[0] & BG_VERDICT_TIMESTAMPED) != 0 && timestamp > segment->header->last)
-            bg_serve_last(segment, timestamp);
-        put(&control->submission_head, (get(&control->submission_head) + 1) % RING_INDICES);
+        uint64_t newest = newest_by(payload, bits);
+        if ((payload[0] & BG_VERDICT_TIMESTAMPED) != 0 && newest > segment->header->last)
+            bg_serve_last(segment, newest);
+        uint32_t counted = (get(&control->submission_head) + 1) % RING_INDICES;
+        atomic_store_explicit(&control->submission_head, counted, memory_order_release);
         found = true;
     }
     if (found)

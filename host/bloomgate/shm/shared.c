@@ -254,6 +254,31 @@ static int bg_segment_enable(bg_segment *segment, uint32_t slot, uint32_t genera
     return 1;
 }
 
+/* The newest timestamp once a commit has this completion: behind the last one of an epoch comes the next epoch's first. */
+static uint64_t newest_by(const uint32_t *payload, uint32_t timestamp_bits) {
+    uint64_t timestamp = ((uint64_t)payload[1] << timestamp_bits) + payload[2];
+    uint64_t counts = UINT64_MAX >> (64 - timestamp_bits);
+    return timestamp + ((timestamp & counts) == counts && payload[1] != UINT32_MAX);
+}
+
+/* At least as new as any timestamp that somebody has seen. Gateware writes completions itself, and its server counts them
+ * later: so those that are there and not counted yet are looked at. */
 static uint64_t bg_segment_last(bg_segment *segment) {
-    return atomic_load_explicit(&segment->header->last, memory_order_acquire);
+    uint64_t newest = 0;
+    for (uint32_t slot = 0; segment->device == NULL && slot < segment->slots; slot++) {
+        const bg_ring *ring = &segment->rings[slot];
+        uint32_t payload[BG_COMPLETION_BEATS];
+        /* Acquire, with the release in bg_serve_collect(): what is counted is in `last`, which is read behind it. */
+        uint32_t index = atomic_load_explicit(&ring->control->submission_head, memory_order_acquire);
+        uint32_t owner = owner_of(get(&ring->control->status));
+        for (uint32_t i = 0; i < ring->entries && completed(ring, owner, index, payload); i++) {
+            if ((payload[0] & BG_VERDICT_TIMESTAMPED) != 0) {
+                uint64_t timestamp = newest_by(payload, segment->header->geometry[BG_GEOMETRY_TIMESTAMP_BITS]);
+                newest = timestamp > newest ? timestamp : newest;
+            }
+            index = (index + 1) % RING_INDICES;
+        }
+    }
+    uint64_t last = atomic_load_explicit(&segment->header->last, memory_order_acquire);
+    return newest > last ? newest : last;
 }
