@@ -19,6 +19,8 @@ from tests.stm.test_fork import in_child
 from tests.stm.test_history import Run
 from tests.stm.test_interruption import Bank, Injector, lines_of, survives
 
+pytestmark = pytest.mark.skipif(not in_place.POSSIBLE, reason="threads change variables in place on CPython only")
+
 
 @pytest.fixture(autouse=True, params=["python", "c"])
 def at_once(request, soft, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional, TypeVar, Union
@@ -25,6 +26,9 @@ T = TypeVar("T")
 PATIENCE = 32
 #: It grows up to this when being alone was soon over.
 LONGEST_PATIENCE = 1 << 14
+
+#: Not on PyPy: in one run of the tests in four, a process that had forked there did not see its own writes any more.
+POSSIBLE = sys.implementation.name == "cpython"
 
 AGAIN = object()
 
@@ -143,6 +147,8 @@ class InPlace(Attempt):
 
 def begin(runtime: Runtime) -> Optional[InPlace]:
     """A new attempt in place, if the calling thread is alone."""
+    if not POSSIBLE:
+        return None
     mine = here.mine
     if mine is None:
         mine = here.context()
