@@ -36,7 +36,7 @@ typedef struct bg_client {
     uint32_t timestamp_bits;
     bool released[BG_MAX_QUEUE_ENTRIES];
     uint32_t naps; /* since the turn was last seen to change */
-    uint32_t turn; /* as it was then */
+    const bg_ring *in_turn; /* who had it then */
     uint64_t contended; /* when it last had a verdict while another client had the turn */
 } bg_client;
 
@@ -146,28 +146,28 @@ static void pause_a_while(void) {
         relax();
 }
 
-static bool is_anothers_turn(const bg_client *client) {
-    uint32_t turn = get(&client->segment->header->turn);
-    return turn != client->ring.slot + 1 && turn - 1 < client->segment->slots;
+/* The ring of another client that has the turn, or NULL. */
+static const bg_ring *other_in_turn(const bg_client *client) {
+    const bg_segment *segment = client->segment;
+    uint32_t slot = get(&segment->header->turn) - 1;
+    return slot != client->ring.slot && slot < segment->slots ? &segment->rings[slot] : NULL;
 }
 
 /* Waits while another client has the turn and goes on, up to `ns`. Whether the completion came meanwhile. */
 static bool await_turn(bg_client *client, uint32_t index, uint64_t ns, uint32_t *payload) {
-    const bg_segment *segment = client->segment;
     uint64_t end = 0;
     const struct timespec nap = {.tv_nsec = NAP_NS};
-    while (is_anothers_turn(client)) {
-        uint32_t turn = get(&segment->header->turn);
-        const struct bg_slot_control *control = segment->rings[(turn - 1) % segment->slots].control;
-        uint32_t decided = get(&control->submission_head);
-        if (turn != client->turn) {
-            client->turn = turn;
+    const bg_ring *other;
+    while ((other = other_in_turn(client)) != NULL) {
+        uint32_t decided = get(&other->control->submission_head);
+        if (other != client->in_turn) {
+            client->in_turn = other;
             client->naps = 0;
         }
         pause_a_while();
         if (completed(&client->ring, client->owner, index, payload))
             return true;
-        if (get(&control->submission_head) == decided || client->naps == NAPS_IN_TURN)
+        if (get(&other->control->submission_head) == decided || client->naps == NAPS_IN_TURN)
             return false;
         if (end == 0)
             end = now_ns() + ns;
@@ -182,7 +182,7 @@ static bool await_turn(bg_client *client, uint32_t index, uint64_t ns, uint32_t 
 }
 
 static bool collect_serverless(bg_client *client, uint32_t index, uint64_t ns, uint32_t *payload) {
-    if (is_anothers_turn(client)) {
+    if (other_in_turn(client) != NULL) {
         bool done = now_ns() - client->contended < REST_NS ? await_turn(client, index, ns, payload)
                                                            : decide_until(client, index, 0, payload);
         client->contended = now_ns();
