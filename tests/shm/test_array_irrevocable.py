@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from bloomgate.stm.runtime import runtime
 from tests.shm.served import ServerProcess, new_name, removed
 from tests.shm.test_array_transactions import LIMIT, member, output, segment
 from tests.stm.core_cases import together
+from tests.stm.test_fork import in_child
 
 __all__ = ["segment"]
 
@@ -269,18 +269,11 @@ def test_a_child_knows_nothing_of_it(segment) -> None:
         together(fork)
 
     def fork() -> None:
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                with pytest.raises(TransactionTimeout):
-                    atomic(timeout=0.02)(lambda: x.__setitem__(0, x[0] + 1))()
-                status = 0
-            except BaseException as error:
-                print(repr(error), file=sys.stderr)
-            finally:
-                os._exit(status)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        in_child(refused)
+
+    def refused() -> None:
+        with pytest.raises(TransactionTimeout):
+            atomic(timeout=0.02)(lambda: x.__setitem__(0, x[0] + 1))()
 
     hold()
     assert x[0] == 1

@@ -17,6 +17,7 @@ from bloomgate.stm.shared import SharedPart
 
 from tests.shm.test_array_transactions import LIMIT, segment
 from tests.stm.core_cases import together
+from tests.stm.test_fork import in_child
 
 __all__ = ["segment"]
 
@@ -324,21 +325,15 @@ def test_a_fork_in_the_middle(segment, monkeypatch) -> None:
     """What others can see of a commit, the child has too; it goes on with a state that there was."""
     both = Both()
     both.step()
+
+    def goes_on() -> None:
+        assert both.state() == 2
+        both.step()
+        assert both.state() == 3
+
     with Stopped(monkeypatch, both, early=True):
         publish_elsewhere(segment)
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                assert both.state() == 2
-                both.step()
-                assert both.state() == 3
-                status = 0
-            except BaseException as error:
-                print(repr(error), file=sys.stderr)
-            finally:
-                os._exit(status)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        in_child(goes_on)
     # The child's variables are its own.
     assert (both.array[0], both.written.value) == (3, 2)
 
