@@ -19,7 +19,8 @@ class Decision(wiring.Component):
     """Collects the outcomes of a request's VALIDATE pass and weighs them in the order that Reason documents.
 
     The verdict counts in the clock cycle of the pass's last outcome or any later one before ``start``; it includes
-    that outcome. ``request``, ``epoch`` and ``count`` must have been stable for a clock cycle by then.
+    that outcome. The other inputs must have been stable for two clock cycles by then, but for ``request.reset``,
+    ``request.bad_request`` and ``check``.
     Reset state: nothing failed.
     """
 
@@ -115,6 +116,11 @@ class Decision(wiring.Component):
             old.eq((request.snapshot_epoch < self.epoch) | self.exhausted),
         ]
 
+        # Outcomes come late in the clock cycle, so what else forbids a commit is looked at before where it can be.
+        allowed = Signal()
+        m.d.sync += allowed.eq(~(ahead | old | request.bus_error | request.overflow | request.busy))
+        m.d.comb += self.commit.eq(allowed & ~(request.reset | request.bad_request | self.check.bad) & ~now["failed"])
+
         with m.If(request.reset):
             m.d.comb += self.reason.eq(Reason.RESET.value)
         with m.Elif(request.bad_request | ahead):
@@ -134,8 +140,6 @@ class Decision(wiring.Component):
             ]
         with m.Elif(self.check.bad):
             m.d.comb += [self.reason.eq(Reason.PARITY.value), self.conflict_key.eq(self.check.key)]
-        with m.Else():
-            m.d.comb += self.commit.eq(1)
 
         with m.If(self.fault.code != 0):
             m.d.comb += [self.error_code.eq(self.fault.code), self.error_detail.eq(self.fault.detail)]
