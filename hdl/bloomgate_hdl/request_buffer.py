@@ -44,8 +44,8 @@ def chunk_layout(parameters: Parameters) -> data.StructLayout:
 
 
 def check_layout(parameters: Parameters) -> data.StructLayout:
-    """What was found in the write and commute logs: the first key with bad parity, and if any is too wide."""
-    return data.StructLayout({"bad": 1, "key": parameters.key_bits, "wide": 1, "wide_word": KEY_WORD_BITS})
+    """The first key with bad parity in the write and commute logs."""
+    return data.StructLayout({"bad": 1, "key": parameters.key_bits})
 
 
 class RequestBuffer(wiring.Component):
@@ -377,10 +377,6 @@ class RequestBuffer(wiring.Component):
             with m.If(found_bad[index]):
                 with m.If(~self.check.bad):
                     m.d.sync += [self.check.bad.eq(1), self.check.key.eq(key_word)]
-            if p.key_bits < KEY_WORD_BITS:
-                with m.If(checking[index] & key_word[p.key_bits :].any()):
-                    with m.If(~self.check.wide):
-                        m.d.sync += [self.check.wide.eq(1), self.check.wide_word.eq(key_word)]
 
         # --- The read log again -------------------------------------------------------------------------------------
         with m.If(self.rewind):
@@ -418,9 +414,12 @@ class RequestBuffer(wiring.Component):
                 m.d.sync += [self.fault.code.eq(code), self.fault.detail.eq(detail)]
 
         if p.key_bits < KEY_WORD_BITS:
-            with m.If(self.check.wide & ~self.load):
-                m.d.sync += self.bad_request.eq(1)
-                fails(ErrorCode.KEY_RANGE.value, self.check.wide_word)
+            # As soon as `check`, since the request may be decided next.
+            for index in reversed(range(LANES)):
+                key_word = read.data[index][:KEY_WORD_BITS]
+                with m.If(checking[index] & key_word[p.key_bits :].any()):
+                    m.d.sync += self.bad_request.eq(1)
+                    fails(ErrorCode.KEY_RANGE.value, key_word)
             with m.If(self.wide):
                 m.d.sync += self.bad_request.eq(1)
                 fails(ErrorCode.KEY_RANGE.value, self.wide_word)
