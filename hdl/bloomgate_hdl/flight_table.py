@@ -5,40 +5,10 @@ from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import EPOCH_BITS, LANES, Parameters
 
+from bloomgate_hdl.flight_port import SEQUENCE_BITS, doom_layout, flight_layout
 from bloomgate_hdl.per_slot import PerSlot
 
-__all__ = ["FlightTable", "doom_layout", "flight_layout"]
-
-SEQUENCE_BITS = 16
-
-
-def doom_layout(parameters: Parameters) -> data.StructLayout:
-    """Why a slot was doomed, or refused."""
-    return data.StructLayout(
-        {
-            # Whether ``winner`` is a slot.
-            "by_slot": 1,
-            "winner": parameters.slot_bits,
-            # Whether it was a certain key, and not possibly any.
-            "key_known": 1,
-            "key": parameters.key_bits,
-            # The newest timestamp at that time.
-            "epoch": EPOCH_BITS,
-            "count": parameters.timestamp_bits,
-        }
-    )
-
-
-def flight_layout(parameters: Parameters) -> data.StructLayout:
-    """One slot's state, for its page."""
-    return data.StructLayout(
-        {
-            "doomed": 1,
-            "parked": 1,
-            "wake_sequence": SEQUENCE_BITS,
-            "doom": doom_layout(parameters),
-        }
-    )
+__all__ = ["FlightTable"]
 
 
 class FlightTable(wiring.Component):
