@@ -4,7 +4,6 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import EPOCH_BITS, Parameters
 
-from bloomgate_hdl.flight_port import RequestKind
 from bloomgate_hdl.register_decode import PAGE_WORD_BITS
 
 __all__ = ["SlotPortSignature", "request_layout", "verdict_layout", "verdict_registers"]
@@ -19,7 +18,8 @@ def request_layout(parameters: Parameters) -> data.StructLayout:
         {
             # The number that the client wrote to SUBMIT.
             "request": REQUEST_BITS,
-            "kind": RequestKind,
+            # A RequestKind.
+            "kind": 2,
             # The snapshot as the client wrote it, not yet checked.
             "snapshot_epoch": EPOCH_BITS,
             "snapshot_count": COUNT_WORD_BITS,

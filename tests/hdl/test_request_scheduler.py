@@ -26,6 +26,7 @@ class Bench:
         self.pending.add(slot)
         self.requests[slot] = {
             "request": rng.getrandbits(16),
+            "kind": rng.randrange(3),
             "snapshot_epoch": rng.getrandbits(32),
             "snapshot_count": rng.getrandbits(32),
             "read_count": rng.randint(0, 8),
