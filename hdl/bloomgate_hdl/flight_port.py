@@ -1,13 +1,12 @@
 """Layouts and signatures that pass between the pages and what knows of transactions in flight."""
 
-from amaranth.lib import data, enum, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import EPOCH_BITS, LANES, Parameters
 
 __all__ = [
     "SEQUENCE_BITS",
     "WATCHDOG_BITS",
-    "RequestKind",
     "SlotFlightSignature",
     "TokenSignature",
     "doom_layout",
@@ -18,17 +17,6 @@ __all__ = [
 #: Width of WAKE_SEQUENCE and of TOKEN_WATCHDOG.
 SEQUENCE_BITS = 16
 WATCHDOG_BITS = 32
-
-
-class RequestKind(enum.Enum, shape=2):
-    """What a slot asks for with SUBMIT."""
-
-    #: Decide the transaction.
-    COMMIT = 0
-    #: Grant the irrevocable token; the verdict is COMMIT, without a timestamp, when the slot has it.
-    TOKEN = 1
-    #: For its holder: the read keys appended since are guarded; the verdict's timestamp is the newest one then.
-    GUARD = 2
 
 
 def doom_layout(parameters: Parameters) -> data.StructLayout:
@@ -97,15 +85,18 @@ class SlotFlightSignature(wiring.Signature):
         super().__init__(
             {
                 "slot": Out(parameters.slot_bits),
-                #: Strobe: ANNOUNCE. The slot's counts are valid from the next clock cycle on, also if they are 0.
+                #: Strobe: ANNOUNCE with 1. The slot's counts are valid from the next clock cycle on, also 0.
                 "announce": Out(1),
+                #: Strobe: ANNOUNCE with 0. The transaction goes on; keys from here on are not announced.
+                "pause": Out(1),
                 #: Strobe: a key was added to the read set.
                 "append": Out(1),
                 #: Strobe: a word of the snapshot was written, or a part of one.
                 "snapshot": Out(1),
-                #: Strobe: a request of this kind was submitted; ``pending`` shows it from the next clock cycle on.
+                #: Strobe: a request of this kind, a RequestKind, was submitted; ``pending`` shows it from the next clock
+                #: cycle on.
                 "submit": Out(1),
-                "kind": Out(RequestKind),
+                "kind": Out(2),
                 #: Strobe: DISCARD. Also for a slot that is busy, if its request is one that can be withdrawn.
                 "discard": Out(1),
                 #: Strobes: PARK with 1, and with 0.
@@ -113,6 +104,10 @@ class SlotFlightSignature(wiring.Signature):
                 "unpark": Out(1),
                 #: Slots whose pending request is for the token and was not taken yet: DISCARD withdraws it.
                 "withdrawable": In(parameters.slots),
+                #: Slots with a transaction that has begun and not ended; these, and the ones whose last one was
+                #: refused with IRREVOCABLE, so that the end of the token's time would wake them.
+                "in_flight": In(parameters.slots),
+                "parkable": In(parameters.slots),
                 #: Slots that hold the token, or did so until it was taken away: at most one, and any number.
                 "holds": In(parameters.slots),
                 "revoked": In(parameters.slots),
@@ -133,6 +128,8 @@ class TokenSignature(wiring.Signature):
                 "held": In(1),
                 "holder": In(parameters.slot_bits),
                 "waiting": In(1),
+                #: How often it was granted.
+                "grants": In(SEQUENCE_BITS),
                 #: Strobe: take it away.
                 "revoke": Out(1),
                 #: Take it away when it has been held for so many clock cycles; 0: never.

@@ -26,6 +26,8 @@ def request_layout(parameters: Parameters) -> data.StructLayout:
             # Keys in the read set, and in the write and commute sets together.
             "read_count": range(parameters.aperture_depth + 1),
             "write_count": range(parameters.aperture_depth + 1),
+            # Keys at the beginning of the read set that need no validation, unless something happens meanwhile.
+            "skip_count": range(parameters.aperture_depth + 1),
             # Reasons for which the request must not commit, whatever its keys.
             "reset": 1,
             "bad_request": 1,

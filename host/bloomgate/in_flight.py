@@ -33,14 +33,13 @@ from enum import Enum
 from typing import Callable, NamedTuple, Optional
 
 from bloomgate.parameters import Parameters
+from bloomgate.registers import CONFLICT_LOG_ENTRIES
 from bloomgate.verdict import Reason, Verdict
 
-__all__ = ["CONFLICT_LOG_ENTRIES", "SLOT_FILTER_ROWS", "Conflict", "Doom", "InFlight", "Token", "Wake"]
+__all__ = ["SLOT_FILTER_ROWS", "Conflict", "Doom", "InFlight", "Token", "Wake"]
 
 #: Rows of each bank of the slot filters; as many as the recency filter has where that is fewer.
 SLOT_FILTER_ROWS = 1024
-#: Entries of the conflict log, a ring; the oldest is lost when it is full.
-CONFLICT_LOG_ENTRIES = 256
 #: How much older a slot gets when the token passes it by; ages saturate at ``OLDEST``.
 PASSED_OVER = 32
 OLDEST = 255
