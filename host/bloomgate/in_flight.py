@@ -282,6 +282,10 @@ class InFlight:
         """Not be woken any more; the transaction goes on."""
         self._slots[slot].parked = False
 
+    def is_refused(self, slot: int) -> bool:
+        """Whether the slot's last transaction was refused with IRREVOCABLE, and it has not begun another."""
+        return self._slots[slot].refused
+
     def is_parked(self, slot: int) -> bool:
         """Whether the slot still waits to be woken."""
         return self._slots[slot].parked

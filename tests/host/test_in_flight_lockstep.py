@@ -72,6 +72,8 @@ class Sequence:
             snapshot = specification.last_timestamp() - rng.choice((0, 0, 0, 1, 2, 5, 1 << p.timestamp_bits, -1))
             self.announced[number] = 0
             return number, "begin", (max(0, snapshot),)
+        if slot.token is Token.WAITING:
+            return number, "cancel", ()
         kind = rng.choice(("announce", "announce", "commit", "commit", "commit", "cancel", "park", "token"))
         if kind == "announce":
             keys = self.keys()
@@ -82,11 +84,9 @@ class Sequence:
                 return number, "announce", (keys,)
         if kind == "token" and slot.token is Token.NONE:
             return number, "request_token", ()
-        if kind == "park" and self.announced[number]:
+        if kind == "park" and self.announced[number] and slot.token is not Token.HOLDER:
             return number, "park", ()
         if kind == "cancel" and rng.random() < 0.3:
-            return number, "cancel", ()
-        if slot.token is Token.WAITING:
             return number, "cancel", ()
         return number, "commit", (self.keys(2), self.keys(2), self.keys(2))
 

@@ -47,6 +47,7 @@ class SoftSlot(Slot):
     def commit(self, *, reads: Sequence[int] = (), writes: Sequence[int] = (), commutes: Sequence[int] = ()) -> Verdict:
         state = self._operate("state").state
         self._require_in_flight(bool(state.in_flight))
+        self._require_not_waiting(Token(state.token))
         self._require_keys(state.logged, reads, writes, commutes)
         sets = [[index(key) for key in keys] for keys in (reads, writes, commutes)]
         answer = self._operate("commit", [*map(len, sets), *sets[0], *sets[1], *sets[2]])
@@ -59,6 +60,8 @@ class SoftSlot(Slot):
         self._operate("cancel")
 
     def park(self) -> None:
+        state = self._operate("state").state
+        self._require_parkable(bool(state.in_flight or state.refused), Token(state.token))
         self._operate("park")
 
     @property
