@@ -19,7 +19,8 @@ Every method is one atomic step; :class:`~bloomgate.backends.model.ModelDevice` 
   and grows by ``PASSED_OVER`` whenever another waiting slot is preferred; so nobody waits for ever. When it is granted,
   the whole read set is validated: failure is an ordinary abort. From then on no commit of another slot with a key that
   hits the holder's filter is let through: it is refused with IRREVOCABLE, and its slot is woken when the token is free
-  again. The holder's own commit queries nothing and cannot fail. It enters further keys with :meth:`InFlight.guard`.
+  again. The holder's own commit queries nothing and cannot fail, but when the token was taken away meanwhile: that is
+  REVOKED. The holder enters further keys with :meth:`InFlight.guard`.
 
 Source: the irrevocable transactions of Welc, Saha & Adl-Tabatabai, "Irrevocable Transactions and their Applications",
 SPAA 2008, with Bloom filters for read locks; early aborts as in RingSTM (Spear, Michael & von Praun, SPAA 2008).
@@ -184,7 +185,7 @@ class InFlight:
     def reads_to_query(self, slot: int, reads: Sequence[int]) -> Sequence[int]:
         """What the commit of a transaction with these further reads has to query, in order."""
         state = self._slots[slot]
-        if state.token is Token.HOLDER:
+        if state.token in (Token.HOLDER, Token.REVOKED):
             return ()
         return [*state.log, *reads] if state.revalidate else reads
 
@@ -259,12 +260,14 @@ class InFlight:
 
     def epoch_ended(self, by_reset: bool) -> None:
         """Snapshots of before are of no use any more. A reset takes the token away, too."""
-        holder = self.holder
-        if by_reset and holder is not None:
-            self.revoke()
+        revoked = self.holder if by_reset else None
+        if revoked is not None:
+            self._slots[revoked].token = Token.REVOKED
         for slot, state in enumerate(self._slots):
             if state.in_flight:
                 self._doom(slot, None, None)
+        if revoked is not None:
+            self._release(revoked)
         self._grant()
 
     # -- parking ---------------------------------------------------------------------------

@@ -161,11 +161,14 @@ static uint32_t revoke_token(bg_device *device) {
 }
 
 static void epoch_has_ended(bg_device *device, bool by_reset) {
-    if (by_reset)
-        revoke_token(device);
+    uint32_t revoked = by_reset ? device->flight.holder : NOBODY;
+    if (revoked != NOBODY)
+        slot_of(device, revoked)->token = TOKEN_REVOKED;
     for (uint32_t slot = 0; slot < device->flight.count; slot++)
         if (slot_of(device, slot)->in_flight)
             doom(device, slot, NOBODY, false, 0);
+    if (revoked != NOBODY)
+        release_token(device, TOKEN_REVOKED);
     grant(device);
 }
 
@@ -250,17 +253,18 @@ static bg_verdict commit_of_slot(bg_device *device, uint32_t slot, const uint32_
     uint32_t announced = state->logged, reads = words[0], writes = words[1], commutes = words[2];
     const uint32_t *keys = words + 3;
     memcpy(log + announced, keys, reads * sizeof *log);
-    bool all = state->revalidate, holder = state->token == TOKEN_HOLDER;
+    bool all = state->revalidate, revoked = state->token == TOKEN_REVOKED;
+    bool none = state->token == TOKEN_HOLDER || revoked;
     bg_request request = {
         .epoch = state->epoch,
         .count = state->count,
-        .reads = {(const char *)(all ? log : log + announced), holder ? 0 : all ? announced + reads : reads},
+        .reads = {(const char *)(all ? log : log + announced), none ? 0 : all ? announced + reads : reads},
         .writes = {(const char *)(keys + reads), writes},
         .commutes = {(const char *)(keys + reads + writes), commutes},
         .chunk = UINT32_MAX,
         .capacity = UINT32_MAX,
         .client = slot + 1,
-        .revoked = state->token == TOKEN_REVOKED,
+        .revoked = revoked,
     };
     bg_verdict verdict = decide(device, &request);
     slot_decided(device, slot, &verdict);
