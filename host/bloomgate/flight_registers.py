@@ -61,6 +61,7 @@ class FlightRegisters:
 
     def conflicts(self) -> list[Conflict]:
         """What was logged since the last call, and is still there."""
+        self.settle()
         with self._device._lock:
             head = self._read_head()
             new = min((head - self._seen) % _HEADS, CONFLICT_LOG_ENTRIES)

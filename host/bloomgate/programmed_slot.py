@@ -23,8 +23,6 @@ _STATUS = SLOT_PAGE.register("STATUS")
 _VERDICT = SLOT_PAGE.register("VERDICT")
 _VERDICT_WORDS = 4
 _FLIGHT = SLOT_PAGE.register("FLIGHT")
-#: FLIGHT, and the doom behind it.
-_FLIGHT_WORDS = 4
 _SEQUENCES = 1 << _FLIGHT["WAKE_SEQUENCE"].width
 _COUNTERS = 1 << 32
 #: Seconds between two looks at what a slot waits for: doubled with every look.
@@ -75,7 +73,7 @@ class ProgrammedSlot(Slot):
 
     @property
     def doomed(self) -> Optional[Doom]:
-        flight, key, epoch, count = self._read("FLIGHT", _FLIGHT_WORDS)
+        flight, key, epoch, count = self._flight()
         if not flight & _FLIGHT["DOOMED"].mask:
             return None
         known = flight & _FLIGHT["KEY_KNOWN"].mask
@@ -115,11 +113,11 @@ class ProgrammedSlot(Slot):
 
     @property
     def parked(self) -> bool:
-        return bool(self._read("FLIGHT", 1)[0] & _FLIGHT["PARKED"].mask)
+        return bool(self._flight()[0] & _FLIGHT["PARKED"].mask)
 
     @property
     def last_wake(self) -> Wake:
-        flight, _, epoch, count = self._read("FLIGHT", _FLIGHT_WORDS)
+        flight, _, epoch, count = self._flight()
         sequence = _FLIGHT["WAKE_SEQUENCE"].extract(flight)
         # The two words are the wake's until the next doom, which is in a later transaction if it was not this one.
         if sequence != self._page.wake.sequence:
@@ -140,7 +138,7 @@ class ProgrammedSlot(Slot):
         self._require_usable()
         deadline = self.device._bus.now() + self.device._bus.patience
         while self._asked:
-            (flight,) = self._read("FLIGHT", 1)
+            flight = self._flight()[0]
             for field, token in (
                 ("HOLDER", Token.HOLDER),
                 ("REVOKED", Token.REVOKED),
@@ -272,6 +270,11 @@ class ProgrammedSlot(Slot):
             self.device._await(self._offset("STATUS"), 1, busy, 0, f"slot {self.number} did not decide its request")
 
     # The page.
+
+    def _flight(self) -> list[int]:
+        """FLIGHT, and DOOM_KEY, DOOM_EPOCH and DOOM_COUNT."""
+        self.device._flight.settle()
+        return self._read("FLIGHT", 4)
 
     def _since_opened(self) -> Counter[str]:
         now = self.device._flight.statistics(self.number)
