@@ -87,14 +87,14 @@ class SlotFlightSignature(wiring.Signature):
                 "slot": Out(parameters.slot_bits),
                 #: Strobe: ANNOUNCE with 1. The slot's counts are valid from the next clock cycle on, also 0.
                 "announce": Out(1),
-                #: Strobe: ANNOUNCE with 0. The transaction goes on; keys from here on are not announced.
+                #: Strobe: ANNOUNCE with 0. The transaction goes on; what is not announced by then, is not.
                 "pause": Out(1),
                 #: Strobe: a key was added to the read set.
                 "append": Out(1),
                 #: Strobe: a word of the snapshot was written, or a part of one.
                 "snapshot": Out(1),
-                #: Strobe: a request of this kind, a RequestKind, was submitted; ``pending`` shows it from the next clock
-                #: cycle on.
+                #: Strobe: a request of this kind, a RequestKind, was submitted; ``pending`` shows it from the next
+                #: clock cycle on.
                 "submit": Out(1),
                 "kind": Out(2),
                 #: Strobe: DISCARD. Also for a slot that is busy, if its request is one that can be withdrawn.

@@ -30,38 +30,44 @@ class FlightTable(wiring.Component):
     def __init__(self, parameters: Parameters):
         self._parameters = parameters
         p = parameters
-        commands = {
-            name: member
-            for command in ("begin", "end", "park", "unpark")
-            for name, member in ((command, In(1)), (f"{command}_slot", In(p.slot_bits)))
-        }
         super().__init__(
             {
-                #: Strobes, each with the slot it is for: a transaction begins, with a snapshot of an older epoch if
-                #: ``begin_too_late``; it ends; the client parks, or does not want to be woken any more.
-                **commands,
-                "begin_too_late": In(1),
-                #: Strobe: the transaction that has just ended was refused with IRREVOCABLE, for this key.
+                #: Strobes for ``slot``: a transaction begins, is discarded; the client parks, or does not want to be
+                #: woken any more.
+                "slot": In(p.slot_bits),
+                "begin": In(1),
+                "discard": In(1),
+                "park": In(1),
+                "unpark": In(1),
+                #: Strobe: the transaction of ``decided_slot`` is over by a verdict; and it is IRREVOCABLE for this key.
+                "end": In(1),
                 "refuse": In(1),
-                "refuse_slot": In(p.slot_bits),
+                "decided_slot": In(p.slot_bits),
                 "refuse_key": In(p.key_bits),
-                #: For each lane: slots that have announced ``key``, which ``winner`` has committed.
+                #: For each lane: slots that have announced ``key``, which was committed, by ``winner`` if
+                #: ``winner_known``. That slot is no exception: its transaction is over by then, and its next one is as
+                #: good as others.
                 "hits": In(data.ArrayLayout(p.slots, LANES)),
-                #: For each lane: ``winner`` announces ``key``; which was committed before; or which met a bad word.
-                "announces": In(LANES),
+                "winner": In(p.slot_bits),
+                "winner_known": In(1),
+                #: For each lane: ``announcer`` has announced ``key``; it was committed before; or it met a bad word.
                 "conflicts": In(LANES),
                 "uncertain": In(LANES),
+                "announcer": In(p.slot_bits),
                 "keys": In(data.ArrayLayout(p.key_bits, LANES)),
-                "winner": In(p.slot_bits),
-                #: Strobe: the floor was raised, by a commit of ``winner`` if ``floor_by_slot``.
+                #: Strobe: the snapshot of ``late_slot`` is not of this epoch.
+                "late": In(1),
+                "late_slot": In(p.slot_bits),
+                #: Slots that have announced a key.
+                "logged": In(p.slots),
+                #: Strobe: the floor is raised.
                 "floor_raised": In(1),
-                "floor_by_slot": In(1),
                 #: Strobe: the epoch has ended.
                 "epoch_ended": In(1),
                 #: Strobe: a fault is injected into the recency filter.
                 "fault": In(1),
-                #: The irrevocable token is held, and by whom: that slot is never doomed.
-                "held": In(1),
+                #: Slot that holds the irrevocable token, if one does: it is never doomed.
+                "holds": In(p.slots),
                 "holder": In(p.slot_bits),
                 #: Newest timestamp.
                 "epoch": In(EPOCH_BITS),
@@ -70,7 +76,10 @@ class FlightTable(wiring.Component):
                 "in_flight": Out(p.slots),
                 #: The commit has to validate its whole read set.
                 "revalidate": Out(p.slots),
-                #: Strobe: ``log_loser`` was doomed or refused, for this reason.
+                #: What slots refused as irrevocable can wait for has not come.
+                "refused": Out(p.slots),
+                #: Strobe, not without ``log_ready``: ``log_loser`` was doomed or refused, for this reason.
+                "log_ready": In(1),
                 "log": Out(1),
                 "log_loser": Out(p.slot_bits),
                 "log_doom": Out(doom_layout(p)),
@@ -78,6 +87,8 @@ class FlightTable(wiring.Component):
                 "doomed_one": Out(1),
                 "woke_one": Out(1),
                 "woken_slot": Out(p.slot_bits),
+                #: Nobody waits to be told of a doom, or woken.
+                "settled": Out(1),
                 #: State of ``look_slot``, in the same clock cycle.
                 "look_slot": In(p.slot_bits),
                 "state": Out(flight_layout(p)),
@@ -105,42 +116,43 @@ class FlightTable(wiring.Component):
 
         in_flight, revalidate = self.in_flight, self.revalidate
         doomed = Signal(slots)
-        logged = Signal(slots)
         parked = Signal(slots)
-        refused = Signal(slots)
-        begins = per_slot.one_hot(self.begin_slot, self.begin)
-        ends = per_slot.one_hot(self.end_slot, self.end)
-        parks = per_slot.one_hot(self.park_slot, self.park)
-        unparks = per_slot.one_hot(self.unpark_slot, self.unpark)
-        over = ends | begins
+        refused = self.refused
+        by_bus = per_slot.one_hot(self.slot, 1)
+        decided = per_slot.one_hot(self.decided_slot, 1)
+        begins = Mux(self.begin, by_bus, 0)
+        parks = Mux(self.park, by_bus, 0)
+        unparks = Mux(self.unpark, by_bus, 0)
+        ends = Mux(self.end, decided, 0) | Mux(self.discard, by_bus, 0)
+        over = Signal(slots)
+        m.d.comb += over.eq(ends | begins)
 
         # Who is doomed now, by which lane's key or by any.
-        vulnerable = in_flight & ~per_slot.one_hot(self.holder, self.held) & ~ends
-        winner = per_slot.one_hot(self.winner, 1)
-        lane_dooms = [
-            (self.hits[lane] & ~winner | Mux(self.conflicts[lane], winner, 0)) & vulnerable for lane in range(LANES)
-        ]
-        floor_dooms = Mux(self.floor_raised, logged & vulnerable & ~Mux(self.floor_by_slot, winner, 0), 0)
-        other_dooms = floor_dooms | Mux(self.epoch_ended, vulnerable, 0)
-        too_late = Mux(self.begin_too_late, begins, 0)
+        vulnerable = Signal(slots)
+        m.d.comb += vulnerable.eq(in_flight & ~self.holds & ~over)
+        announcer = per_slot.one_hot(self.announcer, 1)
+        lane_dooms = [(self.hits[lane] | Mux(self.conflicts[lane], announcer, 0)) & vulnerable for lane in range(LANES)]
+        floor_dooms = Mux(self.floor_raised, self.logged, 0)
+        late_dooms = per_slot.one_hot(self.late_slot, self.late)
+        other_dooms = (floor_dooms | late_dooms | self.epoch_ended.replicate(slots)) & vulnerable
         any_doom = lane_dooms[0] | lane_dooms[1] | other_dooms
         fresh = Signal(slots)
-        m.d.comb += fresh.eq(any_doom & ~doomed | too_late)
-        uncertain = Mux(self.uncertain.any(), winner, 0) | Mux(self.fault, in_flight, 0)
+        m.d.comb += fresh.eq(any_doom & ~doomed)
+        uncertain = Mux(self.uncertain.any(), announcer, 0) | self.fault.replicate(slots)
 
         # Who is woken because the token is free. A refusal that waits for its event is not woken before it.
         free = Signal(slots)
         refusal = Signal()
         refusal_slot = Signal(p.slot_bits)
         refusal_key = Signal(p.key_bits)
-        m.d.comb += free.eq(Mux(self.held, 0, refused & parked))
+        held = self.holds.any()
+        m.d.comb += free.eq(Mux(held, 0, refused & parked))
 
         m.d.sync += [
             in_flight.eq(in_flight & ~ends | begins),
-            logged.eq((logged | Mux(self.announces.any(), winner & in_flight, 0)) & ~over),
-            doomed.eq(doomed & ~over | fresh),
-            revalidate.eq((revalidate | any_doom | uncertain) & ~over | too_late),
-            refused.eq((refused & ~over | per_slot.one_hot(self.refuse_slot, self.refuse)) & ~free),
+            doomed.eq((doomed | fresh) & ~over),
+            revalidate.eq((revalidate | any_doom | uncertain) & ~over),
+            refused.eq((refused & ~over | Mux(self.refuse, decided, 0)) & ~free),
         ]
 
         # --- Events -----------------------------------------------------------------------------------------------
@@ -170,7 +182,7 @@ class FlightTable(wiring.Component):
         tells_refusal = Signal()
         arriving = Signal(slots)
         with m.If(self.refuse):
-            m.d.sync += [refusal.eq(1), refusal_slot.eq(self.refuse_slot), refusal_key.eq(self.refuse_key)]
+            m.d.sync += [refusal.eq(1), refusal_slot.eq(self.decided_slot), refusal_key.eq(self.refuse_key)]
         with m.Elif(tells_refusal):
             m.d.sync += refusal.eq(0)
         m.d.comb += [
@@ -182,7 +194,7 @@ class FlightTable(wiring.Component):
             put.addr.eq(newest_event),
             put.data.keys[0].eq(Mux(dooms_somebody, self.keys[0], refusal_key)),
             put.data.keys[1].eq(self.keys[1]),
-            put.data.by_slot.eq(Mux(dooms_somebody, self.hits.as_value().any() | self.floor_by_slot, self.held)),
+            put.data.by_slot.eq(Mux(dooms_somebody, self.hits.as_value().any() & self.winner_known, held)),
             put.data.winner.eq(Mux(dooms_somebody, self.winner, self.holder)),
             put.data.epoch.eq(self.epoch),
             put.data.count.eq(self.count),
@@ -195,15 +207,13 @@ class FlightTable(wiring.Component):
                 m.d.sync += [
                     pointer.event.eq(newest_event),
                     pointer.lane.eq(~lane_dooms[0][slot] & fresh[slot]),
-                    pointer.key_known.eq(
-                        Mux(fresh[slot], lane_dooms[0][slot] | lane_dooms[1][slot], arriving[slot]) & ~too_late[slot]
-                    ),
+                    pointer.key_known.eq(Mux(fresh[slot], lane_dooms[0][slot] | lane_dooms[1][slot], arriving[slot])),
                     pointer.logs.eq(arriving[slot]),
                 ]
 
         # --- One loser a clock cycle ------------------------------------------------------------------------------
         served = Signal(slots)
-        m.d.comb += served.eq(lowest(waiting))
+        m.d.comb += served.eq(Mux(self.log_ready, lowest(waiting), 0))
         served_number = number_of(served)
         m.d.sync += waiting.eq(waiting & ~served | arriving | free)
         pointer = Signal.like(pointers[0], name="pointer")
@@ -257,6 +267,7 @@ class FlightTable(wiring.Component):
             sequence_write.addr.eq(wake_number),
             sequence_write.data.eq(sequence_now.data + 1),
             sequence_write.en.eq(wakes.any()),
+            self.settled.eq(~(waiting | wakes | free).any() & ~refusal),
             sequence_read.addr.eq(self.look_slot),
             self.state.doomed.eq(shown.bit_select(self.look_slot, 1)),
             self.state.parked.eq((parked | freed).bit_select(self.look_slot, 1)),

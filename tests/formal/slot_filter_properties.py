@@ -26,7 +26,7 @@ class SlotFilterProperties(wiring.Component):
     def __init__(self, cover: bool = False):
         self._cover = cover
         self.dut = SlotFilter(**GEOMETRY)
-        inputs = ("lanes", "clear", "clear_slot")
+        inputs = ("lanes", "slot", "clear", "clear_slot")
         super().__init__({name: In(self.dut.signature.members[name].shape) for name in inputs})
         self._inputs = inputs
 
@@ -41,13 +41,13 @@ class SlotFilterProperties(wiring.Component):
         lookups, finds, announces, adds = [], [], [], []
         for lane in dut.lanes:
             is_watched = lane.rows.as_value() == watched_rows
-            announce = (lane.operation == SlotFilterOperation.ANNOUNCE) & (lane.slot == watched_slot)
+            announce = (lane.operation == SlotFilterOperation.ANNOUNCE) & (dut.slot == watched_slot)
             lookups.append(dut.ready & (lane.operation == SlotFilterOperation.LOOKUP))
             finds.append(lookups[-1] & is_watched)
             announces.append(dut.ready & announce)
             adds.append(announces[-1] & is_watched)
             # What the one who announces promises (docstring of SlotFilter).
-            barred = dut.scrubbing.bit_select(lane.slot, 1)
+            barred = dut.scrubbing.bit_select(dut.slot, 1)
             m.d.comb += Assume(~((lane.operation == SlotFilterOperation.ANNOUNCE) & barred))
 
         emptied = dut.clear & (dut.clear_slot == watched_slot)

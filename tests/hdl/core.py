@@ -60,8 +60,8 @@ class Core:
         recorded = self.memories
 
         class Recorded(memory.Memory):
-            def __init__(self, **options):
-                super().__init__(**options)
+            def __init__(self, *contents, **options):
+                super().__init__(*contents, **options)
                 recorded.append(self)
 
         monkeypatch.setattr(memory, "Memory", Recorded)

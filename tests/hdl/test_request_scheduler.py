@@ -31,6 +31,7 @@ class Bench:
             "snapshot_count": rng.getrandbits(32),
             "read_count": rng.randint(0, 8),
             "write_count": rng.randint(0, 8),
+            "skip_count": rng.randint(0, 8),
             **{name: rng.getrandbits(1) for name in ("reset", "bad_request", "bus_error", "overflow", "busy")},
         }
 

@@ -18,13 +18,15 @@ class Harness:
         self.slots, self.banks, self.rows = slots, banks, rows
 
     def offer(self, ctx, *operations):
-        """(operation, slot, rows) a lane; lanes that are not named do nothing."""
+        """(operation, slot, rows) a lane; lanes that are not named do nothing. Who announces is the same for all."""
         idle = (NONE, 0, (0,) * self.banks)
-        for lane, (operation, slot, rows) in zip(
+        announcers = {slot for operation, slot, _ in operations if operation == ANNOUNCE}
+        assert len(announcers) <= 1
+        ctx.set(self.dut.slot, *announcers or {0})
+        for lane, (operation, _, rows) in zip(
             self.dut.lanes, [*operations, *[idle] * (LANES - len(operations))], strict=True
         ):
             ctx.set(lane.operation, operation)
-            ctx.set(lane.slot, slot)
             for bank, row in enumerate(rows):
                 ctx.set(lane.rows[bank], row)
 
@@ -81,8 +83,9 @@ def test_random_announcements_and_lookups(seed):
             busy = ctx.get(dut.scrubbing)
             clear = rng.randrange(harness.slots) if rng.random() < 0.05 else None
             operations = []
+            slot = rng.randrange(harness.slots)
             for _ in range(LANES):
-                slot, rows = rng.randrange(harness.slots), rng.choice(keys)
+                rows = rng.choice(keys)
                 kind = rng.choice((NONE, ANNOUNCE, LOOKUP)) if rng.random() < 0.9 else NONE
                 if kind == ANNOUNCE and (busy >> slot & 1 or slot == clear):
                     kind = NONE
@@ -160,7 +163,8 @@ def test_a_scrub_takes_the_lanes_only_after_some_patience():
 
     async def bench(ctx):
         await harness.scrubbed(ctx)
-        await harness.do(ctx, (ANNOUNCE, 0, rows), (ANNOUNCE, 1, rows))
+        await harness.do(ctx, (ANNOUNCE, 0, rows))
+        await harness.do(ctx, (ANNOUNCE, 1, rows))
         for _ in range(3):
             await harness.clear(ctx, 1)
         refused = clocks = 0
@@ -182,7 +186,8 @@ def test_a_scrub_takes_the_lanes_only_after_some_patience():
     [
         ({"rows": 12}, "rows must be a power of two, 2 or more, not 12"),
         ({"rows": 1}, "rows must be a power of two, 2 or more, not 1"),
-        ({"tag_bits": 1}, "tag_bits must be 2 or more, not 1"),
+        ({"tag_bits": 1}, "tag_bits must be between 2 and 8, not 1"),
+        ({"tag_bits": 9}, "tag_bits must be between 2 and 8, not 9"),
         ({"scrub_patience": 1}, "scrub_patience must be 2 or more, not 1"),
     ],
 )
