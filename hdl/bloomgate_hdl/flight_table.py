@@ -76,7 +76,7 @@ class FlightTable(wiring.Component):
                 "in_flight": Out(p.slots),
                 #: The commit has to validate its whole read set.
                 "revalidate": Out(p.slots),
-                #: What slots refused as irrevocable can wait for has not come.
+                #: Slots whose last transaction was refused as irrevocable: they are woken when the token is free.
                 "refused": Out(p.slots),
                 #: Strobe, not without ``log_ready``: ``log_loser`` was doomed or refused, for this reason.
                 "log_ready": In(1),
@@ -152,7 +152,7 @@ class FlightTable(wiring.Component):
             in_flight.eq(in_flight & ~ends | begins),
             doomed.eq((doomed | fresh) & ~over),
             revalidate.eq((revalidate | any_doom | uncertain) & ~over),
-            refused.eq((refused & ~over | Mux(self.refuse, decided, 0)) & ~free),
+            refused.eq(refused & ~over | Mux(self.refuse, decided, 0)),
         ]
 
         # --- Events -----------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ class KeyReader(wiring.Component):
     client may refill the slot by then, from both ends of the log, at one key a clock cycle, and must not catch up.
     That holds for every set if the first key is written no earlier than in the second clock cycle after ``start``.
 
-    Between the words of any other pass it addresses those that the Announcer asks for, each in a clock cycle of its own.
+    Between the words of any other pass it addresses those that the Announcer asks for, in clock cycles of their own.
 
     A pass over nothing is one empty beat. Latency: 2 clock cycles from ``start`` to the first beat. Throughput: one
     beat per clock cycle while the pipeline is ready, without a gap between a pass and one that is started in the clock

@@ -76,7 +76,6 @@ class Expected:
         """Whom the token has refused, and who sleeps on it, is woken when nobody holds it."""
         for slot in self.slots:
             if self.holder is None and slot.refused and slot.parked:
-                slot.refused = False
                 slot.shown = (None, None, *self.now)
                 self.wake(slot)
 
