@@ -41,7 +41,8 @@ class Announcer(wiring.Component):
                 "submit": In(1),
                 "kind": In(2),
                 "discard": In(1),
-                #: Strobe: the transaction of ``decided_slot`` is over by a verdict.
+                #: Strobe: a request of ``decided_slot`` has its verdict, and its sets are empty; its transaction is over.
+                "decided": In(1),
                 "ends": In(1),
                 "decided_slot": In(p.slot_bits),
                 #: Slots that must not announce for now.
@@ -133,13 +134,14 @@ class Announcer(wiring.Component):
         by_bus = per_slot.one_hot(self.slot, 1)
         visited = per_slot.one_hot(self.look_slot, self.visits)
         closed = Mux(self.pause | self.discard | (self.submit & (self.kind == RequestKind.COMMIT.value)), by_bus, 0)
-        ended = per_slot.one_hot(self.decided_slot, self.ends)
+        decided = per_slot.one_hot(self.decided_slot, self.decided)
+        ended = Mux(self.ends, decided, 0)
         m.d.sync += [
             announcing.eq((announcing | Mux(self.announce, by_bus, 0)) & ~closed & ~ended),
             due.eq(
                 due & ~Mux(following == self.read_count, visited, 0)
                 | Mux(self.announce | self.snapshot | self.append, by_bus, 0)
             ),
-            logged.eq((logged | Mux(self.lanes.any(), visited, 0)) & ~Mux(changes, by_bus, 0)),
+            logged.eq((logged | Mux(self.lanes.any(), visited, 0)) & ~(decided | Mux(changes, by_bus, 0))),
         ]
         return m

@@ -271,7 +271,7 @@ class CommitArbiter(wiring.Component):
         m.d.comb += [
             held.eq(self.holds.any()),
             exempt.eq(~queued & self.holds.bit_select(slot, 1)),
-            stale.eq(skipped & ~exempt & self.revalidate.bit_select(slot, 1)),
+            stale.eq(skipped & ~exempt & ~decision.revoked & self.revalidate.bit_select(slot, 1)),
             commits.eq(queued | (request.kind == RequestKind.COMMIT.value)),
             decision.revoked.eq(~queued & self.revoked.bit_select(slot, 1)),
             decision.refuses.eq(queued & held & queue.raises_floor),

@@ -138,7 +138,7 @@ class FlightTable(wiring.Component):
         any_doom = lane_dooms[0] | lane_dooms[1] | other_dooms
         fresh = Signal(slots)
         m.d.comb += fresh.eq(any_doom & ~doomed)
-        uncertain = Mux(self.uncertain.any(), announcer, 0) | self.fault.replicate(slots)
+        uncertain = Mux(self.uncertain.any(), announcer, 0) | Mux(self.fault, self.logged, 0)
 
         # Who is woken because the token is free. A refusal that waits for its event is not woken before it.
         free = Signal(slots)

@@ -111,6 +111,7 @@ class Flights(wiring.Component):
             m.d.comb += getattr(announcer, name).eq(getattr(pages, name))
         m.d.comb += [
             announcer.begin.eq(self.clear),
+            announcer.decided.eq(self.decided),
             announcer.ends.eq(ends),
             announcer.decided_slot.eq(self.decided_slot),
             announcer.barred.eq(self.scrubbing),
@@ -127,9 +128,9 @@ class Flights(wiring.Component):
         ]
         # What the commit of a transaction need not validate: nothing, what was announced, or all.
         with m.If(self.request.kind == RequestKind.COMMIT.value):
-            with m.If(keeper.holds.bit_select(self.request_slot, 1)):
+            with m.If((keeper.holds | keeper.revoked).bit_select(self.request_slot, 1)):
                 m.d.comb += self.skip_count.eq(self.request.read_count)
-            with m.Elif((table.in_flight & announcer.logged).bit_select(self.request_slot, 1)):
+            with m.Elif((table.in_flight & announcer.logged & ~table.revalidate).bit_select(self.request_slot, 1)):
                 m.d.comb += self.skip_count.eq(announcer.position)
 
         # --- Dooms and wakes --------------------------------------------------------------------------------------

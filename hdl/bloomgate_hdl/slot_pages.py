@@ -60,8 +60,6 @@ class SlotPages(wiring.Component):
                 #: Strobe: the request of ``decided_slot`` has the verdict ``verdict``.
                 "decided": In(1),
                 "decided_slot": In(parameters.slot_bits),
-                #: The transaction goes on, with its sets: the token was granted, or a key is guarded.
-                "decided_keeps": In(1),
                 "verdict": In(verdict_layout(parameters)),
                 #: Strobe: every request that is filled or undecided is to be aborted with RESET.
                 "reset": In(1),
@@ -246,7 +244,6 @@ class SlotPages(wiring.Component):
         submit_mask = Signal(slots)
         clear_mask = Signal(slots)
         decided_mask = Signal(slots)
-        ended_mask = Signal(slots)
         discard_mask = Signal(slots)
         reset_mask = Signal(slots)
         owed = Signal(slots)
@@ -256,7 +253,6 @@ class SlotPages(wiring.Component):
             clear_mask.eq(submit_mask | discard_mask),
             owed.eq(busy & ~flight.withdrawable),
             decided_mask.eq(per_slot.one_hot(self.decided_slot, self.decided)),
-            ended_mask.eq(Mux(self.decided_keeps, 0, decided_mask)),
             reset_mask.eq(Mux(self.reset, ~fresh & ~flight.in_flight | owed, 0) | Mux(self.resetting, submit_mask, 0)),
         ]
         bad = refused_partial & ~submits | refused_range
@@ -264,7 +260,7 @@ class SlotPages(wiring.Component):
             pending.eq(pending & ~(per_slot.one_hot(self.request_slot, self.take) | discard_mask) | submit_mask),
             busy.eq(busy & ~(decided_mask | discard_mask) | submit_mask),
             done.eq(done & ~submit_mask | decided_mask),
-            fresh.eq(fresh & ~per_slot.one_hot(slot, append | submit | announce) | ended_mask | discard_mask),
+            fresh.eq(fresh & ~per_slot.one_hot(slot, append | submit | announce) | decided_mask | discard_mask),
             # These describe the request being filled; submitting hands them on.
             busy_error.eq(busy_error & ~clear_mask | per_slot.one_hot(slot, refused_busy)),
             overflow_error.eq(overflow_error & ~clear_mask | per_slot.one_hot(slot, refused_full)),

@@ -142,7 +142,6 @@ class Bloomgate(wiring.Component):
             arbiter.request.skip_count.eq(flights.skip_count),
             slot_pages.decided.eq(arbiter.decided & ~arbiter.decided_queued),
             slot_pages.decided_slot.eq(arbiter.decided_slot),
-            slot_pages.decided_keeps.eq(arbiter.decided_keeps),
             slot_pages.verdict.eq(arbiter.verdict),
             slot_pages.reset.eq(arbiter.reset_begins),
             slot_pages.resetting.eq(arbiter.resetting),

@@ -101,7 +101,7 @@ class _Slot:
         self.in_flight = False
         self.epoch = 0
         self.count = 0
-        #: Announced keys in their order.
+        #: Announced keys in their order, until the token is granted.
         self.log: list[int] = []
         #: Rows of announced keys, a set for each bank.
         self.rows: list[set[int]] = [set() for _ in range(banks)]
@@ -419,6 +419,7 @@ class InFlight:
             refusal = self._validate(chosen)
             if refusal is None:
                 state.token = Token.HOLDER
+                state.log.clear()  # which nothing will query again
                 self._held_for = 0
             else:
                 state.token = Token.NONE

@@ -145,6 +145,8 @@ class ProgrammedSlot(Slot):
                 ("TOKEN_WAITING", Token.WAITING),
             ):
                 if flight & _FLIGHT[field].mask:
+                    if token is not Token.WAITING:
+                        self._announced = 0  # the verdict on the token emptied the page
                     return token
             # The answer came between the two reads, or is an ABORT.
             verdict = verdict_of(self.device.parameters, self._read("VERDICT", _VERDICT_WORDS))

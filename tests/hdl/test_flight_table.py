@@ -182,7 +182,7 @@ def test_random_events(seed):
             elif kind == "fault":
                 drive(ctx, dut, fault=1)
                 for other in expected.slots:
-                    other.revalidate |= other.in_flight
+                    other.revalidate |= other.logged
             elif kind == "refuse" and expected.holder not in (None, number):
                 drive(ctx, dut, refuse=1, refuse_key=keys[0], end=1, decided_slot=number)
                 expected.refuse(number, keys[0])

@@ -133,6 +133,7 @@ static void grant(bg_device *device) {
         state->token = TOKEN_NONE;
         if (verdict.code == BG_COMMIT) {
             state->token = TOKEN_HOLDER;
+            state->logged = 0;
             flight->holder = chosen;
             flight->held_for = 0;
         } else {
