@@ -37,13 +37,12 @@ class Announcer(wiring.Component):
                 "announce": In(1),
                 "pause": In(1),
                 "append": In(1),
-                "snapshot": In(1),
                 "submit": In(1),
                 "kind": In(2),
                 "discard": In(1),
-                #: Strobe: a request of ``decided_slot`` has its verdict, and its sets are empty; its transaction is over.
-                "decided": In(1),
+                #: Strobe: the transaction of ``decided_slot`` is over by a verdict; goes on with an empty read set.
                 "ends": In(1),
+                "keeps": In(1),
                 "decided_slot": In(p.slot_bits),
                 #: Slots that must not announce for now.
                 "barred": In(p.slots),
@@ -60,7 +59,7 @@ class Announcer(wiring.Component):
                 "visits": Out(1),
                 "word": Out(range(p.aperture_depth // LANES)),
                 "lanes": Out(LANES),
-                #: Slots that have announced a key.
+                #: Slots in flight that have announced a key.
                 "logged": Out(p.slots),
                 #: Slots in announce mode whose read set was not announced completely.
                 "held_back": Out(p.slots),
@@ -103,7 +102,13 @@ class Announcer(wiring.Component):
         m.d.comb += [
             enough.eq(waited >= 3),
             self.visits.eq(
-                looking & ~gone & self.look_granted & self.ready & ~self.forbidden & (~self.contended | enough)
+                looking
+                & ~gone
+                & self.look_granted
+                & ~self.keeps
+                & self.ready
+                & ~self.forbidden
+                & (~self.contended | enough)
             ),
         ]
         with m.If(~looking & ~robin.valid):
@@ -116,6 +121,7 @@ class Announcer(wiring.Component):
 
         position = Signal.like(self.position)
         passes = Signal()  # the word is full
+        more = Signal()
         following = Signal.like(self.position)
         m.d.comb += [
             self.position.eq(per_slot.word(positions, self.position_slot)),
@@ -125,23 +131,24 @@ class Announcer(wiring.Component):
             following.eq(Mux(passes, (self.word + 1) * LANES, self.read_count)),
             self.lanes[0].eq(~position[0] & (position != self.read_count)),
             self.lanes[1].eq(passes),
+            more.eq(following != self.read_count),
         ]
         write = positions.write_port()
-        m.d.comb += [write.en.eq(self.visits), write.addr.eq(self.look_slot), write.data.eq(following)]
+        m.d.comb += [
+            write.en.eq(self.visits | self.keeps),
+            write.addr.eq(Mux(self.keeps, self.decided_slot, self.look_slot)),
+            write.data.eq(Mux(self.keeps, 0, following)),
+        ]
 
-        # Everything is announced anew when the snapshot changes.
-        changes = self.begin | self.snapshot
         by_bus = per_slot.one_hot(self.slot, 1)
         visited = per_slot.one_hot(self.look_slot, self.visits)
-        closed = Mux(self.pause | self.discard | (self.submit & (self.kind == RequestKind.COMMIT.value)), by_bus, 0)
-        decided = per_slot.one_hot(self.decided_slot, self.decided)
-        ended = Mux(self.ends, decided, 0)
+        ended = per_slot.one_hot(self.decided_slot, self.ends)
+        closes = self.pause | self.discard | (self.submit & (self.kind == RequestKind.COMMIT.value))
         m.d.sync += [
-            announcing.eq((announcing | Mux(self.announce, by_bus, 0)) & ~closed & ~ended),
-            due.eq(
-                due & ~Mux(following == self.read_count, visited, 0)
-                | Mux(self.announce | self.snapshot | self.append, by_bus, 0)
+            announcing.eq((announcing | Mux(self.announce, by_bus, 0)) & ~Mux(closes, by_bus, 0) & ~ended),
+            due.eq(due & ~Mux(more, 0, visited) | Mux(self.announce | self.append, by_bus, 0)),
+            logged.eq(
+                (logged | Mux(self.lanes.any(), visited, 0)) & ~Mux(self.begin | self.discard, by_bus, 0) & ~ended
             ),
-            logged.eq((logged | Mux(self.lanes.any(), visited, 0)) & ~(decided | Mux(changes, by_bus, 0))),
         ]
         return m

@@ -68,9 +68,10 @@ class CommitArbiter(wiring.Component):
                 #: The request was a queued one; the sets, the log and the transaction go on.
                 "decided_queued": Out(1),
                 "decided_keeps": Out(1),
-                #: Slots with a transaction in flight; whose announced keys have to be validated, too; that hold the
-                #: irrevocable token; and held it.
+                #: Slots with a transaction in flight; which have announced a key; whose announced keys have to be
+                #: validated, too; that hold the irrevocable token; and held it.
                 "in_flight": In(p.slots),
+                "logged": In(p.slots),
                 "revalidate": In(p.slots),
                 "holds": In(p.slots),
                 "revoked": In(p.slots),
@@ -79,6 +80,7 @@ class CommitArbiter(wiring.Component):
                 "announce_slot": In(p.slot_bits),
                 "announce_word": In(range(p.aperture_depth // LANES)),
                 "announce_lanes": In(LANES),
+                "announce_late": In(1),
                 "announce_count": In(p.timestamp_bits),
                 #: A beat may come from somebody else; it must come.
                 "contended": Out(1),
@@ -206,6 +208,7 @@ class CommitArbiter(wiring.Component):
             key_reader.announce_slot.eq(self.announce_slot),
             key_reader.announce_word.eq(self.announce_word),
             key_reader.announce_lanes.eq(self.announce_lanes),
+            key_reader.announce_late.eq(self.announce_late),
             self.inserting.eq(key_reader.inserting),
             self.contended.eq(key_reader.active | queue_has_beats),
             decision.request.eq(request),
@@ -278,7 +281,7 @@ class CommitArbiter(wiring.Component):
         ]
         m.d.sync += last_counts.eq(counter.count >= p.max_count - 2)
         for lane in range(LANES):
-            hits_holder = (self.outcome.hits[lane] & self.holds).any()
+            hits_holder = (self.outcome.hits[lane] & self.holds & self.logged).any()
             m.d.comb += decision.guarded[lane].eq(held & ~exempt & (hits_holder | last_counts))
 
         # The verdict on `request`, in the clock cycle of `decides`; it leaves through registers.

@@ -2,7 +2,7 @@
 
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-from bloomgate.parameters import EPOCH_BITS, LANES, Parameters
+from bloomgate.parameters import EPOCH_BITS, Parameters
 
 __all__ = [
     "SEQUENCE_BITS",
@@ -67,9 +67,6 @@ def flight_events_layout(parameters: Parameters) -> data.StructLayout:
             "doomed": 1,
             "woke": 1,
             "woken_slot": parameters.slot_bits,
-            # Keys of ``announcing_slot`` that enter its slot filter.
-            "announced": range(LANES + 1),
-            "announcing_slot": parameters.slot_bits,
         }
     )
 

@@ -15,15 +15,16 @@ class FlightTable(wiring.Component):
     """Dooms and wakes; bloomgate.in_flight says what they mean.
 
     One commit can doom all slots in one clock cycle. So who is doomed is a vector of flip-flops, and why is an *event*:
-    a word of LUT RAM that is written once, with both lanes' keys, and that each new loser points to. The losers then
-    come one a clock cycle, lowest slot first: the event is copied to the slot's own doom, which its page shows, and
-    handed to the conflict log. Every event has a loser that was not doomed before, so there are never more of them
-    waiting than slots, and twice that many words are enough. A slot is woken behind its doom in the same way.
+    a word of LUT RAM with the losers and both lanes' keys. Events queue up. The losers of the oldest one come one a
+    clock cycle, lowest slot first, when the conflict log is ready: the event is copied to the slot's own doom, which
+    its page shows, and handed to the log, and the slot is woken if it is parked. When half of the queue is full, the log is
+    not waited for and misses some: a slot is doomed once in a transaction, and as many cannot begin meanwhile.
 
-    When the irrevocable token becomes free, the slots that it refused are woken by an event that dooms nobody.
+    A slot that parks when it has been told of its doom is woken at once. When the irrevocable token becomes free, the
+    slots that it refused are woken by an event that dooms nobody.
 
-    Latency: ``doomed`` 1 clock cycle behind its cause; the page 2 clock cycles, and a wake 3, more by the number of
-    slots that it happens to at once. Throughput: any number of causes per clock cycle, of each kind one.
+    Latency: ``doomed`` 1 clock cycle behind its cause; the page and a wake 3 clock cycles, more by the losers that come
+    first and by what the log makes them wait. Throughput: any number of causes per clock cycle, of each kind one.
     Reset state: nothing in flight.
     """
 
@@ -39,6 +40,8 @@ class FlightTable(wiring.Component):
                 "discard": In(1),
                 "park": In(1),
                 "unpark": In(1),
+                #: Strobe: the snapshot of ``slot`` has changed.
+                "snapshot": In(1),
                 #: Strobe: the transaction of ``decided_slot`` is over by a verdict; and it is IRREVOCABLE for this key.
                 "end": In(1),
                 "refuse": In(1),
@@ -55,10 +58,9 @@ class FlightTable(wiring.Component):
                 "uncertain": In(LANES),
                 "announcer": In(p.slot_bits),
                 "keys": In(data.ArrayLayout(p.key_bits, LANES)),
-                #: Strobe: the snapshot of ``late_slot`` is not of this epoch.
+                #: Strobe: the snapshot of ``announcer`` is not of this epoch.
                 "late": In(1),
-                "late_slot": In(p.slot_bits),
-                #: Slots that have announced a key.
+                #: Slots in flight that have announced a key; hits and conflicts of others mean nothing.
                 "logged": In(p.slots),
                 #: Strobe: the floor is raised.
                 "floor_raised": In(1),
@@ -102,63 +104,42 @@ class FlightTable(wiring.Component):
 
         per_slot = PerSlot(m, slots)
 
-        def lowest(vector):
-            return vector & -vector
-
-        def number_of(bits):
-            """Of the only bit that is set."""
-            number = Signal(p.slot_bits, name=f"{bits.name}_number")
-            with m.Switch(bits):
-                for slot in range(slots):
-                    with m.Case(1 << slot):
-                        m.d.comb += number.eq(slot)
-            return number
-
-        in_flight, revalidate = self.in_flight, self.revalidate
+        in_flight, revalidate, refused = self.in_flight, self.revalidate, self.refused
         doomed = Signal(slots)
+        told = Signal(slots)  # of its doom
         parked = Signal(slots)
-        refused = self.refused
         by_bus = per_slot.one_hot(self.slot, 1)
         decided = per_slot.one_hot(self.decided_slot, 1)
-        begins = Mux(self.begin, by_bus, 0)
-        parks = Mux(self.park, by_bus, 0)
-        unparks = Mux(self.unpark, by_bus, 0)
+        announcer = per_slot.one_hot(self.announcer, 1)
         ends = Mux(self.end, decided, 0) | Mux(self.discard, by_bus, 0)
+        begins = Mux(self.begin, by_bus, 0)
         over = Signal(slots)
         m.d.comb += over.eq(ends | begins)
 
         # Who is doomed now, by which lane's key or by any.
-        vulnerable = Signal(slots)
-        m.d.comb += vulnerable.eq(in_flight & ~self.holds & ~over)
-        announcer = per_slot.one_hot(self.announcer, 1)
-        lane_dooms = [(self.hits[lane] | Mux(self.conflicts[lane], announcer, 0)) & vulnerable for lane in range(LANES)]
-        floor_dooms = Mux(self.floor_raised, self.logged, 0)
-        late_dooms = per_slot.one_hot(self.late_slot, self.late)
-        other_dooms = (floor_dooms | late_dooms | self.epoch_ended.replicate(slots)) & vulnerable
-        any_doom = lane_dooms[0] | lane_dooms[1] | other_dooms
+        logged = Signal(slots)
+        m.d.comb += logged.eq(self.logged & ~self.holds)
+        lane_dooms = [(self.hits[lane] | Mux(self.conflicts[lane], announcer, 0)) & logged for lane in range(LANES)]
+        other_dooms = Mux(self.floor_raised, logged, 0) | (
+            (Mux(self.late, announcer, 0) | self.epoch_ended.replicate(slots)) & in_flight & ~self.holds
+        )
         fresh = Signal(slots)
-        m.d.comb += fresh.eq(any_doom & ~doomed)
-        uncertain = Mux(self.uncertain.any(), announcer, 0) | Mux(self.fault, self.logged, 0)
-
-        # Who is woken because the token is free. A refusal that waits for its event is not woken before it.
-        free = Signal(slots)
-        refusal = Signal()
-        refusal_slot = Signal(p.slot_bits)
-        refusal_key = Signal(p.key_bits)
-        held = self.holds.any()
-        m.d.comb += free.eq(Mux(held, 0, refused & parked))
-
-        m.d.sync += [
-            in_flight.eq(in_flight & ~ends | begins),
-            doomed.eq((doomed | fresh) & ~over),
-            revalidate.eq((revalidate | any_doom | uncertain) & ~over),
-            refused.eq(refused & ~over | Mux(self.refuse, decided, 0)),
-        ]
+        m.d.comb += fresh.eq((lane_dooms[0] | lane_dooms[1] | other_dooms) & ~doomed)
+        uncertain = (
+            Mux(self.uncertain.any(), announcer, 0) | Mux(self.snapshot, by_bus, 0) | Mux(self.fault, self.logged, 0)
+        )
 
         # --- Events -----------------------------------------------------------------------------------------------
         event_layout = data.StructLayout(
             {
+                "losers": slots,
+                # Whose key is that of lane 0.
+                "first": slots,
                 "keys": data.ArrayLayout(p.key_bits, LANES),
+                "key_known": 1,
+                # It is a refusal; it wakes whom it does not doom, and is not for the log.
+                "refuses": 1,
+                "frees": 1,
                 "by_slot": 1,
                 "winner": p.slot_bits,
                 "epoch": EPOCH_BITS,
@@ -169,109 +150,126 @@ class FlightTable(wiring.Component):
         m.submodules.events = events = memory.Memory(shape=event_layout, depth=depth, init=[])
         put = events.write_port()
         get = events.read_port(domain="comb")
-        newest_event = Signal(range(depth))
-        # Each loser's event, the lane of its key, whether it has one, and whether it goes to the conflict log.
-        pointers = [
-            Signal(
-                data.StructLayout({"event": range(depth), "lane": 1, "key_known": 1, "logs": 1}), name=f"pointer_{slot}"
-            )
-            for slot in range(slots)
-        ]
-        waiting = Signal(slots)
+        event = get.data
+        first_free = Signal(range(depth))
+        oldest = Signal(range(depth))  # `left` are of this one
+        left = Signal(slots)
+        queued = Signal(range(depth))
         dooms_somebody = Signal()
+        # A refusal waits for a clock cycle of its own, and who is to be woken by the token until there is nothing else.
+        refusal = Signal()
+        refusal_slot = Signal(p.slot_bits)
+        refusal_key = Signal(p.key_bits)
         tells_refusal = Signal()
-        arriving = Signal(slots)
+        frees = Signal()
+        free = Mux(self.holds.any(), 0, refused & parked)
+        idle = Signal()
+        m.d.comb += [
+            dooms_somebody.eq(fresh.any()),
+            tells_refusal.eq(refusal & ~dooms_somebody),
+            idle.eq((queued == 0) & ~left.any() & ~refusal),
+            frees.eq(idle & ~dooms_somebody & free.any()),
+            put.en.eq(dooms_somebody | refusal | frees),
+            put.addr.eq(first_free),
+            put.data.losers.eq(fresh | per_slot.one_hot(refusal_slot, tells_refusal) | Mux(frees, free, 0)),
+            put.data.first.eq(lane_dooms[0]),
+            put.data.keys.eq(self.keys),
+            put.data.key_known.eq(~(self.floor_raised | self.late | self.epoch_ended)),
+            put.data.refuses.eq(tells_refusal),
+            put.data.frees.eq(frees),
+            put.data.by_slot.eq(Mux(dooms_somebody, self.hits.as_value().any() & self.winner_known, refusal)),
+            put.data.winner.eq(Mux(dooms_somebody, self.winner, self.holder)),
+            put.data.epoch.eq(self.epoch),
+            put.data.count.eq(self.count),
+            queued.eq(first_free - oldest),
+            self.settled.eq(idle & ~frees),
+        ]
         with m.If(self.refuse):
             m.d.sync += [refusal.eq(1), refusal_slot.eq(self.decided_slot), refusal_key.eq(self.refuse_key)]
         with m.Elif(tells_refusal):
             m.d.sync += refusal.eq(0)
-        m.d.comb += [
-            dooms_somebody.eq(fresh.any()),
-            # In a clock cycle of its own.
-            tells_refusal.eq(refusal & ~dooms_somebody),
-            arriving.eq(fresh | Mux(tells_refusal, per_slot.one_hot(refusal_slot, 1), 0)),
-            put.en.eq(arriving.any() | free.any()),
-            put.addr.eq(newest_event),
-            put.data.keys[0].eq(Mux(dooms_somebody, self.keys[0], refusal_key)),
-            put.data.keys[1].eq(self.keys[1]),
-            put.data.by_slot.eq(Mux(dooms_somebody, self.hits.as_value().any() & self.winner_known, held)),
-            put.data.winner.eq(Mux(dooms_somebody, self.winner, self.holder)),
-            put.data.epoch.eq(self.epoch),
-            put.data.count.eq(self.count),
-        ]
         with m.If(put.en):
-            m.d.sync += newest_event.eq(newest_event + 1)
-        for slot in range(slots):
-            pointer = pointers[slot]
-            with m.If(arriving[slot] | free[slot]):
-                m.d.sync += [
-                    pointer.event.eq(newest_event),
-                    pointer.lane.eq(~lane_dooms[0][slot] & fresh[slot]),
-                    pointer.key_known.eq(Mux(fresh[slot], lane_dooms[0][slot] | lane_dooms[1][slot], arriving[slot])),
-                    pointer.logs.eq(arriving[slot]),
-                ]
+            m.d.sync += first_free.eq(first_free + 1)
 
         # --- One loser a clock cycle ------------------------------------------------------------------------------
         served = Signal(slots)
-        m.d.comb += served.eq(Mux(self.log_ready, lowest(waiting), 0))
-        served_number = number_of(served)
-        m.d.sync += waiting.eq(waiting & ~served | arriving | free)
-        pointer = Signal.like(pointers[0], name="pointer")
-        with m.Switch(served_number):
-            for slot in range(slots):
-                with m.Case(slot):
-                    m.d.comb += pointer.eq(pointers[slot])
-        event = get.data
+        serves = Signal()
+        begun = Signal()
+        number = Signal(p.slot_bits)
+        # A slot that parks may be woken now, and only one can be.
         m.d.comb += [
-            get.addr.eq(pointer.event),
-            self.log_loser.eq(served_number),
+            get.addr.eq(oldest),
+            serves.eq(left.any() & (self.log_ready | queued[-1]) & ~self.park),
+            served.eq(per_slot.one_hot(number, serves)),
+        ]
+        m.d.sync += left.eq(left & ~served)
+        with m.If(~left.any()):
+            with m.If(begun):
+                m.d.sync += [begun.eq(0), oldest.eq(oldest + 1)]
+            with m.Elif(queued != 0):
+                m.d.sync += [begun.eq(1), left.eq(event.losers)]
+        for slot in reversed(range(slots)):
+            with m.If(left[slot]):
+                m.d.comb += number.eq(slot)
+        is_doomed = doomed.bit_select(number, 1)
+        event_key = Mux(event.first.bit_select(number, 1), event.keys[0], event.keys[1])
+        m.d.comb += [
+            self.log_loser.eq(number),
             self.log_doom.by_slot.eq(event.by_slot),
             self.log_doom.winner.eq(event.winner),
-            self.log_doom.key_known.eq(pointer.key_known),
-            self.log_doom.key.eq(Mux(pointer.key_known, event.keys[pointer.lane], 0)),
+            # The key of a refusal is lost if there is another one before it is told.
+            self.log_doom.key_known.eq(Mux(event.refuses, refusal_slot == number, event.key_known & ~event.frees)),
+            self.log_doom.key.eq(Mux(event.refuses, refusal_key, event_key)),
             self.log_doom.epoch.eq(event.epoch),
             self.log_doom.count.eq(event.count),
-            self.log.eq(served.any() & pointer.logs),
-            self.doomed_one.eq((served & doomed).any() & pointer.logs),
+            self.log.eq(serves & self.log_ready & ~event.frees),
+            self.doomed_one.eq(~event.refuses),
         ]
-        m.submodules.dooms = dooms = memory.Memory(shape=doom_layout(p), depth=slots, init=[])
+        shown_layout = data.StructLayout(
+            {"key_known": 1, "key": p.key_bits, "epoch": EPOCH_BITS, "count": p.timestamp_bits}
+        )
+        m.submodules.dooms = dooms = memory.Memory(shape=shown_layout, depth=slots, init=[])
         doom_write = dooms.write_port()
         doom_read = dooms.read_port(domain="comb")
         m.d.comb += [
-            doom_write.en.eq(served.any()),
-            doom_write.addr.eq(served_number),
-            doom_write.data.eq(self.log_doom),
+            doom_write.en.eq(serves),
+            doom_write.addr.eq(number),
             doom_read.addr.eq(self.look_slot),
+            *(doom_write.data[name].eq(self.log_doom[name]) for name, _ in shown_layout),
+            *(self.state.doom[name].eq(doom_read.data[name]) for name, _ in shown_layout),
         ]
-        shown = Signal(slots)
-        m.d.sync += shown.eq((shown | served & doomed) & ~over)
 
-        # --- One sleeper a clock cycle ----------------------------------------------------------------------------
-        # Freed slots are woken when their event has been copied.
-        freed = Signal(slots)
-        wakes = Signal(slots)
-        m.d.comb += wakes.eq(lowest((parked & shown | freed & ~waiting) & ~over & ~unparks))
-        m.d.sync += [
-            freed.eq((freed | free) & ~(wakes | over)),
-            parked.eq((parked | parks) & ~(wakes | over | unparks | free)),
-            self.woke_one.eq(wakes.any()),
+        # --- Wakes ------------------------------------------------------------------------------------------------
+        parks = Mux(self.park, by_bus, 0)
+        wakes_now = Signal()
+        wakes = Signal()
+        m.d.comb += [
+            wakes_now.eq(self.park & told.bit_select(self.slot, 1)),
+            wakes.eq(wakes_now | (serves & parked.bit_select(number, 1) & (is_doomed | event.frees))),
+            self.woke_one.eq(wakes),
+            self.woken_slot.eq(Mux(self.park, self.slot, number)),
         ]
-        wake_number = number_of(wakes)
-        m.d.sync += self.woken_slot.eq(wake_number)
         m.submodules.sequences = sequences = memory.Memory(shape=SEQUENCE_BITS, depth=slots, init=[])
         sequence_write = sequences.write_port()
         sequence_now = sequences.read_port(domain="comb")
         sequence_read = sequences.read_port(domain="comb")
         m.d.comb += [
-            sequence_now.addr.eq(wake_number),
-            sequence_write.addr.eq(wake_number),
+            sequence_now.addr.eq(self.woken_slot),
+            sequence_write.addr.eq(self.woken_slot),
             sequence_write.data.eq(sequence_now.data + 1),
-            sequence_write.en.eq(wakes.any()),
-            self.settled.eq(~(waiting | wakes | free).any() & ~refusal),
+            sequence_write.en.eq(wakes),
             sequence_read.addr.eq(self.look_slot),
-            self.state.doomed.eq(shown.bit_select(self.look_slot, 1)),
-            self.state.parked.eq((parked | freed).bit_select(self.look_slot, 1)),
+            self.state.doomed.eq(told.bit_select(self.look_slot, 1)),
+            self.state.parked.eq(parked.bit_select(self.look_slot, 1)),
             self.state.wake_sequence.eq(sequence_read.data),
-            self.state.doom.eq(doom_read.data),
+        ]
+
+        m.d.sync += [
+            in_flight.eq(in_flight & ~ends | begins),
+            doomed.eq((doomed | fresh) & ~over),
+            revalidate.eq((revalidate | fresh | uncertain) & ~over),
+            refused.eq(refused & ~over | Mux(self.refuse, decided, 0)),
+            told.eq((told | served & doomed) & ~over),
+            parked.eq((parked & ~Mux(wakes, served, 0) & ~Mux(self.unpark, by_bus, 0) | parks & ~told) & ~over),
         ]
         return m

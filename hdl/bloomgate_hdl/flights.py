@@ -56,12 +56,14 @@ class Flights(wiring.Component):
                 "ends": Out(1),
                 #: To and from the CommitArbiter, see there.
                 "in_flight": Out(p.slots),
+                "logged": Out(p.slots),
                 "revalidate": Out(p.slots),
                 "holds": Out(p.slots),
                 "revoked": Out(p.slots),
                 "announce": Out(1),
                 "announce_word": Out(range(p.aperture_depth // LANES)),
                 "announce_lanes": Out(LANES),
+                "announce_late": Out(1),
                 "contended": In(1),
                 "inserting": In(1),
                 "winner": In(p.slot_bits),
@@ -101,18 +103,12 @@ class Flights(wiring.Component):
         ]
 
         # --- Announcing -------------------------------------------------------------------------------------------
-        late = Signal()
-        late_slot = Signal(p.slot_bits)
-        m.d.sync += [
-            late.eq(announcer.visits & (self.request.snapshot_epoch != self.epoch)),
-            late_slot.eq(announcer.look_slot),
-        ]
-        for name in ("slot", "announce", "pause", "append", "snapshot", "submit", "kind", "discard"):
+        for name in ("slot", "announce", "pause", "append", "submit", "kind", "discard"):
             m.d.comb += getattr(announcer, name).eq(getattr(pages, name))
         m.d.comb += [
             announcer.begin.eq(self.clear),
-            announcer.decided.eq(self.decided),
             announcer.ends.eq(ends),
+            announcer.keeps.eq(self.decided & self.decided_keeps),
             announcer.decided_slot.eq(self.decided_slot),
             announcer.barred.eq(self.scrubbing),
             self.request_slot.eq(Mux(self.takes, self.take_slot, announcer.look_slot)),
@@ -125,18 +121,20 @@ class Flights(wiring.Component):
             self.announce.eq(announcer.visits),
             self.announce_word.eq(announcer.word),
             self.announce_lanes.eq(announcer.lanes),
+            self.announce_late.eq(self.request.snapshot_epoch != self.epoch),
+            self.logged.eq(announcer.logged),
         ]
         # What the commit of a transaction need not validate: nothing, what was announced, or all.
         with m.If(self.request.kind == RequestKind.COMMIT.value):
             with m.If((keeper.holds | keeper.revoked).bit_select(self.request_slot, 1)):
                 m.d.comb += self.skip_count.eq(self.request.read_count)
-            with m.Elif((table.in_flight & announcer.logged & ~table.revalidate).bit_select(self.request_slot, 1)):
+            with m.Elif((announcer.logged & ~table.revalidate).bit_select(self.request_slot, 1)):
                 m.d.comb += self.skip_count.eq(announcer.position)
 
         # --- Dooms and wakes --------------------------------------------------------------------------------------
         lanes = list(enumerate(outcome.beat.lanes))
         announced = Cat(lane.operation == KeyOperation.ANNOUNCE for _, lane in lanes)
-        for name in ("slot", "discard", "park", "unpark"):
+        for name in ("slot", "discard", "park", "unpark", "snapshot"):
             m.d.comb += getattr(table, name).eq(getattr(pages, name))
         for name in ("winner", "winner_known", "fault", "epoch_ended", "epoch", "count"):
             m.d.comb += getattr(table, name).eq(getattr(self, name))
@@ -152,8 +150,7 @@ class Flights(wiring.Component):
                 announced & Cat(outcome.filter[number].conflict | lane.key_bad for number, lane in lanes)
             ),
             table.uncertain.eq(announced & Cat(outcome.filter[number].bad_words != 0 for number, _ in lanes)),
-            table.late.eq(late),
-            table.late_slot.eq(late_slot),
+            table.late.eq(outcome.beat.late),
             table.logged.eq(announcer.logged),
             table.floor_raised.eq(self.floor_rises),
             table.holds.eq(keeper.holds),
@@ -212,7 +209,5 @@ class Flights(wiring.Component):
             self.events.doomed.eq(table.doomed_one),
             self.events.woke.eq(table.woke_one),
             self.events.woken_slot.eq(table.woken_slot),
-            self.events.announced.eq(Mux(announcer.visits, sum(announcer.lanes), 0)),
-            self.events.announcing_slot.eq(announcer.look_slot),
         ]
         return m

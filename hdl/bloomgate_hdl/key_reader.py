@@ -63,6 +63,7 @@ class KeyReader(wiring.Component):
                 "announce_slot": In(parameters.slot_bits),
                 "announce_word": In(range(depth // LANES)),
                 "announce_lanes": In(LANES),
+                "announce_late": In(1),
                 #: The beat is such a one.
                 "announces": Out(1),
                 #: The last beat of the pass is being addressed in this clock cycle.
@@ -177,6 +178,7 @@ class KeyReader(wiring.Component):
                 read_present.eq(0),
                 read_last.eq(self.ending & (operation != KeyOperation.INSERT)),
                 self.beat.slot.eq(self.read_slot),
+                self.beat.late.eq(self.announce & self.announce_late),
                 self.announces.eq(self.announce),
             ]
             with m.If(self.announce):

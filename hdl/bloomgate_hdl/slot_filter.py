@@ -1,6 +1,6 @@
 """The slot filters: which slots may have announced a key in their present transaction?"""
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, enum, memory, wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import LANES
@@ -32,16 +32,16 @@ class SlotFilter(wiring.Component):
     in the set if all banks have the bit that they should have, in all bits but one.
 
     Generations run from 1 to 2**tag_bits - 1. When a slot's wraps, tags of its first life would look present again,
-    so its entries are set to 0, the tag of no generation, row by row in clock cycles in which both lanes are idle, or
-    every ``scrub_patience`` clock cycles where there are none. Until then its set is empty and must stay so; the others
-    are not disturbed.
+    so its entries are set to 0, the tag of no generation, row by row in clock cycles in which the first lane is idle,
+    or every ``scrub_patience`` clock cycles where there are none. Until then its set must stay empty, and its hits mean
+    nothing; the others are not disturbed.
 
     A lookup sees the announcements of earlier clock cycles and may miss those of its own. So whoever announces a key
     queries the recency filter in the same clock cycle, whoever commits one inserts it there in the clock cycle of its
     lookup, and the two never share a clock cycle: then the later one sees the earlier one.
 
     Latency: 2 clock cycles from acceptance to ``hits``. Throughput: one key per lane and clock cycle while ``ready``.
-    Reset state: every set empty, all being scrubbed, which takes rows / 2 clock cycles if nobody is in the way.
+    Reset state: every set empty, all being scrubbed, which takes a clock cycle a row if nobody is in the way.
     """
 
     def __init__(self, slots: int, banks: int = 4, rows: int = 1024, tag_bits: int = 8, scrub_patience: int = 16):
@@ -82,7 +82,8 @@ class SlotFilter(wiring.Component):
                 "ready": Out(1),
                 #: Be ready, whatever is swept meanwhile.
                 "hold": In(1),
-                #: Slots that may have announced the key of the LOOKUP accepted two clock cycles ago; else 0.
+                #: Slots that may have announced the key of the LOOKUP accepted two clock cycles ago, but for those that
+                #: were ``scrubbing`` then; else 0.
                 "hits": Out(data.ArrayLayout(slots, LANES)),
                 #: Strobe: empty the set of ``clear_slot``. Counts for what is accepted from the next clock cycle on; a
                 #: lookup that is under way may answer for either set.
@@ -106,38 +107,50 @@ class SlotFilter(wiring.Component):
         def entry_of(tag):
             return Cat(tag, parity_of(tag))
 
-        # As entries, which is what they are compared with and written as.
-        generations = Array(Signal(entry_bits, name=f"generation_{slot}", init=1) for slot in range(slots))
+        # As entries, which is what they are written as; and again in flip-flops, to be compared with all at once. Both
+        # outlast a reset, as the banks do.
+        m.submodules.numbers = numbers = memory.Memory(shape=entry_bits, depth=slots, init=[1] * slots)
+        next_number = numbers.write_port()
+        number = numbers.read_port(domain="comb")
+        announced = numbers.read_port(domain="comb")
+        generations = [Signal(entry_bits, name=f"generation_{slot}", init=1, reset_less=True) for slot in range(slots)]
+        last = Signal()
+        following = Signal(tag_bits)
         wrapped = Signal(slots)
-        with m.If(self.clear):
-            generation = generations[self.clear_slot][:tag_bits]
-            following = Signal(tag_bits)
-            m.d.comb += following.eq(Mux(generation.all(), 1, generation + 1))
-            m.d.sync += generations[self.clear_slot].eq(entry_of(following))
-            m.d.comb += wrapped.bit_select(self.clear_slot, 1).eq(generation.all())
+        m.d.comb += [
+            number.addr.eq(self.clear_slot),
+            last.eq(number.data[:tag_bits].all()),
+            following.eq(Mux(last, 1, number.data[:tag_bits] + 1)),
+            next_number.addr.eq(self.clear_slot),
+            next_number.data.eq(entry_of(following)),
+            next_number.en.eq(self.clear),
+            announced.addr.eq(self.slot),
+        ]
+        for slot in range(slots):
+            with m.If(self.clear & (self.clear_slot == slot)):
+                m.d.sync += generations[slot].eq(next_number.data)
+                m.d.comb += wrapped[slot].eq(last)
 
-        # A sweep goes through all rows, a lane taking the even ones and the other the odd ones, for the slots that
-        # waited for one when it began.
+        # A sweep goes through all rows, with the first lane, for the slots that waited for one when it began.
         sweeping = Signal(init=1)
         swept = Signal(slots, init=-1)
-        pair = Signal(max(1, len(self.lanes[0].rows[0]) - 1))
-        last_pair = (1 << (len(self.lanes[0].rows[0]) - 1)) - 1
+        swept_row = Signal.like(self.lanes[0].rows[0])
         waited = Signal(range(self._scrub_patience))
         sweep = Signal()
         due = Signal()
         m.d.comb += [
             due.eq(sweeping & (waited == self._scrub_patience - 1) & ~self.hold),
-            sweep.eq(due | (sweeping & ~Cat(lane.operation != SlotFilterOperation.NONE for lane in self.lanes).any())),
+            sweep.eq(due | (sweeping & (self.lanes[0].operation == SlotFilterOperation.NONE))),
             self.ready.eq(~due),
         ]
         with m.If(sweep):
-            m.d.sync += [waited.eq(0), pair.eq(pair + 1)]
+            m.d.sync += [waited.eq(0), swept_row.eq(swept_row + 1)]
         with m.Elif(sweeping & (waited != self._scrub_patience - 1)):
             m.d.sync += waited.eq(waited + 1)
         m.d.sync += self.scrubbing.eq(self.scrubbing | wrapped)
-        with m.If(sweep & (pair == last_pair)):
+        with m.If(sweep & swept_row.all()):
             # One that wraps now has to wait for a sweep of its own.
-            m.d.sync += [self.scrubbing.eq(self.scrubbing & ~swept | wrapped), sweeping.eq(0), pair.eq(0)]
+            m.d.sync += [self.scrubbing.eq(self.scrubbing & ~swept | wrapped), sweeping.eq(0)]
         with m.Elif(~sweeping & self.scrubbing.any()):
             m.d.sync += [sweeping.eq(1), swept.eq(self.scrubbing)]
 
@@ -145,45 +158,43 @@ class SlotFilter(wiring.Component):
         entry = Signal(entry_bits)
         announcer = Signal(slots)
         m.d.comb += [
-            entry.eq(Mux(sweep, entry_of(Const(0, tag_bits)), generations[self.slot])),
+            entry.eq(Mux(sweep, entry_of(Const(0, tag_bits)), announced.data)),
             announcer.eq(1 << self.slot),
         ]
         found = Signal(data.ArrayLayout(data.ArrayLayout(data.ArrayLayout(entry_bits, slots), banks), LANES))
         for lane_number, lane in enumerate(self.lanes):
+            sweeps = sweep if lane_number == 0 else Const(0, 1)
             enable = Signal(slots, name=f"enable_{lane_number}")
-            with m.If(sweep):
-                m.d.comb += enable.eq(swept)
-            with m.Elif(lane.operation == SlotFilterOperation.ANNOUNCE):
-                m.d.comb += enable.eq(announcer)
+            announces = (lane.operation == SlotFilterOperation.ANNOUNCE) & self.ready
+            m.d.comb += enable.eq(Mux(sweeps, swept, Mux(announces, announcer, 0)))
             for bank, ram in enumerate(banks_of_ram):
                 # Read and write port share address and clock, so that they become one port of the block RAM.
                 read = ram.read_port()
                 write = ram.write_port(granularity=1)
                 row = Signal.like(lane.rows[bank], name=f"row_{bank}_{lane_number}")
                 m.d.comb += [
-                    row.eq(Mux(sweep, Cat(lane_number == 1, pair), lane.rows[bank])),
+                    row.eq(Mux(sweeps, swept_row, lane.rows[bank])),
                     read.en.eq(1),
                     read.addr.eq(row),
                     write.addr.eq(row),
                     write.en.eq(enable),
                     found[lane_number][bank].eq(read.data),
-                    *(write.data[slot].eq(entry) for slot in range(slots)),
+                    *(write.data[slot].eq(entry if lane_number == 0 else announced.data) for slot in range(slots)),
                 ]
 
-        # A lookup that read before a sweep was over also finds `dirty` set, since they never share a clock cycle.
-        dirty = Signal(slots, init=-1)
-        m.d.sync += dirty.eq(self.scrubbing)
-        for lane_number, lane in enumerate(self.lanes):
-            asks = Signal(2, name=f"asks_{lane_number}")
-            m.d.sync += asks.eq(Cat(self.ready & (lane.operation == SlotFilterOperation.LOOKUP), asks[0]))
+            asks = Signal(name=f"asks_{lane_number}")
+            m.d.sync += asks.eq(self.ready & (lane.operation == SlotFilterOperation.LOOKUP))
             for slot in range(slots):
                 agrees = Signal(entry_bits, name=f"agrees_{lane_number}_{slot}")
                 all_agree, all_but_one = Const(1, 1), Const(1, 1)
                 for bit in range(entry_bits):
                     expected = generations[slot][bit]
                     bits = Cat(found[lane_number][bank][slot][bit] for bank in range(banks))
-                    m.d.sync += agrees[bit].eq(Mux(expected, bits.all(), ~bits.any()))
+                    with m.If(asks):
+                        m.d.sync += agrees[bit].eq(Mux(expected, bits.all(), ~bits.any()))
+                    with m.Else():
+                        m.d.sync += agrees[bit].eq(0)
                     all_but_one = Mux(agrees[bit], all_but_one, all_agree)
                     all_agree = all_agree & agrees[bit]
-                m.d.comb += self.hits[lane_number][slot].eq(all_but_one & asks[1] & ~dirty[slot])
+                m.d.comb += self.hits[lane_number][slot].eq(all_but_one)
         return m

@@ -209,6 +209,7 @@ class Bloomgate(wiring.Component):
             arbiter.announce_slot.eq(flights.request_slot),
             arbiter.announce_word.eq(flights.announce_word),
             arbiter.announce_lanes.eq(flights.announce_lanes),
+            arbiter.announce_late.eq(flights.announce_late),
             arbiter.announce_count.eq(slot_pages.request.snapshot_count),
             flights.fault.eq(arbiter.inject),
             flights.reset_begins.eq(arbiter.reset_begins),
@@ -222,7 +223,7 @@ class Bloomgate(wiring.Component):
             pipeline.hold.eq(arbiter.inserting),
             flights.scrubbing.eq(pipeline.slots_scrubbing),
         ]
-        for name in ("in_flight", "revalidate", "holds", "revoked"):
+        for name in ("in_flight", "logged", "revalidate", "holds", "revoked"):
             m.d.comb += getattr(arbiter, name).eq(getattr(flights, name))
         for name in ("contended", "inserting", "winner", "winner_known", "floor_rises", "epoch_ended"):
             m.d.comb += getattr(flights, name).eq(getattr(arbiter, name))

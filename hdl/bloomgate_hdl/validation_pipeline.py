@@ -47,8 +47,9 @@ def beat_layout(parameters: Parameters) -> data.StructLayout:
             ),
             # The last beat of a pass over the request.
             "last": 1,
-            # For ANNOUNCE, whose key it is.
+            # For ANNOUNCE, whose keys they are; and that the snapshot is not of this epoch.
             "slot": parameters.slot_bits,
+            "late": 1,
         }
     )
 

@@ -250,7 +250,7 @@ class InFlight:
     def floor_raised(self, winner: Optional[int] = None) -> None:
         """The floor is the newest timestamp, by a commit of ``winner`` if there is one: any key may have changed."""
         for slot, state in enumerate(self._slots):
-            if slot != winner and state.log:
+            if slot != winner and state.rows[0]:
                 self._doom(slot, winner, None)
 
     def fault_injected(self) -> None:

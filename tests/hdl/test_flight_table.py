@@ -139,8 +139,8 @@ def test_random_events(seed):
                 drive(ctx, dut, begin=1, slot=number)
                 expected.begin(number)
             elif kind == "late":
-                drive(ctx, dut, late=1, late_slot=number)
-                expected.doom(number, None, None)
+                ctx.set(dut.late, 1)
+                expected.doom(winner, None, None)
             elif kind == "end":
                 drive(ctx, dut, end=1, decided_slot=number)
                 expected.over(number)
@@ -149,10 +149,11 @@ def test_random_events(seed):
                 expected.over(number)
             elif kind == "hits":
                 for lane, key in enumerate(keys):
-                    hit = [other for other in slots if expected.slots[other].logged and rng.random() < 0.5]
+                    hit = [other for other in slots if rng.random() < 0.5]
                     ctx.set(dut.hits[lane], sum(1 << other for other in hit))
                     for other in hit:
-                        expected.doom(other, winner if known else None, key)
+                        if expected.slots[other].logged:
+                            expected.doom(other, winner if known else None, key)
             elif kind == "announce" and expected.slots[winner].in_flight:
                 announces = rng.randrange(1, 4)
                 conflicts = announces & rng.choice((0, 0, 1, 2, 3))
@@ -209,7 +210,8 @@ def test_random_events(seed):
                 assert found.parked == state.parked, f"{kind}: slot {other}"
                 assert found.wake_sequence == state.wakes % 2**16, f"{kind}: slot {other}"
                 if state.doom is not None or state.wakes:
-                    assert shown(found.doom) == state.shown, f"{kind}: slot {other}"
+                    # By whom is only in the log.
+                    assert shown(found.doom)[1:] == state.shown[1:], f"{kind}: slot {other}"
                 assert ctx.get(dut.in_flight) >> other & 1 == state.in_flight
                 assert not state.in_flight or ctx.get(dut.revalidate) >> other & 1 == state.revalidate
             assert sorted(logged, key=str) == sorted(expected.log, key=str)
@@ -222,7 +224,7 @@ def test_random_events(seed):
 
 @pytest.mark.parametrize("sleepers", [1, 5])
 def test_latency_to_doom_and_wake(sleepers):
-    """A commit that dooms and wakes: the page shows it 2 and 3 clock cycles later, and 1 more for each other slot."""
+    """A commit that dooms and wakes: the page shows it 3 clock cycles later, and 1 more for each other slot."""
     dut = FlightTable(PARAMETERS)
 
     async def bench(ctx):
@@ -236,6 +238,7 @@ def test_latency_to_doom_and_wake(sleepers):
             await ctx.tick()
         idle(ctx, dut)
         ctx.set(dut.look_slot, sleepers - 1)
+        drive(ctx, dut, logged=(1 << PARAMETERS.slots) - 1)
         ctx.set(dut.hits[1], (1 << sleepers) - 1)
         clocks = 0
         doomed_after = None
@@ -248,7 +251,7 @@ def test_latency_to_doom_and_wake(sleepers):
                 doomed_after = clocks
             if not state.parked:
                 break
-        assert doomed_after == 1 + sleepers
+        assert doomed_after == 2 + sleepers
         assert clocks == 2 + sleepers
 
     simulate(dut, bench, clocks=100)

@@ -90,7 +90,7 @@ static void empty_slot(bg_device *device, uint32_t slot) {
 static void raise_floor(bg_device *device, uint32_t winner) {
     device->floor = device->last;
     for (uint32_t slot = 0; slot < device->flight.count; slot++)
-        if (slot != winner && slot_of(device, slot)->logged)
+        if (slot != winner && slot_of(device, slot)->entered)
             doom(device, slot, winner, false, 0);
 }
 
