@@ -550,7 +550,13 @@ def test_announcing_and_pausing():
     bench = Bench()
 
     async def run(ctx):
+        # Of an earlier request.
+        await bench.write(ctx, 1, APERTURES["READ"], 5)
+        await bench.write(ctx, 1, SUBMIT, 3)
+        await bench.finish(ctx, 1)
         await bench.write(ctx, 1, ANNOUNCE, 1)
+        ctx.set(bench.dut.request_slot, 1)
+        assert ctx.get(bench.dut.request.read_count) == 0
         bench.model.slots[1].in_flight = True
         await bench.check_all(ctx)
         await bench.write(ctx, 1, APERTURES["READ"], 5)
