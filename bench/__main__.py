@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Run benchmarks.")
     parser.add_argument("name", nargs="*", help=f"which ones (default: all of {', '.join(known)})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    parser.add_argument("--plot", type=Path, metavar="FOLDER", help="also draw the figures of those that can be drawn")
     options = parser.parse_args(arguments)
     for name in options.name:
         if name not in known:
@@ -36,7 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
     figures: list[Figure] = []
     for name in options.name or known:
         print(f"bench: {name}", file=sys.stderr, flush=True)
-        figures += importlib.import_module(f"bench.{name}").run()
+        benchmark = importlib.import_module(f"bench.{name}")
+        its_figures = benchmark.run()
+        figures += its_figures
+        if options.plot is not None and hasattr(benchmark, "plot"):
+            options.plot.mkdir(parents=True, exist_ok=True)
+            benchmark.plot(its_figures, options.plot / f"{name}.png")
     print(as_text(figures))
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -1,30 +1,70 @@
 """Transactions on shared arrays: two processes on disjoint data against one, on the same ``shm:`` device.
 
-Both cores have to be free for it: the figures of a busy machine say little. What runs in one process and what runs in
-two alternate; of all repetitions the fastest of each counts. Every run is verified: each element has been counted up
-exactly as often as it should be.
+Both cores have to be free for it, which nobody can promise. So repetitions are short, those of one process and of two
+alternate, their members begin at the same moment, and only those count in which no member was taken off its processor
+or came late to it (as the kernel counts involuntary switches; waiting for each other is no such thing). The figures are
+medians of these repetitions, in time that passes. ``cpu_per_transaction`` is what a transaction costs a processor; it
+hardly depends on others, and shows caches that the processes fight for, but no waiting. Every run is verified: each
+element has been counted up exactly as often as it should be. On a busy machine, ``chrt -f 5`` before the command helps.
 """
 
 from __future__ import annotations
 
 import os
+import resource
+import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 
 from bloomgate import SharedArray, atomic, use_device
 from bloomgate.shm.segment import remove
 
 from bench.report import Figure, at_least
 
-TRANSACTIONS = 500
-REPETITIONS = 80
+TRANSACTIONS = 200
+#: Undisturbed repetitions of each kind that are enough; seconds after which fewer have to do; and how many those are.
+ENOUGH = 60
+PATIENCE = 60.0
+FEWEST = 5
+#: Seconds from the order to begin until the moment to begin, and what is too late.
+NOTICE = 0.002
+LATE = 0.0002
 #: Elements of each process, far enough from those of the others.
 STRIDE = 64
 
 
+@dataclass
+class Runs:
+    """Repetitions with so many members."""
+
+    members: int
+    #: Of those that were not disturbed: transactions a second, and processor seconds of each transaction.
+    rates: list[float] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
+    disturbed: int = 0
+
+    def note(self, start: float, reports: list[tuple[float, float, float, float]]) -> None:
+        """What the members say: begin, end, processor time (seconds), involuntary switches."""
+        begins, ends, costs, switches = zip(*reports, strict=True)
+        if any(switches) or max(begins) > start + LATE:
+            self.disturbed += 1
+            return
+        self.rates.append(self.members * TRANSACTIONS / (max(ends) - start))
+        self.costs.append(sum(costs) / self.members / TRANSACTIONS)
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        return {
+            "transaction": "2 reads, 1 write",
+            "median of": f"{len(self.rates)} undisturbed of {len(self.rates) + self.disturbed}",
+            "transactions": TRANSACTIONS,
+        }
+
+
 def member(name: str, number: int) -> None:
-    """A process: says that it is ready, then for each line that it reads does its transactions, and says so."""
+    """A process: says that it is ready, then for each moment that it reads does its transactions, and says when."""
     use_device(f"shm:{name}")
     array = SharedArray("counters")
     source, target = number * STRIDE, number * STRIDE + 1
@@ -35,29 +75,40 @@ def member(name: str, number: int) -> None:
         array[target] += 1
 
     print("ready", flush=True)
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        start = float(line)
+        while time.monotonic() < start:
+            pass
         begin = time.monotonic()
+        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+        cost = time.process_time()
         for _ in range(TRANSACTIONS):
             transaction()
-        print(begin, time.monotonic(), flush=True)
+        cost = time.process_time() - cost
+        end = time.monotonic()
+        print(begin, end, cost, resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches, flush=True)
 
 
-def rate(members: list[subprocess.Popen[str]]) -> float:
-    """Transactions a second of so many members together."""
-    for process in members:
+def repeat(runs: Runs, members: list[subprocess.Popen[str]]) -> None:
+    """Once with the first of the members."""
+    start = time.monotonic() + NOTICE
+    for process in members[: runs.members]:
         assert process.stdin is not None
-        process.stdin.write("go\n")
+        process.stdin.write(f"{start}\n")
         process.stdin.flush()
-    times = []
-    for process in members:
+    reports = []
+    for process in members[: runs.members]:
         assert process.stdout is not None
-        times.append([float(number) for number in process.stdout.readline().split()])
-    return len(members) * TRANSACTIONS / (max(end for _, end in times) - min(begin for begin, _ in times))
+        begin, end, cost, switches = (float(number) for number in process.stdout.readline().split())
+        reports.append((begin, end, cost, switches))
+    runs.note(start, reports)
 
 
 def run() -> list[Figure]:
     name = f"bench-{os.getpid()}"
     members: list[subprocess.Popen[str]] = []
+    one, two = Runs(1), Runs(2)
+    repetitions = 0
     use_device(f"shm:{name}")
     try:
         array = SharedArray("counters", 2 * STRIDE)
@@ -68,14 +119,15 @@ def run() -> list[Figure]:
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":
                 raise AssertionError("a member did not begin")
-        one = two = 0.0
-        for _ in range(REPETITIONS):
-            one = max(one, rate(members[:1]))
-            two = max(two, rate(members))
+        deadline = time.monotonic() + PATIENCE
+        while min(len(one.rates), len(two.rates)) < ENOUGH and time.monotonic() < deadline:
+            repeat(one, members)
+            repeat(two, members)
+            repetitions += 1
         for process in members:
             process.communicate(timeout=60)
         counts = array[1], array[STRIDE + 1]
-        if counts != (2 * REPETITIONS * TRANSACTIONS, REPETITIONS * TRANSACTIONS):
+        if counts != (2 * repetitions * TRANSACTIONS, repetitions * TRANSACTIONS):
             raise AssertionError(f"the members have counted to {counts}")
     finally:
         for process in members:
@@ -83,9 +135,15 @@ def run() -> list[Figure]:
             process.wait()
         use_device(None)
         remove(name)
-    parameters = {"transaction": "2 reads, 1 write", "transactions": TRANSACTIONS, "best of": REPETITIONS}
+    if min(len(one.rates), len(two.rates)) < FEWEST:
+        raise AssertionError(f"both processors were free in {len(two.rates)} of {repetitions} repetitions: too few")
+    rates = [statistics.median(runs.rates) for runs in (one, two)]
+    costs = [statistics.median(runs.costs) * 1e6 for runs in (one, two)]
+    processors = {"processors": os.cpu_count()}
     return [
-        Figure("shm_array.one_process", one, "transactions/s", parameters=parameters),
-        Figure("shm_array.two_processes", two, "transactions/s", parameters=parameters),
-        Figure("shm_array.two_to_one", two / one, "1", at_least(1.8), {**parameters, "processors": os.cpu_count()}),
+        Figure("shm_array.one_process", rates[0], "transactions/s", parameters=one.parameters),
+        Figure("shm_array.two_processes", rates[1], "transactions/s", parameters=two.parameters),
+        Figure("shm_array.two_to_one", rates[1] / rates[0], "1", at_least(1.8), {**two.parameters, **processors}),
+        Figure("shm_array.cpu_per_transaction.one_process", costs[0], "us", parameters=one.parameters),
+        Figure("shm_array.cpu_per_transaction.two_processes", costs[1], "us", parameters=two.parameters),
     ]

@@ -2,7 +2,8 @@
 
 atomix-stm becomes slower the more transactions a process has run, so a ratio means little without the length of the
 run. Here each side runs LENGTH transactions in a new process, the processes take turns, and the fastest process of each
-side counts. The claims are about that mean over the whole run; the ratio of the fastest CHUNK transactions, which for
+side counts. Ours runs as it is, in place because its only thread is alone, and ``ordinary``, as with other threads
+around. The claims are about that mean over the whole run; the ratio of the fastest CHUNK transactions, which for
 atomix-stm are its first ones, is printed beside it. It is no dependency: unpack its wheel anywhere and set
 BLOOMGATE_ATOMIX to that folder (pip download --no-deps --python-version 3.13 --only-binary=:all: atomix-stm). Without
 it only our own figures are there, and a line on standard error says so.
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 
-from bloomgate.stm import TVar, atomic, use_device
+from bloomgate.stm import TVar, atomic, in_place, use_device
 
 from bench.report import Figure, at_least
 
@@ -55,6 +56,12 @@ def bloomgate(reads: int) -> Callable[[], None]:
     return transaction  # type: ignore[no-any-return]
 
 
+def ordinary(reads: int) -> Callable[[], None]:
+    """The same as if there were other threads: every transaction is decided by the device."""
+    in_place.PATIENCE = 1 << 40
+    return bloomgate(reads)
+
+
 def atomix(reads: int) -> Callable[[], None]:
     """The same with atomix-stm."""
     logging.disable(logging.INFO)
@@ -80,7 +87,7 @@ def atomix(reads: int) -> Callable[[], None]:
     return atomix_stm.atomically(transaction)  # type: ignore[no-any-return]
 
 
-SIDES = {"bloomgate": bloomgate, "atomix": atomix}
+SIDES = {"bloomgate": bloomgate, "ordinary": ordinary, "atomix": atomix}
 
 
 def seconds(transaction: Callable[[], None]) -> tuple[float, float]:
@@ -122,7 +129,7 @@ def rival_is_here() -> bool:
 
 def run() -> list[Figure]:
     compared = rival_is_here()
-    sides = list(SIDES) if compared else ["bloomgate"]
+    sides = list(SIDES) if compared else ["bloomgate", "ordinary"]
     tools = {"atomix-stm": _version()} if compared else {}
     figures = []
     for reads, claim in CLAIMS.items():
@@ -136,9 +143,9 @@ def run() -> list[Figure]:
         name = f"stm_atomix.{reads}_read{'s' if reads > 1 else ''}"
         figures += [Figure(f"{name}.{side}", 1 / mean[side], "1/s", None, sizes) for side in sides]
         if compared:
-            figures.append(
-                Figure(f"{name}.ratio", mean["atomix"] / mean["bloomgate"], "1", at_least(claim), sizes, tools)
-            )
+            for side, what in (("bloomgate", "ratio"), ("ordinary", "ratio_ordinary")):
+                ratio = mean["atomix"] / mean[side]
+                figures.append(Figure(f"{name}.{what}", ratio, "1", at_least(claim), sizes, tools))
             sizes = {**sizes, "transactions": f"the fastest {CHUNK} of {LENGTH}"}
             ratio = fastest["atomix"] / fastest["bloomgate"]
             figures.append(Figure(f"{name}.ratio_of_fastest", ratio, "1", None, sizes, tools))

@@ -251,13 +251,12 @@ class CommitArbiter(wiring.Component):
         too_many = Signal()
         m.d.sync += too_many.eq(self.floor_raised)
 
-        # A key lost between its check and its insertion.
+        # A key lost between its check and its insertion. The floor is up before the next beat meets the filter.
         lost = Signal()
+        m.d.sync += lost.eq(
+            self.ready & sum((lane.operation == KeyOperation.INSERT) & lane.key_bad for lane in self.beat.lanes).any()
+        )
         m.d.comb += [
-            lost.eq(
-                self.ready
-                & sum((lane.operation == KeyOperation.INSERT) & lane.key_bad for lane in self.beat.lanes).any()
-            ),
             counter.raise_floor.eq(self.raise_floor | lost | too_many),
             self.floor_rises.eq(counter.raise_floor),
         ]
@@ -293,6 +292,10 @@ class CommitArbiter(wiring.Component):
             self.decided_keeps.eq(decision.commit & ~commits),
             self.decided_slot.eq(slot),
             self.verdict.eq(verdict),
+            self.error.valid.eq(decides & (decision.error_code != 0)),
+            self.error.code.eq(decision.error_code),
+            self.error.slot.eq(slot),
+            self.error.detail.eq(decision.error_detail),
         ]
         has_writes = Signal()
         timestamped = Signal()
@@ -320,10 +323,6 @@ class CommitArbiter(wiring.Component):
                 counter.assign.eq(timestamped),
                 self.keys_inserted.eq(Mux(timestamped, Mux(queued, queue.insert_count, request.write_count), 0)),
                 self.floor_raised.eq(timestamped & queued & queue.raises_floor),
-                self.error.valid.eq(decision.error_code != 0),
-                self.error.code.eq(decision.error_code),
-                self.error.slot.eq(slot),
-                self.error.detail.eq(decision.error_detail),
             ]
             with m.If(timestamped):
                 m.d.sync += [
@@ -415,6 +414,9 @@ class CommitArbiter(wiring.Component):
             key_reader.skip_count.eq(Mux(begin, scheduler.next_request.skip_count, 0)),
         ]
 
+        # A clock cycle late, and then nothing is in the pipeline either.
+        m.d.sync += [self.scrub.eq(0), self.inject.eq(0)]
+
         with m.FSM(name="arbiter"):
 
             def go_on():
@@ -491,12 +493,12 @@ class CommitArbiter(wiring.Component):
             with m.State("MAINTAIN"):
                 with m.If(self.outcome.beat.last):
                     with m.If(fault_due):
-                        m.d.comb += self.inject.eq(1)
-                        m.d.sync += fault_due.eq(0)
+                        m.d.sync += [self.inject.eq(1), fault_due.eq(0)]
                         m.next = "IDLE"
                     with m.Else():
                         # After the last epoch nothing is assigned any more, so there is nothing to forget.
-                        m.d.comb += [counter.step.eq(1), self.scrub.eq(~counter.epoch.all())]
+                        m.d.comb += counter.step.eq(1)
+                        m.d.sync += self.scrub.eq(~counter.epoch.all())
                         m.next = "SCRUB"
                         # A rollover and a reset are two steps, whichever way they coincide.
                         with m.If(rollover_due):
@@ -509,7 +511,7 @@ class CommitArbiter(wiring.Component):
                             m.d.sync += reset_due.eq(0)
 
             with m.State("SCRUB"):
-                with m.If(~self.scrubbing):
+                with m.If(~(self.scrub | self.scrubbing)):
                     with m.If(~reset_due):
                         m.d.sync += reset_in_progress.eq(0)
                     m.next = "IDLE"

@@ -19,7 +19,8 @@ class Decision(wiring.Component):
     """Collects the outcomes of a request's VALIDATE pass and weighs them in the order that Reason documents.
 
     The verdict counts in the clock cycle of the pass's last outcome or any later one before ``start``; it includes
-    that outcome. ``request``, ``epoch`` and ``count`` must have been stable for a clock cycle by then.
+    that outcome. The other inputs must have been stable for two clock cycles by then, but for ``request.reset``,
+    ``request.bad_request`` and ``check``.
     Reset state: nothing failed.
     """
 
@@ -124,6 +125,15 @@ class Decision(wiring.Component):
             old.eq((request.snapshot_epoch < self.epoch) | self.exhausted),
         ]
 
+        # Outcomes come late in the clock cycle, so what else forbids a commit is looked at before where it can be.
+        allowed = Signal()
+        m.d.sync += allowed.eq(~(ahead | old | request.bus_error | request.overflow | request.busy))
+        m.d.comb += self.commit.eq(
+            allowed
+            & ~(request.reset | self.revoked | request.bad_request | self.check.bad | self.refuses)
+            & ~now["failed"]
+        )
+
         with m.If(request.reset):
             m.d.comb += self.reason.eq(Reason.RESET.value)
         with m.Elif(self.revoked):
@@ -147,8 +157,6 @@ class Decision(wiring.Component):
             m.d.comb += [self.reason.eq(Reason.PARITY.value), self.conflict_key.eq(self.check.key)]
         with m.Elif(self.refuses):
             m.d.comb += self.reason.eq(Reason.IRREVOCABLE.value)
-        with m.Else():
-            m.d.comb += self.commit.eq(1)
 
         with m.If(self.fault.code != 0):
             m.d.comb += [self.error_code.eq(self.fault.code), self.error_detail.eq(self.fault.detail)]

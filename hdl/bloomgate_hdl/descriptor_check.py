@@ -84,11 +84,12 @@ class DescriptorCheck(wiring.Component):
             order.header.snapshot_epoch.eq(word("SNAPSHOT_EPOCH")),
             order.header.snapshot_count.eq(word("SNAPSHOT_COUNT")),
             order.window.eq(window),
+            order.too_many.eq(counts["WRITE_OFFSET"] + counts["COMMUTE_OFFSET"] > self._parameters.buffer_depth),
             self.long.eq(counts["READ_OFFSET"] > self._parameters.buffer_depth),
         ]
 
         size = Signal(range((1 << ADDRESS_BITS) + 1))
-        m.d.comb += size.eq((window.end - window.base)[: ADDRESS_BITS - _PAGE_BITS + 1] << _PAGE_BITS)
+        m.d.sync += size.eq((window.end - window.base)[: ADDRESS_BITS - _PAGE_BITS + 1] << _PAGE_BITS)
 
         def bad_log(log, name):
             """The log does not lie in the window. What the order says of it is set on the way."""

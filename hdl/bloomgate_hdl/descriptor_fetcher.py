@@ -39,8 +39,8 @@ class DescriptorFetcher(wiring.Component):
     ``hold_long``) keeps no other waiting, and one slot alone keeps memory busy. Entries of one slot leave in the order
     of its ring. What is here of a slot that is disabled is dropped when it has arrived.
 
-    Latency: ``pending`` or ``ringing`` to command 1 clock cycle; last beat to ``order`` 1. Throughput: a command every
-    second clock cycle, an order per clock cycle. Reset state: empty.
+    Latency: ``ringing`` or ``pending`` to command 1 clock cycle; last beat to ``order`` 1, if no other order is here.
+    Throughput: a command and an order every second clock cycle. Reset state: empty.
     """
 
     def __init__(self, parameters: Parameters):
@@ -57,7 +57,6 @@ class DescriptorFetcher(wiring.Component):
                 "fetch_slot": Out(parameters.slot_bits),
                 "fetch_place": In(ring_place_layout()),
                 "fetched": Out(1),
-                "fetched_in_turn": Out(1),
                 "held": Out(slots),
                 "restarted": In(1),
                 "restarted_slot": In(parameters.slot_bits),
@@ -105,40 +104,34 @@ class DescriptorFetcher(wiring.Component):
         depth = 1 << (slots * _AHEAD - 1).bit_length()
         m.submodules.under_way = under_way = StreamQueue(under_way_layout, min(8, max(2, depth)))
         command = self.fetch
-        room = Signal()
+        # Who is next is found out in the clock cycle before; whether that slot has a submission, only then.
         vacant = Signal(slots)
-        picks_in_turn = Signal()
+        picked = Signal()
         picks = Signal()
+        wants = Signal()
         choice = self.fetch_slot
         m.d.comb += [
-            room.eq(~self.hold & (~command.valid | command.ready) & under_way.i.ready),
             vacant.eq(~of_turn(fetch_turn, busy)),
-            fetch_robin.requests.eq(self.pending & vacant),
-            picks_in_turn.eq(fetch_robin.valid & room),
-            # Who rings when nobody waits need not wait for a turn.
-            picks.eq(
-                picks_in_turn | (~fetch_robin.valid & room & self.ringing & vacant.bit_select(self.ringing_slot, 1))
-            ),
-            fetch_robin.take.eq(picks_in_turn),
-            choice.eq(Mux(fetch_robin.valid, fetch_robin.choice, self.ringing_slot)),
+            fetch_robin.requests.eq((self.pending & vacant) | per_slot.one_hot(self.ringing_slot, self.ringing)),
+            fetch_robin.take.eq(~wants & fetch_robin.valid),
+            wants.eq(picked & (self.pending & vacant).bit_select(choice, 1)),
+            command.valid.eq(wants & ~self.hold & under_way.i.ready),
+            command.payload.id.eq(DESCRIPTOR_ID),
+            command.payload.address.eq(entry_address(self.fetch_place, submission_ring_offset(), p.queue_entries)),
+            command.payload.beats.eq(BEATS),
+            command.payload.window.eq(self.fetch_place.window),
+            picks.eq(command.valid & command.ready),
             self.fetched.eq(picks),
-            self.fetched_in_turn.eq(picks_in_turn),
             under_way.i.valid.eq(picks),
             under_way.i.payload.to.slot.eq(choice),
             under_way.i.payload.to.place.eq(fetch_turn.bit_select(choice, 1)),
-            under_way.i.payload.address.eq(entry_address(self.fetch_place, submission_ring_offset(), p.queue_entries)),
+            under_way.i.payload.address.eq(command.payload.address),
             under_way.i.payload.window.eq(self.fetch_place.window),
         ]
-        with m.If(command.ready):
-            m.d.sync += command.valid.eq(0)
         with m.If(picks):
-            m.d.sync += [
-                command.valid.eq(1),
-                command.payload.id.eq(DESCRIPTOR_ID),
-                command.payload.address.eq(under_way.i.payload.address),
-                command.payload.beats.eq(BEATS),
-                command.payload.window.eq(self.fetch_place.window),
-            ]
+            m.d.sync += picked.eq(0)
+        with m.Elif(~wants):
+            m.d.sync += [picked.eq(fetch_robin.valid), choice.eq(fetch_robin.choice)]
 
         # --- Arrival ------------------------------------------------------------------------------------------------
         m.submodules.check = check = DescriptorCheck(p)
@@ -189,19 +182,30 @@ class DescriptorFetcher(wiring.Component):
         # --- Orders -------------------------------------------------------------------------------------------------
         m.submodules.order_robin = order_robin = RoundRobin(slots)
         load = orders.read_port(domain="comb")
-        chosen_place = order_turn.bit_select(order_robin.choice, 1)
-        taken = Signal()
         is_long = of_turn(order_turn, long)
         is_ready = of_turn(order_turn, ready) & self.enabled
+        held_back = self.hold_slots | Mux(self.hold_long, is_long, 0)
+        # As above: what has just come is looked at ahead, and what is kept back a clock cycle late.
+        chosen = Signal()
+        chosen_slot = Signal(p.slot_bits)
+        found = Signal()  # what was chosen is still there
+        held_before = Signal(slots)
+        taken = Signal()
+        m.d.sync += held_before.eq(held_back)
         m.d.comb += [
             self.long.eq(is_long & is_ready),
-            order_robin.requests.eq(is_ready & ~self.hold_slots & ~Mux(self.hold_long, is_long, 0)),
-            order_robin.take.eq(taken),
-            self.valid.eq(order_robin.valid & ~self.hold),
+            order_robin.requests.eq((is_ready & ~held_before) | per_slot.one_hot(to.slot, finished)),
+            found.eq(chosen & (is_ready & ~held_back).bit_select(chosen_slot, 1)),
+            self.valid.eq(found & ~self.hold),
             taken.eq(self.valid & self.ready),
-            load.addr.eq(Cat(chosen_place, order_robin.choice)),
+            order_robin.take.eq(~found & order_robin.valid),
+            load.addr.eq(Cat(order_turn.bit_select(chosen_slot, 1), chosen_slot)),
             self.order.eq(load.data),
         ]
+        with m.If(taken):
+            m.d.sync += chosen.eq(0)
+        with m.Elif(~found):
+            m.d.sync += [chosen.eq(order_robin.valid), chosen_slot.eq(order_robin.choice)]
 
         long_now = Signal()
         m.d.comb += long_now.eq(check.long & ~store.data.bad_request & ~store.data.bus_error)
@@ -209,7 +213,7 @@ class DescriptorFetcher(wiring.Component):
         for place in range(_AHEAD):
             fetched_here = per_slot.one_hot(choice, picks) & (fetch_turn if place else ~fetch_turn)
             finished_here = per_slot.one_hot(to.slot, finished & (to.place == place))
-            taken_here = per_slot.one_hot(order_robin.choice, taken) & (order_turn if place else ~order_turn)
+            taken_here = per_slot.one_hot(chosen_slot, taken) & (order_turn if place else ~order_turn)
             dropped = ready[place] & ~self.enabled
             gone = taken_here | dropped
             m.d.sync += [
@@ -219,6 +223,6 @@ class DescriptorFetcher(wiring.Component):
             ]
         m.d.sync += [
             fetch_turn.eq((fetch_turn ^ per_slot.one_hot(choice, picks)) & ~restarted),
-            order_turn.eq((order_turn ^ per_slot.one_hot(order_robin.choice, taken)) & ~restarted),
+            order_turn.eq((order_turn ^ per_slot.one_hot(chosen_slot, taken)) & ~restarted),
         ]
         return m

@@ -110,7 +110,6 @@ class QueueEngine(wiring.Component):
             fetcher.ringing.eq(slots.ringing),
             fetcher.ringing_slot.eq(slots.ringing_slot),
             slots.fetched.eq(fetcher.fetched),
-            slots.fetched_in_turn.eq(fetcher.fetched_in_turn),
             slots.held.eq(fetcher.held),
             fetcher.restarted.eq(slots.restarted),
             fetcher.restarted_slot.eq(slots.restarted_slot),

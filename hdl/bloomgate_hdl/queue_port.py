@@ -78,10 +78,21 @@ def plan_layout(parameters: Parameters) -> data.StructLayout:
     return data.StructLayout(
         {
             "window": window_layout(),
-            "reads": data.StructLayout({"address": ADDRESS_BITS, "count": READ_COUNT_BITS, "beats": READ_COUNT_BITS}),
+            # The last chunk of the read set by its number, and the keys in it: 0 and 0 without any.
+            "reads": data.StructLayout(
+                {
+                    "address": ADDRESS_BITS,
+                    "beats": READ_COUNT_BITS,
+                    "last_chunk": READ_COUNT_BITS - (depth - 1).bit_length(),
+                    "last_keys": range(depth + 1),
+                    # There is more than one.
+                    "long": 1,
+                }
+            ),
             # Empty if there are more keys than are inserted one by one.
             "writes": log,
             "commutes": log,
+            "insert_beats": range(depth),
             # It writes or commutes something, and if so, more than that.
             "inserts": 1,
             "too_many": 1,
@@ -103,6 +114,8 @@ def order_layout(parameters: Parameters) -> data.StructLayout:
             "reads": log_layout(READ_COUNT_BITS),
             "writes": log_layout(LOG_COUNT_BITS),
             "commutes": log_layout(LOG_COUNT_BITS),
+            # More keys to insert than are inserted one by one.
+            "too_many": 1,
             # Its entry was not what it must be, or could not be fetched; ``fault`` says more.
             "bad_request": 1,
             "bus_error": 1,

@@ -30,8 +30,7 @@ class QueueSlots(wiring.Component):
     Disabling stops fetching at once. The slot drains until the fetcher has nothing of it and as many completions are
     written as requests were taken; then all its indices become 0 and the new generation counts.
 
-    Indices live in LUT RAM, which has one write port each. A slot is restarted in a clock cycle in which no other slot
-    moves an index.
+    Indices live in LUT RAM, which has one write port each: a slot that is restarted waits for it.
 
     Latency: a doorbell shows in ``ringing`` 1 clock cycle after its write; an error is reported 2 clock cycles after
     the write; reads as in register_port. Throughput: one access per clock cycle. Reset state: all queues disabled.
@@ -47,15 +46,13 @@ class QueueSlots(wiring.Component):
                 #: Slots that are enabled, and of these the ones with a submission that was not fetched.
                 "enabled": Out(slots),
                 "pending": Out(slots),
-                #: ``ringing_slot`` gets a submission by the doorbell being looked at, a clock cycle before ``pending``.
+                #: A doorbell for submissions of ``ringing_slot`` is being looked at, a clock cycle before ``pending``.
                 "ringing": Out(1),
                 "ringing_slot": Out(parameters.slot_bits),
                 #: Slot to look at, its next entry to fetch in the same clock cycle, and the strobe that it is fetched.
                 "fetch_slot": In(parameters.slot_bits),
                 "fetch_place": Out(ring_place_layout()),
                 "fetched": In(1),
-                #: It was ``pending``, not only ``ringing``.
-                "fetched_in_turn": In(1),
                 #: Strobe: the oldest submission of ``take_slot`` that was fetched has left the ring.
                 "take_slot": In(parameters.slot_bits),
                 "taken": In(1),
@@ -126,8 +123,8 @@ class QueueSlots(wiring.Component):
         tail_field = QUEUE_PAGE.register("SUBMISSION_TAIL")
         index = word[tail_field["INDEX"].lsb :][: tail_field["INDEX"].width]
         generation = word[tail_field["GENERATION"].lsb :][: tail_field["GENERATION"].width]
-        fetched_here = Signal()  # another submission of the slot is being fetched
-        fetch_index = Signal(INDEX_BITS)
+        fetched_here = Signal()  # a submission of the slot is being fetched
+        unfetched = Signal(INDEX_BITS)  # but for that one
         head = per_slot.word(heads, slot)
         owner = Signal()
         tail_fits = Signal()
@@ -140,14 +137,18 @@ class QueueSlots(wiring.Component):
             return (last - first)[:INDEX_BITS]
 
         m.d.comb += [
-            fetched_here.eq(self.fetched_in_turn & (self.fetch_slot == slot)),
-            fetch_index.eq(per_slot.word(fetches, slot) + fetched_here),
+            fetched_here.eq(self.fetched & (self.fetch_slot == slot)),
+            unfetched.eq(between(per_slot.word(fetches, slot), index)),
             owner.eq(enabled.bit_select(slot, 1) & (generation == per_slot.word(generations, slot)) & whole),
-            tail_fits.eq((between(head, index) <= p.queue_entries) & (between(fetch_index, index) <= p.queue_entries)),
+            tail_fits.eq(
+                (between(head, index) <= p.queue_entries)
+                & (unfetched <= p.queue_entries)
+                & ~((unfetched == 0) & fetched_here)
+            ),
             head_fits.eq(between(head, index) <= between(head, per_slot.word(decisions, slot))),
             rings_tail.eq(words["SUBMISSION_TAIL"] & owner & tail_fits),
             rings_head.eq(words["COMPLETION_HEAD"] & owner & head_fits),
-            self.ringing.eq(rings_tail & (index != fetch_index)),
+            self.ringing.eq(words["SUBMISSION_TAIL"]),
             self.ringing_slot.eq(slot),
         ]
 
@@ -168,24 +169,31 @@ class QueueSlots(wiring.Component):
         new_generation = word[control["GENERATION"].lsb :][: control["GENERATION"].width]
         m.d.comb += [write.addr.eq(slot), write.data.eq(new_generation), write.en.eq(controls)]
 
-        # One slot after the other is looked at whether it has drained.
+        # One slot after the other is looked at whether it has drained. If so, no index of it moves any more, and each
+        # is cleared when no other slot's is written.
         scanned = Signal(p.slot_bits)
-        m.d.sync += scanned.eq(Mux(scanned == slots - 1, 0, scanned + 1))
-        quiet = Signal()
+        restarting = Signal()
+        cleared = Signal(6)
         restart = Signal()
         # A reset leaves LUT RAM as it is, so until a slot's first restart its indices mean nothing.
         unused = Signal(slots, init=(1 << slots) - 1)
+        drained = Signal()
         m.d.comb += [
-            quiet.eq(~(rings_tail | rings_head | self.fetched | self.taken | self.decided | self.written | controls)),
-            restart.eq(
+            drained.eq(
                 draining.bit_select(scanned, 1)
                 & ~self.held.bit_select(scanned, 1)
                 & (unused.bit_select(scanned, 1) | (per_slot.word(takes, scanned) == per_slot.word(writes, scanned)))
-                & quiet
             ),
+            restart.eq(cleared.all() & ~controls),
             self.restarted.eq(restart),
             self.restarted_slot.eq(scanned),
         ]
+        with m.If(restart):
+            m.d.sync += restarting.eq(0)
+        with m.Elif(~restarting):
+            m.d.sync += restarting.eq(drained)
+            with m.If(~drained):
+                m.d.sync += scanned.eq(Mux(scanned == slots - 1, 0, scanned + 1))
         restart_mask = per_slot.one_hot(scanned, restart)
         control_mask = per_slot.one_hot(slot, controls)
         # The generation 0 is no owner's, so it enables nothing.
@@ -223,27 +231,29 @@ class QueueSlots(wiring.Component):
         ]
         next_fetch = Signal(INDEX_BITS)
         m.d.comb += next_fetch.eq(self.fetch_place.index + 1)
-        for index_ram, strobe, at, value in (
-            (tails, rings_tail, slot, index),
-            (heads, rings_head, slot, index),
-            (fetches, self.fetched, self.fetch_slot, next_fetch),
-            (takes, self.taken, self.take_slot, per_slot.word(takes, self.take_slot) + 1),
-            (decisions, self.decided, self.decided_slot, self.decided_place.index + 1),
-            (writes, self.written, self.written_slot, self.written_index + 1),
+        for number, (index_ram, strobe, at, value) in enumerate(
+            (
+                (tails, rings_tail, slot, index),
+                (heads, rings_head, slot, index),
+                (fetches, self.fetched, self.fetch_slot, next_fetch),
+                (takes, self.taken, self.take_slot, per_slot.word(takes, self.take_slot) + 1),
+                (decisions, self.decided, self.decided_slot, self.decided_place.index + 1),
+                (writes, self.written, self.written_slot, self.written_index + 1),
+            )
         ):
             write = index_ram.write_port()
             m.d.comb += [
-                write.en.eq(strobe | restart),
-                write.addr.eq(Mux(restart, scanned, at)),
-                write.data.eq(Mux(restart, 0, value)),
+                write.en.eq(strobe | restarting),
+                write.addr.eq(Mux(strobe, at, scanned)),
+                write.data.eq(Mux(strobe, value, 0)),
             ]
+            m.d.sync += cleared[number].eq(restarting & ~restart & (cleared[number] | ~strobe))
 
         with m.If(self.fetched):
             with m.If(next_fetch == per_slot.word(tails, self.fetch_slot)):
                 m.d.sync += pending.bit_select(self.fetch_slot, 1).eq(0)
         with m.If(rings_tail):
-            fetched_at_once = self.fetched & ~self.fetched_in_turn
-            m.d.sync += pending.bit_select(slot, 1).eq(Mux(fetched_at_once, index != next_fetch, self.ringing))
+            m.d.sync += pending.bit_select(slot, 1).eq(Mux(fetched_here, unfetched != 1, unfetched != 0))
         with m.If(restart):
             m.d.sync += pending.bit_select(scanned, 1).eq(0)
 

@@ -1,6 +1,9 @@
 """From the values of a page's registers to the word that a read returns."""
 
-from amaranth.hdl import Module
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Cat, Module, Mux
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.registers import Access, Page, Register
@@ -59,10 +62,19 @@ class ReadMux(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.d.comb += self.error.eq(1)
-        for item in self._page:
-            with m.If(selects(item, self.word)):
-                m.d.comb += self.error.eq(0)
-                if item.access is not Access.WO:
-                    m.d.comb += self.data.eq(getattr(self, item.name))
+        selected = {item.name: selects(item, self.word) for item in self._page}
+        # At most one item is selected, and a sum of products is smaller than a chain of multiplexers.
+        m.d.comb += [
+            self.error.eq(~Cat(selected.values()).any()),
+            self.data.eq(
+                reduce(
+                    or_,
+                    (
+                        Mux(selected[item.name], getattr(self, item.name), 0)
+                        for item in self._page
+                        if item.access is not Access.WO
+                    ),
+                )
+            ),
+        ]
         return m

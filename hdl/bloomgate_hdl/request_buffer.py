@@ -9,16 +9,19 @@ from bloomgate.registers import ErrorCode
 from bloomgate_hdl.axi3 import Response
 from bloomgate_hdl.memory_port import MAX_BEATS
 from bloomgate_hdl.parity import is_bad, parity_of, protected_bits
-from bloomgate_hdl.queue_port import READ_COUNT_BITS, LogName, fault_layout, plan_layout
+from bloomgate_hdl.queue_port import ADDRESS_BITS, READ_COUNT_BITS, LogName, fault_layout, plan_layout
 from bloomgate_hdl.read_master import fetch_layout, fetched_layout
 
-__all__ = ["KEY_WORD_BITS", "RequestBuffer", "chunk_layout", "check_layout", "word_layout"]
+__all__ = ["BEAT_ADDRESS_BITS", "KEY_WORD_BITS", "RequestBuffer", "chunk_layout", "check_layout", "word_layout"]
 
 #: A key as it lies in memory.
 KEY_WORD_BITS = 32
 _BEAT_BYTES = LANES * KEY_WORD_BITS // 8
-_BEAT_BITS = (_BEAT_BYTES - 1).bit_length()
+#: log2 of the bytes of a data beat.
+BEAT_ADDRESS_BITS = (_BEAT_BYTES - 1).bit_length()
 _LANE_BITS = (LANES - 1).bit_length()
+#: Width of a number of beats in a burst.
+_BURST_BITS = MAX_BEATS.bit_length()
 
 
 def word_layout() -> data.ArrayLayout:
@@ -74,7 +77,7 @@ class RequestBuffer(wiring.Component):
                 #: Strobe: fetch what ``plan`` says.
                 "load": In(1),
                 "plan": In(plan_layout(parameters)),
-                #: To and from the ReadMaster; ``busy``: it has not answered all commands.
+                #: To and from the ReadMaster, but for the window; ``busy``: it has not answered all commands.
                 "fetch": Out(stream.Signature(fetch_layout(ids))),
                 "beat": In(fetched_layout(ids)),
                 "busy": In(1),
@@ -96,9 +99,9 @@ class RequestBuffer(wiring.Component):
                 "check": Out(check_layout(parameters)),
                 #: Keys found with bad parity in this clock cycle.
                 "parity_errors": Out(range(LANES + 1)),
-                #: The chunk to be taken, words of it and beyond that are stored, and that some are on their way.
+                #: The chunk to be taken, that words of it and beyond are stored, and that some are on their way.
                 "chunk": Out(chunk_layout(parameters)),
-                "stored": Out(range(depth // 4 + 1)),
+                "stored": Out(1),
                 "coming": Out(1),
                 #: A word of the read log arrives, and which of its keys are stored with bad parity.
                 "arrives": Out(1),
@@ -124,7 +127,10 @@ class RequestBuffer(wiring.Component):
                 "was_reset": Out(1),
                 "bad_request": Out(1),
                 "bus_error": Out(1),
+                #: What went wrong after the order. With FETCH_ERROR the detail is the bytes that came before: of the
+                #: write and commute logs together, unless ``failed_log`` is READS, else of the read log.
                 "fault": Out(fault_layout()),
+                "failed_log": Out(LogName),
                 #: Strobe: the request is decided and its keys are not needed any more.
                 "release": In(1),
             }
@@ -137,7 +143,7 @@ class RequestBuffer(wiring.Component):
         ring_words = depth // 4
         chunk_bits = (depth - 1).bit_length()
         plan = self.plan
-        beat_address_bits = 32 - _BEAT_BITS
+        beat_address_bits = ADDRESS_BITS - BEAT_ADDRESS_BITS
         beat_count_bits = READ_COUNT_BITS
 
         ram = memory.Memory(shape=word_layout(), depth=depth, init=[])
@@ -151,16 +157,19 @@ class RequestBuffer(wiring.Component):
         # --- The request --------------------------------------------------------------------------------------------
         free = Signal(init=1)
         releasing = Signal()
-        window = Signal(plan.window.shape())
         read_log = Signal(plan.reads.shape())
         write_log = Signal(plan.writes.shape())
         commute_log = Signal(plan.commutes.shape())
         write_odd = Signal()  # the last word has no key in its last lane
         commute_odd = Signal()
+        insert_beats = Signal.like(plan.insert_beats)
         chunk = Signal(READ_COUNT_BITS - chunk_bits)
+        first = Signal()
+        final = Signal()
+        final_comes = Signal()  # the chunk behind this one is the last
 
         def beat_address(log):
-            return log.address[_BEAT_BITS:]
+            return log.address[BEAT_ADDRESS_BITS:]
 
         m.d.comb += [
             self.free.eq(free),
@@ -174,7 +183,6 @@ class RequestBuffer(wiring.Component):
             m.d.sync += [
                 free.eq(0),
                 releasing.eq(0),
-                window.eq(plan.window),
                 read_log.eq(plan.reads),
                 write_log.eq(plan.writes),
                 commute_log.eq(plan.commutes),
@@ -182,52 +190,47 @@ class RequestBuffer(wiring.Component):
                 commute_odd.eq((plan.commutes.count + lane_of(plan.commutes))[0]),
                 self.writes.eq(plan.inserts),
                 self.raises_floor.eq(plan.too_many),
-                self.long.eq(plan.reads.count > depth),
+                insert_beats.eq(plan.insert_beats),
+                self.long.eq(plan.reads.long),
                 chunk.eq(0),
+                first.eq(1),
+                final.eq(~plan.reads.long),
                 self.was_reset.eq(0),
                 self.cut.eq(plan.bad_request | plan.bus_error),
                 self.bad_request.eq(plan.bad_request),
                 self.bus_error.eq(plan.bus_error),
-                self.fault.eq(plan.fault),
+                self.fault.code.eq(0),
                 self.check.eq(0),
             ]
         with m.If(self.reset):
             m.d.sync += [self.was_reset.eq(1), self.cut.eq(1)]
+        m.d.sync += final_comes.eq(chunk + 1 == read_log.last_chunk)
         with m.If(self.next_chunk):
-            m.d.sync += chunk.eq(chunk + 1)
+            m.d.sync += [chunk.eq(chunk + 1), first.eq(0), final.eq(final_comes)]
         with m.If(self.rewind & ~self.rewind_to_chunk):
-            m.d.sync += chunk.eq(0)
-
-        last_key = Signal(READ_COUNT_BITS)
-        final = Signal()
+            m.d.sync += [chunk.eq(0), first.eq(1), final.eq(~self.long)]
         m.d.comb += [
-            last_key.eq(read_log.count - 1),
-            final.eq((chunk == last_key[chunk_bits:]) | (read_log.count == 0)),
-            self.chunk.first.eq(chunk == 0),
+            self.chunk.first.eq(first),
             self.chunk.final.eq(final),
             self.chunk.lane.eq(lane_of(read_log)),
+            self.chunk.keys.eq(Mux(final, read_log.last_keys, depth)),
         ]
-        with m.If(read_log.count == 0):
-            m.d.comb += self.chunk.keys.eq(0)
-        with m.Elif(final):
-            m.d.comb += self.chunk.keys.eq(last_key[:chunk_bits] + 1)
-        with m.Else():
-            m.d.comb += self.chunk.keys.eq(depth)
 
         # --- Commands -----------------------------------------------------------------------------------------------
         log = Signal(LogName, init=LogName.NOTHING)
         address = Signal(beat_address_bits)
         left = Signal(beat_count_bits)
-        to_boundary = Signal(range(MAX_BEATS + 1))
+        to_boundary = Signal(_BURST_BITS)
+        short = Signal()  # little more is left than a burst can have
         claimed = Signal(range(ring_words + 1))  # words of the ring that are stored or on their way
         flushing = Signal()
         rewinding = Signal()  # the read log begins anew when nothing is on its way
         m.d.comb += [
             to_boundary.eq(MAX_BEATS - address[: (MAX_BEATS - 1).bit_length()]),
             self.fetch.payload.id.eq(self._number + 1),
-            self.fetch.payload.address.eq(address << _BEAT_BITS),
-            self.fetch.payload.beats.eq(Mux(left < to_boundary, left, to_boundary)),
-            self.fetch.payload.window.eq(window),
+            self.fetch.payload.address.eq(address << BEAT_ADDRESS_BITS),
+            short.eq(~left[_BURST_BITS:].any()),
+            self.fetch.payload.beats.eq(Mux(short & (left[:_BURST_BITS] < to_boundary), left, to_boundary)),
             self.fetch.valid.eq(
                 (log != LogName.NOTHING)
                 & ~(self.cut | rewinding | releasing)
@@ -238,39 +241,44 @@ class RequestBuffer(wiring.Component):
         ends_log = Signal()
         m.d.comb += [
             fetched.eq(self.fetch.valid & self.fetch.ready),
-            ends_log.eq(left <= to_boundary),
+            ends_log.eq(short & (left[:_BURST_BITS] <= to_boundary)),
         ]
 
-        # The read log begins with its current chunk: with the first one, unless it is fetched again.
+        # Where the current chunk begins in the read log, in beats. Added to the log's address when it is fetched again,
+        # in the same way as the beats of a command: no command is given meanwhile.
         passed = Signal(beat_count_bits)
-        m.d.comb += passed.eq(chunk << (chunk_bits - _LANE_BITS))
-
-        def begin_reads():
-            return [
-                log.eq(Mux(read_log.beats == 0, LogName.NOTHING, LogName.READS)),
-                address.eq(beat_address(read_log) + passed),
-                left.eq(read_log.beats - passed),
-            ]
-
-        with m.If(fetched):
-            m.d.sync += [address.eq(address + self.fetch.payload.beats), left.eq(left - self.fetch.payload.beats)]
-            with m.If(ends_log):
-                with m.If((log == LogName.WRITES) & (commute_log.beats != 0)):
-                    m.d.sync += [
-                        log.eq(LogName.COMMUTES),
-                        address.eq(beat_address(commute_log)),
-                        left.eq(commute_log.beats),
-                    ]
-                with m.Elif(log != LogName.READS):
-                    m.d.sync += begin_reads()
-                with m.Else():
-                    m.d.sync += log.eq(LogName.NOTHING)
+        step = Signal(beat_count_bits)
+        skips_chunks = Signal()
+        m.d.comb += [
+            passed.eq(chunk << (chunk_bits - _LANE_BITS)),
+            step.eq(Mux(rewinding, passed, self.fetch.payload.beats)),
+            skips_chunks.eq(rewinding & ~self.busy),
+        ]
+        begin_reads = [
+            log.eq(Mux(read_log.beats == 0, LogName.NOTHING, LogName.READS)),
+            address.eq(beat_address(read_log)),
+            left.eq(read_log.beats),
+        ]
+        with m.If(fetched | skips_chunks):
+            m.d.sync += [address.eq(address + step), left.eq(left - step)]
+        with m.If(fetched & ends_log):
+            with m.If((log == LogName.WRITES) & (commute_log.beats != 0)):
+                m.d.sync += [
+                    log.eq(LogName.COMMUTES),
+                    address.eq(beat_address(commute_log)),
+                    left.eq(commute_log.beats),
+                ]
+            with m.Elif(log != LogName.READS):
+                m.d.sync += begin_reads
+            with m.Else():
+                m.d.sync += log.eq(LogName.NOTHING)
+        with m.If(self.rewind):
+            m.d.sync += begin_reads
         with m.If(self.load):
             m.d.sync += [log.eq(plan.first.log), address.eq(beat_address(plan.first)), left.eq(plan.first.beats)]
 
         # --- Arrival ------------------------------------------------------------------------------------------------
         inserted_beats = Signal(range(depth))
-        insert_beats = Signal(range(depth))
         received = Signal(beat_count_bits)  # of the read log
         comes = Signal()
         arrives = Signal()
@@ -279,8 +287,6 @@ class RequestBuffer(wiring.Component):
         failed = Signal()
         corrupt = Signal(LANES)
         m.d.comb += [
-            insert_beats.eq(write_log.beats + commute_log.beats),
-            self.complete.eq(inserted_beats == insert_beats),
             comes.eq(self.beat.valid & (self.beat.id == self._number + 1) & ~flushing),
             failing.eq((self.beat.response != Response.OKAY) | self.beat.refused),
             failed.eq(comes & failing),
@@ -291,28 +297,45 @@ class RequestBuffer(wiring.Component):
             write.en.eq(arrives),
             write.addr.eq(Mux(for_insertion, ring_words + inserted_beats, received[: (ring_words - 1).bit_length()])),
         ]
-        stored = self.stored
+        stored_words = Signal(range(ring_words + 1))
+        comes_in = arrives & ~for_insertion
         m.d.sync += [
             inserted_beats.eq(inserted_beats + (arrives & for_insertion)),
-            received.eq(received + (arrives & ~for_insertion)),
-            stored.eq(stored + (arrives & ~for_insertion) - self.take),
+            received.eq(received + comes_in),
+            stored_words.eq(stored_words + comes_in - self.take),
+            self.stored.eq(
+                stored_words[1:].any() | Mux(self.take, stored_words[0] & comes_in, stored_words[0] | comes_in)
+            ),
             claimed.eq(claimed + Mux(fetched & (log == LogName.READS), self.fetch.payload.beats, 0) - self.take),
         ]
-        m.d.comb += self.coming.eq(claimed != stored)
+        m.d.comb += self.coming.eq(claimed != stored_words)
 
         # Where the first and last beat of a log have no key.
-        of_writes = inserted_beats < write_log.beats
+        of_writes = Signal()
         first_beat = Signal()
         last_beat = Signal()
+        writes_end = Signal()
         next_beat = inserted_beats + 1
         lane = Signal(_LANE_BITS)
         odd = Signal()
         m.d.comb += [
-            first_beat.eq((inserted_beats == 0) | (inserted_beats == write_log.beats)),
-            last_beat.eq((next_beat == write_log.beats) | (next_beat == insert_beats)),
+            writes_end.eq(next_beat == write_log.beats),
+            last_beat.eq(writes_end | (next_beat == insert_beats)),
             lane.eq(Mux(of_writes, self.write_lane, self.commute_lane)),
             odd.eq(Mux(of_writes, write_odd, commute_odd)),
         ]
+        with m.If(arrives & for_insertion):
+            m.d.sync += [
+                self.complete.eq(next_beat == insert_beats),
+                first_beat.eq(writes_end),
+                of_writes.eq(of_writes & ~writes_end),
+            ]
+        with m.If(self.load):
+            m.d.sync += [
+                self.complete.eq(~plan.first.log.as_value().matches(LogName.WRITES.value, LogName.COMMUTES.value)),
+                first_beat.eq(1),
+                of_writes.eq(plan.first.log == LogName.WRITES),
+            ]
         first_read = received == 0
         holds_key = Signal(LANES)  # for the write and commute logs
         m.d.comb += [
@@ -362,26 +385,27 @@ class RequestBuffer(wiring.Component):
         # --- The read log again -------------------------------------------------------------------------------------
         with m.If(self.rewind):
             m.d.sync += [rewinding.eq(1), flushing.eq(1)]
-        with m.Elif(rewinding & ~self.busy):
+        with m.Elif(skips_chunks):
             # `busy` shows a command of the clock cycle of `rewind`, the last one before this one.
             m.d.sync += [
                 rewinding.eq(0),
                 flushing.eq(0),
-                *begin_reads(),
                 received.eq(passed),
-                stored.eq(0),
+                stored_words.eq(0),
+                self.stored.eq(0),
                 claimed.eq(0),
                 taken.eq(0),
             ]
         with m.If(rewinding):
             m.d.comb += self.coming.eq(1)
         with m.If(self.rewind):
-            m.d.sync += stored.eq(0)
+            m.d.sync += [stored_words.eq(0), self.stored.eq(0)]
         with m.If(self.load):
             m.d.sync += [
                 inserted_beats.eq(0),
                 received.eq(0),
-                stored.eq(0),
+                stored_words.eq(0),
+                self.stored.eq(0),
                 claimed.eq(0),
                 taken.eq(0),
                 rewinding.eq(0),
@@ -393,17 +417,6 @@ class RequestBuffer(wiring.Component):
             with m.If(self.fault.code == 0):
                 m.d.sync += [self.fault.code.eq(code), self.fault.detail.eq(detail)]
 
-        # Of the log that comes: its first beat, and the beats of it that have come.
-        log_at = Signal(beat_address_bits)
-        come = Signal(beat_count_bits)
-        with m.If(~for_insertion):
-            m.d.comb += [log_at.eq(beat_address(read_log)), come.eq(received)]
-        with m.Elif(of_writes):
-            m.d.comb += [log_at.eq(beat_address(write_log)), come.eq(inserted_beats)]
-        with m.Else():
-            m.d.comb += [log_at.eq(beat_address(commute_log)), come.eq(inserted_beats - write_log.beats)]
-        failed_at = Signal(beat_address_bits)
-        m.d.comb += failed_at.eq(log_at + come)
         if p.key_bits < KEY_WORD_BITS:
             with m.If(self.check.wide & ~self.load):
                 m.d.sync += self.bad_request.eq(1)
@@ -417,7 +430,12 @@ class RequestBuffer(wiring.Component):
                 m.d.sync += self.bad_request.eq(1)
             with m.Else():
                 m.d.sync += self.bus_error.eq(1)
-            fails(ErrorCode.FETCH_ERROR.value, failed_at << _BEAT_BITS)
+            # Beats of the log that have come.
+            fails(ErrorCode.FETCH_ERROR.value, Mux(for_insertion, inserted_beats, received) << BEAT_ADDRESS_BITS)
+            with m.If(self.fault.code == 0):
+                m.d.sync += self.failed_log.eq(
+                    Mux(for_insertion, Mux(of_writes, LogName.WRITES, LogName.COMMUTES), LogName.READS)
+                )
 
         # --- The end ------------------------------------------------------------------------------------------------
         with m.If(self.release):

@@ -1,18 +1,22 @@
 """All request buffers: who fetches, and who is served."""
 
+from functools import reduce
+from operator import or_
+
 from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import LANES, Parameters
+from bloomgate.registers import ErrorCode
 
 from bloomgate_hdl.buffer_reader import BufferReader
 from bloomgate_hdl.descriptor_fetcher import DESCRIPTOR_ID
 from bloomgate_hdl.key_reader import Pass
 from bloomgate_hdl.memory_port import MAX_BEATS
 from bloomgate_hdl.order_planner import OrderPlanner
-from bloomgate_hdl.queue_port import fault_layout, header_layout, order_layout, queued_request_layout
+from bloomgate_hdl.queue_port import ADDRESS_BITS, LogName, fault_layout, order_layout, queued_request_layout
 from bloomgate_hdl.read_master import fetch_layout, fetched_layout
-from bloomgate_hdl.request_buffer import RequestBuffer, check_layout
+from bloomgate_hdl.request_buffer import BEAT_ADDRESS_BITS, RequestBuffer, check_layout
 from bloomgate_hdl.validation_pipeline import beat_layout
 
 __all__ = ["RequestBuffers", "findings_layout"]
@@ -23,7 +27,7 @@ _PREFETCHED = 80
 
 
 def findings_layout(parameters: Parameters) -> data.StructLayout:
-    """What the buffer in service has found out by itself."""
+    """What the buffer in service had found out by itself a clock cycle ago."""
     return data.StructLayout(
         {
             "reset": 1,
@@ -91,7 +95,7 @@ class RequestBuffers(wiring.Component):
                 "decided": In(1),
                 #: Strobe: the request decided last is inserted.
                 "release": In(1),
-                #: Buffered keys found with bad parity on arrival.
+                #: Buffered keys found with bad parity on arrival, a clock cycle ago.
                 "parity_errors": Out(range(LANES + 1)),
             }
         )
@@ -134,31 +138,29 @@ class RequestBuffers(wiring.Component):
             returns.eq((self.next_chunk & self.rotate) | self.again),
             goes.eq(self.decided | returns),
         ]
-        kept = Signal(range(count + 1))
-        m.d.comb += kept.eq(waiting - goes)
-        m.d.sync += waiting.eq(kept + returns + loads)
+        staying = Signal(range(count + 1))
+        m.d.comb += staying.eq(waiting - goes)
+        m.d.sync += waiting.eq(staying + returns + loads)
         for place in numbers:
             following = order[place + 1] if place + 1 < count else order[place]
             with m.If(goes):
                 m.d.sync += order[place].eq(following)
-            with m.If(returns & (kept == place)):
+            with m.If(returns & (staying == place)):
                 m.d.sync += order[place].eq(first)
-            with m.If(loads & (kept + returns == place)):
+            with m.If(loads & (staying + returns == place)):
                 m.d.sync += order[place].eq(vacant)
 
         candidate = Signal(range(count))
         m.d.comb += candidate.eq(Mux(self.second, order[1], first))
 
-        headers = memory.Memory(shape=header_layout(p), depth=count, init=[])
-        m.submodules.headers = headers
-        header_write = headers.write_port()
-        header_read = headers.read_port(domain="comb")
-        m.d.comb += [
-            header_write.en.eq(loads),
-            header_write.addr.eq(vacant),
-            header_write.data.eq(self.order.header),
-            header_read.addr.eq(candidate),
-        ]
+        def kept(name, value, number):
+            """What ``value`` was when that buffer was loaded."""
+            ram = memory.Memory(shape=value.shape(), depth=count, init=[])
+            m.submodules[name] = ram
+            write = ram.write_port()
+            read = ram.read_port(domain="comb")
+            m.d.comb += [write.en.eq(loads), write.addr.eq(vacant), write.data.eq(value), read.addr.eq(number)]
+            return read.data
 
         # --- Commands and beats -------------------------------------------------------------------------------------
         corrupts = []
@@ -183,12 +185,22 @@ class RequestBuffers(wiring.Component):
         with m.Else():
             m.d.sync += under_way.eq(under_way + beats - (self.beat.valid & (self.beat.id != DESCRIPTOR_ID)))
         crowded = under_way > _PREFETCHED - MAX_BEATS
-        # A buffer that was decided has left the order and asks for nothing.
+        # Whose turn it is, is found out a clock cycle ahead; a buffer that is being loaded will ask. One that was
+        # decided has left the order and asks for nothing.
+        ordered = Signal(count)
+        with m.If(loads):
+            m.d.sync += [ordered.bit_select(vacant, 1).eq(1), asking.eq(vacant)]
+        with m.If(self.decided):
+            m.d.sync += ordered.bit_select(first, 1).eq(0)
         for place in reversed(numbers):
             asks_here = (waiting > place) & asks.bit_select(order[place], 1)
             with m.If(asks_here & ~crowded if place else asks_here):
-                m.d.comb += [asking.eq(order[place]), self.fetch.valid.eq(1)]
-        m.d.comb += self.fetch.payload.eq(Array(buffer.fetch.payload.as_value() for buffer in buffers)[asking])
+                m.d.sync += asking.eq(order[place])
+        m.d.comb += self.fetch.valid.eq((asks & ordered).bit_select(asking, 1) & (~crowded | (asking == first)))
+        m.d.comb += [
+            self.fetch.payload.eq(Array(buffer.fetch.payload.as_value() for buffer in buffers)[asking]),
+            self.fetch.payload.window.eq(kept("windows", planner.plan.window, asking)),
+        ]
         for number, buffer in enumerate(buffers):
             m.d.comb += buffer.fetch.ready.eq(self.fetch.ready & self.fetch.valid & (asking == number))
 
@@ -202,9 +214,9 @@ class RequestBuffers(wiring.Component):
             complete.eq(of(candidate, "complete")),
             cut.eq(of(candidate, "cut")),
             chunk.eq(Array(buffer.chunk.as_value() for buffer in buffers)[candidate]),
-            self.serviceable.eq(exists & (cut | (complete & ((of(candidate, "stored") != 0) | (chunk.keys == 0))))),
+            self.serviceable.eq(exists & (cut | (complete & (of(candidate, "stored") | (chunk.keys == 0))))),
             self.expected.eq(exists & (~complete | of(candidate, "coming"))),
-            self.request.header.eq(header_read.data),
+            self.request.header.eq(kept("headers", self.order.header, candidate)),
             self.request.insert_count.eq(of(candidate, "write_keys") + of(candidate, "commute_keys")),
             self.request.writes.eq(of(candidate, "writes")),
             self.request.raises_floor.eq(of(candidate, "raises_floor")),
@@ -229,7 +241,7 @@ class RequestBuffers(wiring.Component):
             self.keys.eq(reader.beat),
             reader.ready.eq(self.pipeline_ready),
             reader.chunk.eq(Array(buffer.chunk.as_value() for buffer in buffers)[served]),
-            reader.stored.eq(of(serving, "stored") != 0),
+            reader.stored.eq(of(serving, "stored")),
             reader.arriving.eq(self.beat.data),
             reader.word.eq(Array(buffer.word.as_value() for buffer in buffers)[serving]),
             *(
@@ -237,13 +249,33 @@ class RequestBuffers(wiring.Component):
                 for name in ("write_keys", "write_lane", "commute_keys", "commute_lane", "commute_word")
             ),
             *(getattr(reader, name).eq(of(serving, name)) for name in ("complete", "arrives", "arriving_bad", "cut")),
+        ]
+        # The keys of one beat are looked at in a clock cycle.
+        m.d.sync += self.parity_errors.eq(reduce(or_, (buffer.parity_errors for buffer in buffers)))
+        # The beat where the first beat of each log would be if all beats before it were of the same log.
+        origins = Signal(data.ArrayLayout(ADDRESS_BITS - BEAT_ADDRESS_BITS, 3))
+        plan = planner.plan
+        m.d.comb += [
+            origins[LogName.WRITES.value].eq(plan.writes.address[BEAT_ADDRESS_BITS:]),
+            origins[LogName.COMMUTES.value].eq(plan.commutes.address[BEAT_ADDRESS_BITS:] - plan.writes.beats),
+            origins[LogName.READS.value].eq(plan.reads.address[BEAT_ADDRESS_BITS:]),
+        ]
+        origin = kept("origins", origins, serving)[Array(buffer.failed_log.as_value() for buffer in buffers)[serving]]
+        order_fault = kept("faults", plan.fault, serving)
+        fault = Signal(fault_layout())
+        m.d.comb += fault.eq(Array(buffer.fault.as_value() for buffer in buffers)[serving])
+        m.d.sync += [
             self.findings.reset.eq(of(serving, "was_reset")),
             self.findings.bad_request.eq(of(serving, "bad_request")),
             self.findings.bus_error.eq(of(serving, "bus_error")),
-            self.findings.fault.eq(Array(buffer.fault.as_value() for buffer in buffers)[serving]),
             self.findings.check.eq(Array(buffer.check.as_value() for buffer in buffers)[serving]),
-            self.parity_errors.eq(sum(buffer.parity_errors for buffer in buffers)),
         ]
+        with m.If(order_fault.code != 0):
+            m.d.sync += self.findings.fault.eq(order_fault)
+        with m.Else():
+            m.d.sync += self.findings.fault.eq(fault)
+            with m.If(fault.code == ErrorCode.FETCH_ERROR.value):
+                m.d.sync += self.findings.fault.detail.eq(fault.detail + (origin << BEAT_ADDRESS_BITS))
         for number, buffer in enumerate(buffers):
             mine = serving == number
             m.d.comb += [

@@ -1,10 +1,20 @@
 """Fair choice between requesters."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 __all__ = ["RoundRobin"]
+
+
+def _lowest(bits):
+    """Whether any bit is set, and the number of the lowest one that is."""
+    if len(bits) == 1:
+        return bits[0], Const(0, 0)
+    half = 1 << (len(bits) - 1).bit_length() - 1
+    low, low_number = _lowest(bits[:half])
+    high, high_number = _lowest(bits[half:])
+    return low | high, Cat(Mux(low, low_number, high_number), ~low)
 
 
 class RoundRobin(wiring.Component):
@@ -31,17 +41,16 @@ class RoundRobin(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         after_last = Signal(self._count)  # the requesters that come after the one taken last
-        later = Signal(self._count)
-        candidates = Signal(self._count)
+        later = self.requests & after_last
+        # Both answers at once, since this is on long ways.
+        _, first_later = _lowest(later)
+        _, first = _lowest(self.requests)
+        any_later = later.any()
         m.d.comb += [
             self.valid.eq(self.requests.any()),
-            later.eq(self.requests & after_last),
-            candidates.eq(Mux(later.any(), later, self.requests)),
+            self.choice.eq(Mux(any_later, first_later, first)),
         ]
-        for index in reversed(range(self._count)):
-            with m.If(candidates[index]):
-                m.d.comb += self.choice.eq(index)
         with m.If(self.take):
             for index in range(self._count):
-                m.d.sync += after_last[index].eq(self.choice < index)
+                m.d.sync += after_last[index].eq(Mux(any_later, later[:index].any(), self.requests[:index].any()))
         return m

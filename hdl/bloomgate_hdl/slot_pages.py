@@ -1,6 +1,6 @@
 """The slots' register pages: clients fill requests here and find their verdicts."""
 
-from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import EPOCH_BITS, Parameters
@@ -40,7 +40,7 @@ class SlotPages(wiring.Component):
     each word is written from one side only: counts and snapshot by the bus, verdicts by the arbiter. In place of
     clearing the counts when a request is decided, ``fresh`` marks them as void.
 
-    Latency: a write takes effect in the clock cycle after it; reads as in register_port. Throughput: one write and
+    Latency: a write takes effect 2 clock cycles after it; reads as in register_port. Throughput: one write and
     one read per clock cycle. Reset state: all slots idle and empty, all verdicts not DONE.
     """
 
@@ -112,40 +112,42 @@ class SlotPages(wiring.Component):
         submissions = per_slot.words("submissions", submission_layout)
         verdicts = per_slot.words("verdicts", verdict_layout(p))
 
-        # --- Bus writes -------------------------------------------------------------------------------------------
+        # --- Bus writes: a register first, since they come late in the clock cycle -----------------------------------
         bus = self.bus
-        slot = bus.write_slot
-        word = bus.write_word
-        whole = bus.write_strobe.all()
+        words = {
+            name: Signal(name=f"to_{name.lower()}")
+            for name in (
+                *("READ_APERTURE", "WRITE_APERTURE", "COMMUTE_APERTURE"),
+                *("SNAPSHOT_EPOCH", "SNAPSHOT_COUNT", "SUBMIT", "DISCARD", "ANNOUNCE", "PARK"),
+            )
+        }
+        slot = Signal(p.slot_bits)
+        word = Signal.like(bus.write_word)
+        written = Signal.like(bus.write_data)
+        strobe = Signal.like(bus.write_strobe)
+        here = {item.name: selects(item, bus.write_word) for item in APERTURE_PAGE if item.name in words}
+        m.d.sync += [
+            *(words[name].eq(bus.write_valid & selected) for name, selected in here.items()),
+            bus.write_error.eq(bus.write_valid & ~Cat(here.values()).any()),
+            slot.eq(bus.write_slot),
+            word.eq(bus.write_word),
+            written.eq(bus.write_data),
+            strobe.eq(bus.write_strobe),
+        ]
+        whole = strobe.all()
         is_busy = busy.bit_select(slot, 1)
-
-        def writes_to(name):
-            item = next(item for item in APERTURE_PAGE if item.name == name)
-            return bus.write_valid & selects(item, word)
-
-        adds_read = Signal()
+        adds_read, submits, discards = words["READ_APERTURE"], words["SUBMIT"], words["DISCARD"]
+        announces, parks = words["ANNOUNCE"], words["PARK"]
         adds_write = Signal()
         adds_key = Signal()
-        sets_epoch = Signal()
-        sets_count = Signal()
-        submits = Signal()
-        discards = Signal()
-        announces = Signal()
-        parks = Signal()
+        sets_snapshot = Signal()
         writable = Signal()
         m.d.comb += [
-            adds_read.eq(writes_to("READ_APERTURE")),
-            adds_write.eq(writes_to("WRITE_APERTURE") | writes_to("COMMUTE_APERTURE")),
+            adds_write.eq(words["WRITE_APERTURE"] | words["COMMUTE_APERTURE"]),
             adds_key.eq(adds_read | adds_write),
-            sets_epoch.eq(writes_to("SNAPSHOT_EPOCH")),
-            sets_count.eq(writes_to("SNAPSHOT_COUNT")),
-            submits.eq(writes_to("SUBMIT")),
-            discards.eq(writes_to("DISCARD")),
-            announces.eq(writes_to("ANNOUNCE")),
-            parks.eq(writes_to("PARK")),
-            writable.eq(adds_key | sets_epoch | sets_count | submits | discards | announces | parks),
+            sets_snapshot.eq(words["SNAPSHOT_EPOCH"] | words["SNAPSHOT_COUNT"]),
+            writable.eq(Cat(words.values()).any()),
         ]
-        m.d.sync += bus.write_error.eq(bus.write_valid & ~writable)
 
         # What has been filled so far; a request that was decided or discarded leaves nothing.
         fill = Signal(fill_layout)
@@ -159,8 +161,8 @@ class SlotPages(wiring.Component):
         refused_full = Signal()
         refused_flight = Signal()
         flight = self.flight
-        on = bus.write_data[0]
-        kind = bus.write_data[kind_field.lsb : kind_field.lsb + kind_field.width]
+        on = written[0]
+        kind = written[kind_field.lsb : kind_field.lsb + kind_field.width]
         bad_kind = Signal()
         withdraws = Signal()
         m.d.comb += withdraws.eq(discards & whole & flight.withdrawable.bit_select(slot, 1))
@@ -174,10 +176,10 @@ class SlotPages(wiring.Component):
             with m.Default():
                 m.d.comb += bad_kind.eq(1)
         append = self.append
-        key_too_wide = bus.write_data[p.key_bits :].any() if p.key_bits < 32 else Const(0, 1)
+        key_too_wide = written[p.key_bits :].any() if p.key_bits < 32 else Const(0, 1)
         with m.If(writable & is_busy & ~withdraws):
             m.d.comb += refused_busy.eq(1)
-        with m.Elif(writable & ~(sets_epoch | sets_count) & ~whole):
+        with m.Elif(writable & ~sets_snapshot & ~whole):
             m.d.comb += refused_partial.eq(1)
         with m.Elif(submits & bad_kind | parks & on & ~flight.parkable.bit_select(slot, 1)):
             m.d.comb += refused_flight.eq(1)
@@ -198,13 +200,13 @@ class SlotPages(wiring.Component):
             announce.eq(announces & on & whole & ~is_busy),
             self.submitted.eq(submit),
             self.append_slot.eq(slot),
-            self.append_key.eq(bus.write_data),
+            self.append_key.eq(written),
             self.append_position.eq(Mux(adds_read, fill.reads, p.aperture_depth - 1 - fill.writes)),
             flight.slot.eq(slot),
             flight.announce.eq(announce),
             flight.pause.eq(announces & ~on & whole & ~is_busy),
             flight.append.eq(append & adds_read),
-            flight.snapshot.eq((sets_epoch | sets_count) & ~is_busy),
+            flight.snapshot.eq(sets_snapshot & ~is_busy),
             flight.submit.eq(submit),
             flight.kind.eq(Mux(refused_partial | refused_flight, RequestKind.COMMIT.value, kind)),
             flight.discard.eq(discard),
@@ -212,12 +214,12 @@ class SlotPages(wiring.Component):
             flight.unpark.eq(parks & ~on & whole & ~is_busy),
         ]
 
-        for slot_ram, strobe in ((snapshot_epochs, sets_epoch), (snapshot_counts, sets_count)):
+        for slot_ram, name in ((snapshot_epochs, "SNAPSHOT_EPOCH"), (snapshot_counts, "SNAPSHOT_COUNT")):
             write = slot_ram.write_port(granularity=8)
             m.d.comb += [
                 write.addr.eq(slot),
-                write.data.eq(bus.write_data),
-                write.en.eq(Mux(strobe & ~is_busy, bus.write_strobe, 0)),
+                write.data.eq(written),
+                write.en.eq(Mux(words[name] & ~is_busy, strobe, 0)),
             ]
 
         fill_write = fills.write_port()
@@ -232,7 +234,7 @@ class SlotPages(wiring.Component):
         m.d.comb += [
             submission_write.addr.eq(slot),
             submission_write.en.eq(submit),
-            submission_write.data.request.eq(bus.write_data),
+            submission_write.data.request.eq(written),
             submission_write.data.kind.eq(flight.kind),
             submission_write.data.bad_request.eq(
                 refused_partial | refused_flight | bad_request_error.bit_select(slot, 1)
@@ -276,7 +278,7 @@ class SlotPages(wiring.Component):
         m.d.comb += [
             error.valid.eq(refused_busy | refused_partial | refused_flight | refused_range | refused_full),
             error.slot.eq(slot),
-            error.detail.eq(bus.write_data),
+            error.detail.eq(written),
         ]
         with m.If(refused_busy):
             m.d.comb += error.code.eq(

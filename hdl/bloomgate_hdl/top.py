@@ -34,7 +34,7 @@ def probe_layout(parameters: Parameters) -> data.StructLayout:
     """Events and states for measurements and logic analysers; an event is high for one clock cycle."""
     return data.StructLayout(
         {
-            # A request has been accepted; visible one clock cycle after the data beat entered the AXI slave.
+            # A request has been accepted; visible 2 clock cycles after the data beat entered the AXI slave.
             "submitted": 1,
             # A verdict is being stored: readable from the next clock cycle on.
             "decided": 1,
@@ -119,7 +119,7 @@ class Bloomgate(wiring.Component):
         fault_next_key = Signal()
         m.d.comb += [
             fault_next_key.eq(fault_waits | control.inject_next_key),
-            queues.corrupt.eq(fault_next_key & ~slot_pages.append),
+            queues.corrupt.eq(fault_waits),
         ]
         with m.If(slot_pages.append | queues.corrupts):
             m.d.sync += fault_waits.eq(fault_waits & control.inject_next_key)
@@ -130,7 +130,7 @@ class Bloomgate(wiring.Component):
             key_log.write_slot.eq(slot_pages.append_slot),
             key_log.write_position.eq(slot_pages.append_position),
             key_log.write_key.eq(slot_pages.append_key),
-            key_log.write_bad.eq(fault_next_key),
+            key_log.write_bad.eq(fault_next_key & ~queues.corrupts),
         ]
 
         # Requests to the arbiter, verdicts back.

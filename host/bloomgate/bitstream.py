@@ -36,6 +36,9 @@ FRAME_WORDS = 101
 #: Parts by IDCODE without the revision in its top nibble (UG585 table 6-1).
 PARTS = {0x3722093: "xc7z010", 0x3727093: "xc7z020"}
 
+#: Frames and bytes of a bitstream of the whole part (UG470 table 1-1; 583 words of it are commands and padding).
+_WHOLE = {"xc7z010": (5152, 2_083_740), "xc7z020": (10008, 4_045_564)}
+
 _SYNC = 0xAA995566
 #: What U-Boot wants at the very beginning.
 _PREAMBLE = [0xFFFFFFFF] * 8 + [0x000000BB, 0x11220044, 0xFFFFFFFF, 0xFFFFFFFF, _SYNC]
@@ -165,6 +168,10 @@ def read_bitstream(data: bytes) -> BitstreamInfo:
     if part is None:
         known = ", ".join(f"{code:#09x} {name}" for code, name in PARTS.items())
         raise BitstreamError(f"the bitstream is for another part: IDCODE {idcode:#010x} is none of {known}")
+    whole_frames, whole_bytes = _WHOLE[part]
+    # What is behind the last command moves the start-up on, and all tools write as much of it.
+    if frames == whole_frames and len(payload) < whole_bytes:
+        raise BitstreamError(f"the data is cut short: {whole_bytes - len(payload)} bytes are missing at its end")
     if header is not None and not header.part.removeprefix("xc").startswith(part.removeprefix("xc")):
         raise BitstreamError(f"the header says {header.part}, the IDCODE {idcode:#010x} says {part}")
     return BitstreamInfo(

@@ -97,8 +97,8 @@ def add_commands(commands: Any, device: argparse.ArgumentParser, as_json: argpar
         "boardtest",
         parents=[device, as_json],
         help="test a board, or any device, and write a report to send back",
-        description="Identification, registers, every verdict against the reference STM, interrupt, throughput, and a"
-        " soak. Nobody else may use the device meanwhile. Exit status 1 when a section fails.",
+        description="Identification, registers, every verdict against the reference STM, interrupt, queue pairs,"
+        " throughput, and a soak. Nobody else may use the device meanwhile. Exit status 1 when a section fails.",
     )
     test.add_argument(
         "--duration", type=_seconds, default=10.0, metavar="T", help="of the soak: 30, 10m, 8h (default: 10 seconds)"

@@ -141,10 +141,10 @@ class Device(Closing):
         """
         raise NotImplementedError
 
-    def open_slot(self) -> Slot:
+    def open_slot(self, number: Optional[int] = None) -> Slot:
         """A slot of the device for a client that announces what it reads, waits, or becomes irrevocable.
 
-        Raises :class:`~bloomgate.errors.DeviceInUse` when all slots are open.
+        The one with that number, or any. Raises :class:`~bloomgate.errors.DeviceInUse` when it is in use, or all are.
         """
         raise DeviceUnavailable(f"{self.info().backend}: has no in-flight filters")
 

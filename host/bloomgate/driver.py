@@ -352,7 +352,7 @@ class ProgrammedIODevice(Device):
             entries.append(ErrorEntry(number, code, head >> 8 & 0xFF, detail))
         return entries
 
-    def open_slot(self) -> Slot:
+    def open_slot(self, number: Optional[int] = None) -> Slot:
         from bloomgate.programmed_slot import ProgrammedSlot
 
         self._require_flight()
@@ -360,10 +360,13 @@ class ProgrammedIODevice(Device):
         with self._freed:
             while True:
                 self._require_open()
-                if all(slot.opened for slot in self._slots):
+                wanted = [slot for slot in self._slots if number in (None, slot.number) and not slot.opened]
+                if not wanted and number is not None:
+                    raise DeviceInUse(f"slot {number} is open, or not one of the {len(self._slots)} of the device")
+                if not wanted:
                     raise DeviceInUse(f"all {len(self._slots)} slots of the device are open: close one")
-                for slot in self._slots:
-                    if slot.owner is None and slot.state == EMPTY and not slot.opened:
+                for slot in wanted:
+                    if slot.owner is None and slot.state == EMPTY:
                         slot.opened = True
                         return ProgrammedSlot(self, slot)
                 self._freed.wait(1.0)
@@ -403,12 +406,18 @@ class ProgrammedIODevice(Device):
         super().wait_published(timestamp, timeout)
 
     def close(self) -> None:
-        self._queues.close()
-        with self._lock:
-            super().close()
-            self._bus.close()
+        try:
+            self._queues.close()
+        finally:
+            with self._lock:
+                super().close()
+                self._bus.close()
         with self._freed:
             self._freed.notify_all()
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._queues.abandon()
 
     # Slots.
 

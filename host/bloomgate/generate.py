@@ -16,7 +16,9 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Optional, Union
 
-from bloomgate.c_text import comment, define, field_macros
+from bloomgate.c_text import comment as _comment
+from bloomgate.c_text import define as _define
+from bloomgate.c_text import field_macros
 from bloomgate.devicetree import base_overlay, module_overlay, static_overlay, uio_overlay
 from bloomgate.libbloomgate import declarations_module
 from bloomgate.markdown import bits, diagram, table
@@ -63,7 +65,7 @@ from bloomgate.serial_protocol import (
     PlState,
     Status,
 )
-from bloomgate.verdict import Reason
+from bloomgate.verdict import KEY_REASONS, Reason
 
 __all__ = ["FILES", "c_header", "documentation", "main", "serial_header"]
 
@@ -110,14 +112,14 @@ def _documented(members: type[IntEnum]) -> Iterator[tuple[IntEnum, str]]:
 
 def _c_page(page: Page, what: str) -> Iterator[str]:
     yield ""
-    yield from comment(f"Byte offsets in {what}, then the fields of that register.")
+    yield from _comment(f"Byte offsets in {what}, then the fields of that register.")
     for item in page:
         name = f"{page.name}_{item.name}"
         yield ""
-        yield from comment(f"{_access(item)}. {item.doc}")
-        yield define(name, f"0x{item.offset:03X}u")
+        yield from _comment(f"{_access(item)}. {item.doc}")
+        yield _define(name, f"0x{item.offset:03X}u")
         if isinstance(item, Window):
-            yield define(f"{name}_BYTES", f"0x{item.size:03X}u")
+            yield _define(f"{name}_BYTES", f"0x{item.size:03X}u")
             continue
         yield from field_macros(name, item.fields)
 
@@ -125,7 +127,7 @@ def _c_page(page: Page, what: str) -> Iterator[str]:
 def _c_enum(name: str, members: Sequence[tuple[str, int, str]]) -> Iterator[str]:
     yield f"enum bloomgate_{name} {{"
     for member, value, doc in members:
-        yield from (f"    {line}" for line in comment(doc))
+        yield from (f"    {line}" for line in _comment(doc))
         yield f"    BLOOMGATE_{name.upper()}_{member.upper()} = {value},"
     yield "};"
 
@@ -139,50 +141,52 @@ def c_header() -> str:
     """The text of ``bloomgate_registers.h``."""
     parameters = _comments(Parameters)
     lines = [
-        *comment(f"The register map of bloomgate. {_NOTE}"),
+        *_comment(f"The register map of bloomgate. {_NOTE}"),
         "#ifndef BLOOMGATE_REGISTERS_H",
         "#define BLOOMGATE_REGISTERS_H",
         "",
         "#include <stdint.h>",
         "",
-        *comment("Where it is: the control page, then one page for each slot. All registers are 32 bits wide."),
-        define("BASE_ADDRESS", f"0x{BASE_ADDRESS:08X}u", "of the control page on M_AXI_GP0"),
-        define("PAGE_BYTES", f"{PAGE_BYTES}u"),
+        *_comment("Where it is: the control page, then one page for each slot. All registers are 32 bits wide."),
+        _define("BASE_ADDRESS", f"0x{BASE_ADDRESS:08X}u", "of the control page on M_AXI_GP0"),
+        _define("PAGE_BYTES", f"{PAGE_BYTES}u"),
         "",
-        *comment("What IDENTIFICATION and VERSION read. Refuse a device with another major version."),
-        define("IDENTIFICATION", f"0x{IDENTIFICATION:08X}u", '"BLMG"'),
-        *(define(f"VERSION_{name}", f"{value}u") for name, value in zip(("MAJOR", "MINOR", "PATCH"), VERSION)),
+        *_comment("What IDENTIFICATION and VERSION read. Refuse a device with another major version."),
+        _define("IDENTIFICATION", f"0x{IDENTIFICATION:08X}u", '"BLMG"'),
+        *(_define(f"VERSION_{name}", f"{value}u") for name, value in zip(("MAJOR", "MINOR", "PATCH"), VERSION)),
         "",
-        *comment("The default geometry. What a device really has is in GEOMETRY, CAPACITY and HASH_SEED."),
+        *_comment("The default geometry. What a device really has is in GEOMETRY, CAPACITY and HASH_SEED."),
     ]
     for parameter in dataclasses.fields(Parameters):
-        lines += comment(parameters[parameter.name])
-        lines.append(define(f"DEFAULT_{parameter.name.upper()}", _c_number(parameter.default)))
+        lines += _comment(parameters[parameter.name])
+        lines.append(_define(f"DEFAULT_{parameter.name.upper()}", _c_number(parameter.default)))
     lines += [
         "",
-        define("EPOCH_BITS", f"{EPOCH_BITS}u", "a timestamp is epoch * 2^timestamp_bits + count"),
-        define("ERROR_LOG_ENTRIES", f"{ERROR_LOG_ENTRIES}u"),
-        define("ERROR_LOG_ENTRY_BYTES", f"{2 * WORD_BYTES}u"),
-        define("SLOT_RECORD_BYTES", f"{SLOT_RECORD_BYTES}u"),
-        define("QUEUE_RECORD_BYTES", f"{QUEUE_RECORD_BYTES}u"),
-        define("CONFLICT_LOG_ENTRIES", f"{CONFLICT_LOG_ENTRIES}u"),
-        define("CONFLICT_ENTRY_BYTES", f"{CONFLICT_ENTRY_BYTES}u"),
-        define("SLOT_STATISTICS_BYTES", f"{SLOT_STATISTICS_BYTES}u"),
+        _define("EPOCH_BITS", f"{EPOCH_BITS}u", "a timestamp is epoch * 2^timestamp_bits + count"),
+        _define("ERROR_LOG_ENTRIES", f"{ERROR_LOG_ENTRIES}u"),
+        _define("ERROR_LOG_ENTRY_BYTES", f"{2 * WORD_BYTES}u"),
+        _define("SLOT_RECORD_BYTES", f"{SLOT_RECORD_BYTES}u"),
+        _define("QUEUE_RECORD_BYTES", f"{QUEUE_RECORD_BYTES}u"),
+        _define("CONFLICT_LOG_ENTRIES", f"{CONFLICT_LOG_ENTRIES}u"),
+        _define("CONFLICT_ENTRY_BYTES", f"{CONFLICT_ENTRY_BYTES}u"),
+        _define("SLOT_STATISTICS_BYTES", f"{SLOT_STATISTICS_BYTES}u"),
     ]
     for page, what in _PAGES:
         lines += _c_page(page, what)
     for members, name in _ENUMS:
-        lines += ["", *comment(_summary(members))]
+        lines += ["", *_comment(_summary(members))]
         lines += _c_enum(name, [(member.name, member.value, doc) for member, doc in _documented(members)])
-    lines += ["", *comment("Index of each 64-bit value in the STATISTICS window.")]
+    named = sum(1 << reason for reason in KEY_REASONS)
+    lines.append(_define("KEY_REASONS", f"0x{named:X}u", "bit n: CONFLICT_KEY is the key of reason n"))
+    lines += ["", *_comment("Index of each 64-bit value in the STATISTICS window.")]
     lines += _c_enum("statistic", [(name, number, doc) for number, (name, doc) in enumerate(STATISTICS)])
     lines += [
-        define("STATISTICS", f"{len(STATISTICS)}u"),
+        _define("STATISTICS", f"{len(STATISTICS)}u"),
         "",
-        *comment("Index of each 32-bit value among a slot's statistics in the books."),
+        *_comment("Index of each 32-bit value among a slot's statistics in the books."),
         *_c_enum("slot_statistic", [(name, number, doc) for number, (name, doc) in enumerate(SLOT_STATISTICS)]),
         "",
-        *comment("The first words of a slot page, and a slot's record in SLOT_RECORDS: read them in one burst."),
+        *_comment("The first words of a slot page, and a slot's record in SLOT_RECORDS: read them in one burst."),
         "struct bloomgate_verdict {",
         "    uint32_t verdict;",
         "    uint32_t timestamp_epoch;",
@@ -190,13 +194,13 @@ def c_header() -> str:
         "    uint32_t conflict_key;",
         "};",
         "",
-        *comment("Byte offset of a slot's page from the control page."),
+        *_comment("Byte offset of a slot's page from the control page."),
         "static inline uint32_t bloomgate_slot_page(uint32_t slot)",
         "{",
         "    return (1u + slot) * BLOOMGATE_PAGE_BYTES;",
         "}",
         "",
-        *comment("Byte offset of a 64-bit statistic, low word first, from the control page."),
+        *_comment("Byte offset of a 64-bit statistic, low word first, from the control page."),
         "static inline uint32_t bloomgate_statistic_offset(enum bloomgate_statistic statistic)",
         "{",
         "    return BLOOMGATE_CONTROL_STATISTICS + 8u * (uint32_t)statistic;",
@@ -241,7 +245,7 @@ def _asserts() -> Iterator[str]:
 def serial_header() -> str:
     """The text of ``bloomgate_serial.h``."""
     lines = [
-        *comment(
+        *_comment(
             "The frames of the serial: device. Generated by `python -m bloomgate.generate` from"
             " host/bloomgate/serial_protocol.py, which says what they mean: do not edit."
         ),
@@ -250,16 +254,16 @@ def serial_header() -> str:
         "",
         "#include <stdint.h>",
         "",
-        define("SERIAL_PROTOCOL_VERSION", f"{PROTOCOL_VERSION}u"),
-        define("SERIAL_BAUD", f"{BAUD}u", "bits per second, 8N1"),
-        define("SERIAL_MAX_BURST_WORDS", f"{MAX_BURST_WORDS}u", "of one request"),
-        define("SERIAL_MAX_PAYLOAD_WORDS", f"{MAX_PAYLOAD_WORDS}u"),
-        define("SERIAL_MAX_POLLS", f"{MAX_POLLS}u", "of one request"),
-        define("SERIAL_FRAME_BYTES", f"{FRAME_BYTES}u", "of the longest frame, between its zeros"),
-        define("SERIAL_WINDOW_BYTES", f"0x{WINDOW_BYTES:X}u", "from the base address of the device"),
-        define("SERIAL_REPLY", f"0x{REPLY:02X}u", "added to the operation in replies"),
+        _define("SERIAL_PROTOCOL_VERSION", f"{PROTOCOL_VERSION}u"),
+        _define("SERIAL_BAUD", f"{BAUD}u", "bits per second, 8N1"),
+        _define("SERIAL_MAX_BURST_WORDS", f"{MAX_BURST_WORDS}u", "of one request"),
+        _define("SERIAL_MAX_PAYLOAD_WORDS", f"{MAX_PAYLOAD_WORDS}u"),
+        _define("SERIAL_MAX_POLLS", f"{MAX_POLLS}u", "of one request"),
+        _define("SERIAL_FRAME_BYTES", f"{FRAME_BYTES}u", "of the longest frame, between its zeros"),
+        _define("SERIAL_WINDOW_BYTES", f"0x{WINDOW_BYTES:X}u", "from the base address of the device"),
+        _define("SERIAL_REPLY", f"0x{REPLY:02X}u", "added to the operation in replies"),
         "",
-        *comment("What precedes the payload. The payload is whole words; a CRC-32 of both follows. Little endian."),
+        *_comment("What precedes the payload. The payload is whole words; a CRC-32 of both follows. Little endian."),
         "struct bloomgate_serial_header {",
         "    uint8_t operation;",
         "    uint8_t status;",
@@ -272,7 +276,7 @@ def serial_header() -> str:
     ]
     members: type[IntEnum]
     for members, name in ((Operation, "serial_operation"), (Status, "serial_status"), (PlState, "pl_state")):
-        lines += ["", *comment(_summary(members))]
+        lines += ["", *_comment(_summary(members))]
         lines += _c_enum(name, [(member.name, member.value, doc) for member, doc in _documented(members)])
     return "\n".join([*lines, "", "#endif"]) + "\n"
 

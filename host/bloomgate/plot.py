@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union
 
 from bloomgate.errors import BloomgateError
 from bloomgate.replay import ReplayReport
 
-__all__ = ["FORMATS", "PlotError", "plot_replays", "require_plot"]
+__all__ = ["FORMATS", "PlotError", "bars", "plot_replays", "require_plot"]
 
 #: Endings of the file names that can be written.
 FORMATS = (".png", ".svg", ".pdf")
@@ -74,6 +74,40 @@ def plot_replays(
         panels[0][0].invert_yaxis()
         figure.suptitle(f"{title}\n", fontsize=13, fontweight="bold", x=0.01, ha="left")
         figure.text(0.01, 1 - 0.42 / height, subtitle, fontsize=9, color="#444444", va="top")
+        figure.savefig(path, dpi=120)
+    finally:
+        pyplot.close(figure)
+
+
+def bars(
+    names: Sequence[str],
+    series: Mapping[str, Sequence[float]],
+    path: Union[str, os.PathLike[str]],
+    *,
+    title: str,
+    label: str,
+    bound: float,
+) -> None:
+    """Draw a group of bars for each name, one bar of each series, and a line where they should end.
+
+    Raises as :func:`plot_replays`.
+    """
+    require_plot(path)
+    pyplot = _pyplot()
+    figure, panel = pyplot.subplots(figsize=(9, 1.5 + 0.6 * len(names)), layout="constrained")
+    try:
+        height = 0.8 / len(series)
+        for place, (what, values) in enumerate(series.items()):
+            rows = [row + (place - (len(series) - 1) / 2) * height for row in range(len(names))]
+            panel.barh(rows, values, height=height, color=(_BLUE, _PALE_BLUE, _GREY)[place % 3], label=what)
+            for row, value in zip(rows, values):
+                panel.text(value, row, f" {value:.2g}", va="center", fontsize=8)
+        panel.axvline(bound, color=_RED, linewidth=1, label=f"goal: at most {bound:g}")
+        panel.set_yticks(range(len(names)), names)
+        panel.invert_yaxis()
+        panel.set_xlabel(label)
+        _finish(panel)
+        figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
         figure.savefig(path, dpi=120)
     finally:
         pyplot.close(figure)

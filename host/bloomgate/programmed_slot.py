@@ -72,6 +72,11 @@ class ProgrammedSlot(Slot):
         self._page.counted["keys_announced"] += len(keys)
 
     @property
+    def announced(self) -> Optional[int]:
+        in_flight, _ = self._state()
+        return self._announced if in_flight else None
+
+    @property
     def doomed(self) -> Optional[Doom]:
         flight, key, epoch, count = self._flight()
         if not flight & _FLIGHT["DOOMED"].mask:

@@ -68,8 +68,8 @@ def queue_documentation() -> str:
         "A ring index counts entries for ever, modulo 2^16; entry `i` is at `i % queue_entries`. Submission `i` of an"
         " owner is answered by completion `i`, in that order.",
         "",
-        "An owner begins when QUEUE_STATUS shows it as ENABLED with its generation: QUEUE_CONTROL takes effect some time"
-        " after it is written, and doorbells until then are dropped.",
+        "An owner begins when QUEUE_STATUS shows it as ENABLED with its generation: QUEUE_CONTROL takes effect some"
+        " time after it is written, and doorbells until then are dropped.",
         "",
         "## A request, step by step",
         "",

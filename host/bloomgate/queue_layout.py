@@ -23,6 +23,7 @@ __all__ = [
     "COMPLETION",
     "ENTRY_BYTES",
     "FORMAT",
+    "FORMAT_IN_FLIGHT",
     "INDEX_BITS",
     "MAX_READ_KEYS",
     "SEQUENCE",
@@ -42,6 +43,9 @@ ENTRY_BYTES = 32
 BEAT_BYTES = 8
 #: FORMAT of the entries described here.
 FORMAT = 1
+#: FORMAT of the commit of the transaction that the slot has in flight; only shared memory has it. The snapshot is that
+#: of the transaction, and the read log what was not announced.
+FORMAT_IN_FLIGHT = 2
 #: Width of a ring index.
 INDEX_BITS = 16
 #: Keys that one read set can have.

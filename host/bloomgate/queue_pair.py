@@ -8,8 +8,8 @@
 (1, 'CONFLICT')
 
 A request can be longer than one of :meth:`bloomgate.Device.commit`: 2**20 reads, 65535 writes and as many commutes, as
-far as the window has room (on a board it is smaller, see docs/board.md). One of those that do not fit a ring entry's own
-log, of ``aperture_depth`` keys, can be outstanding at a time.
+far as the window has room (on a board it is smaller, see docs/board.md). One of those that do not fit a ring entry's
+own log, of ``aperture_depth`` keys, can be outstanding at a time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ SLICE_SECONDS = 0.05
 #: Seconds after which a thread that finds the ring full of other threads' requests gives up.
 FULL_SECONDS = 60.0
 
-_FORMAT_BITS = SUBMISSION[0]["FORMAT"].insert(FORMAT)
 _NUMBERS = 1 << SUBMISSION[0]["REQUEST"].width
 
 #: Raises the error that a request deserves; returns how many keys it has.
@@ -68,10 +67,11 @@ class Ticket(NamedTuple):
 class QueuePair(Closing):
     """The rings of one slot. Can be used from any number of threads; a context manager that closes itself."""
 
-    def __init__(self, port: QueuePort, check: Check) -> None:
+    def __init__(self, port: QueuePort, check: Check, entry_format: int = FORMAT) -> None:
         """``port`` is enabled for this owner and belongs to the queue pair from now on."""
         self.port = port
         self._check = check
+        self._format_bits = SUBMISSION[0]["FORMAT"].insert(entry_format)
         #: Held while entries are taken and given back.
         self.lock = threading.RLock()
         self._freed = threading.Condition(self.lock)
@@ -282,7 +282,7 @@ class QueuePair(Closing):
                 [as_index(key) for key in commutes],
             )
         return [
-            _FORMAT_BITS | ticket.number % _NUMBERS,
+            self._format_bits | ticket.number % _NUMBERS,
             epoch,
             count,
             offset,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Callable
 
@@ -31,10 +32,10 @@ class QueueSlots:
         raise DeviceInUse(f"all {self._slots} slots have a queue pair; close one, or submit more in each")
 
     def close(self) -> None:
-        """Close all ports."""
-        with self._lock:
+        """Close all ports, also if one cannot be brought to rest; then raise what that one raises."""
+        with self._lock, contextlib.ExitStack() as closing:
             for port in self._ports.values():
-                port.close()
+                closing.callback(port.close)
 
     def abandon(self) -> None:
         """After a fork, in the child: the ports are the parent's."""

@@ -19,13 +19,14 @@ from typing import Any, Callable, Optional, TextIO
 from bloomgate.backends.model import ModelDevice
 from bloomgate.backends.model_queue import counts_of
 from bloomgate.backends.shm import create_segment
-from bloomgate.backends.soft import SoftDevice, load_native
+from bloomgate.backends.soft import NOBODY, SoftDevice, load_native
 from bloomgate.backends.soft_source import COMMIT, NAMES, READ_ONLY
 from bloomgate.device import Device
-from bloomgate.errors import BloomgateError, RequestError, RequestTooLarge
-from bloomgate.queue_layout import SUBMISSION
+from bloomgate.errors import BloomgateError, DeviceUnavailable, RequestError, RequestTooLarge
+from bloomgate.queue_layout import FORMAT_IN_FLIGHT, SUBMISSION
+from bloomgate.serve_slots import ServedSlots
 from bloomgate.shm import locks
-from bloomgate.shm.commands import Command
+from bloomgate.shm.commands import UNAVAILABLE, Command
 from bloomgate.shm.layout import HEADER, MODE_SERVER, SERVER_LOCK
 from bloomgate.shm.segment import Segment, remove
 from bloomgate.verdict import Reason, Verdict
@@ -62,6 +63,7 @@ class Server:
             if not self._handle:
                 raise MemoryError("no memory for a segment")
             self._arguments = ffi.new("uint64_t[3]")
+            self.slots = ServedSlots(device, segment, self._module, self._handle)
             self._begin()
         except BaseException:
             segment.close()
@@ -93,7 +95,8 @@ class Server:
         """Continue after the timestamps of an earlier server."""
         lib, ffi = self._module.lib, self._module.ffi
         last = lib.bg_segment_last(self._handle)
-        if self.segment.read(HEADER["server_starts"]) > 0:
+        continued = self.segment.read(HEADER["server_starts"]) > 0
+        if continued:
             bits = self.device.parameters.timestamp_bits
             epoch = (last >> bits) + 1
             if self.device.last_timestamp() >> bits < epoch:
@@ -101,6 +104,8 @@ class Server:
         sharing = ffi.gc(lib.bg_sharing_new(self._handle, self.segment.file), lib.bg_sharing_free)
         lib.bg_serve_begin(self._handle, sharing, self.device.last_timestamp())
         self._sharing = sharing
+        if continued:
+            self.slots.resume()
         self.segment.write(HEADER["server_starts"], self.segment.read(HEADER["server_starts"]) + 1)
         self.segment.write(HEADER["server_pid"], os.getpid())
         self.segment.write(HEADER["server_serving"], 1)
@@ -110,6 +115,7 @@ class Server:
         step = self._step_soft if isinstance(self.device, SoftDevice) else self._step
         while not self._stopping:
             step()
+            self.slots.bury()
             if report is not None:
                 report()
 
@@ -125,6 +131,7 @@ class Server:
         """Stop serving; ``unlink``: remove the segment's name. Idempotent."""
         if self.segment.file < 0:
             return
+        self.slots.close()
         self.segment.write(HEADER["server_serving"], 0)
         self.segment.write(HEADER["server_pid"], 0)
         if unlink:
@@ -155,6 +162,7 @@ class Server:
 
     def _answer(self, slot: int, words: Sequence[int]) -> None:
         verdict = self._decide(slot, words)
+        self.slots.tell()
         if verdict.reason is not None:
             code = int(verdict.reason)
         else:
@@ -179,8 +187,10 @@ class Server:
             struct.unpack_from(f"={counts[name]}I", self.segment.map, window + (words[word] if counts[name] else 0))
             for name, word in _SETS
         )
+        if SUBMISSION[0]["FORMAT"].extract(words[0]) == FORMAT_IN_FLIGHT:
+            return self.slots.commit(slot, reads, writes, commutes)
         if model is not None:
-            return model.commit_queued(words[1], words[2], reads, writes, commutes)
+            return model.commit_queued(words[1], words[2], reads, writes, commutes, slot)
         snapshot = self.device.parameters.timestamp(words[1], words[2])
         try:
             return self.device.commit(snapshot=snapshot, reads=reads, writes=writes, commutes=commutes)
@@ -195,6 +205,7 @@ class Server:
         command = lib.bg_serve_command(self._handle, slot, self._arguments)
         first, second = self._arguments[0], self._arguments[1]
         kind = command & 0xFF
+        result = 0
         if kind == Command.DRAIN:
             self._drain(slot)
         elif kind == Command.ENABLE:
@@ -214,7 +225,31 @@ class Server:
             statistics = self.device.stats()
             for number, name in enumerate(NAMES):
                 self.segment.write(HEADER["statistics"], statistics[name], number)
-        lib.bg_serve_done(self._handle, slot, command, 0)
+        else:
+            try:
+                result = self._obey_in_flight(slot, kind, first, second)
+            except DeviceUnavailable:
+                result = UNAVAILABLE
+        self.slots.tell()
+        lib.bg_serve_done(self._handle, slot, command, result)
+
+    def _obey_in_flight(self, slot: int, kind: int, first: int, second: int) -> int:
+        """The same for a command that has to do with transactions in flight; its result."""
+        if kind == Command.OPERATE:
+            self._drain(slot)  # what an interrupted commit has left there
+            self.slots.operate(slot, first, second)
+        elif kind == Command.CLEAR:
+            self.slots.clear(slot)
+        elif kind == Command.CONFLICTS:
+            return self.slots.conflicts(slot)
+        elif kind == Command.REVOKE:
+            holder = self.device.revoke_token()
+            return NOBODY if holder is None else holder
+        elif kind == Command.WATCHDOG:
+            self.device.set_token_watchdog(first)
+        elif kind == Command.TICK:
+            self.device.tick(first)
+        return 0
 
     def _enable(self, slot: int, generation: int) -> None:
         self._module.lib.bg_serve_enable(self._handle, slot, generation)

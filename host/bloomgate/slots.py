@@ -31,12 +31,14 @@ class SlotNumbers:
         self._slots = slots
         self._open: set[int] = set()
 
-    def take(self) -> int:
-        """The lowest free number. Raises :class:`~bloomgate.errors.DeviceInUse` when there is none."""
+    def take(self, wanted: Optional[int] = None) -> int:
+        """That number, or the lowest free one. Raises :class:`~bloomgate.errors.DeviceInUse` when it is not free."""
         with self._lock:
-            number = next((n for n in range(self._slots) if n not in self._open), None)
-            if number is None:
+            number = next((n for n in range(self._slots) if n not in self._open and wanted in (None, n)), None)
+            if number is None and wanted is None:
                 raise DeviceInUse(f"all {self._slots} slots of the device are open: close one")
+            if number is None:
+                raise DeviceInUse(f"slot {wanted} is open, or not one of the {self._slots} of the device")
             self._open.add(number)
             return number
 
@@ -80,6 +82,11 @@ class Slot(Closing):
         Raises :class:`~bloomgate.errors.RequestTooLarge` for more keys than a request can have. The holder of the
         token uses :meth:`guard`.
         """
+
+    @property
+    @abc.abstractmethod
+    def announced(self) -> Optional[int]:
+        """How many keys the transaction has announced; None when no transaction is in flight."""
 
     @property
     @abc.abstractmethod

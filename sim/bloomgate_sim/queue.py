@@ -105,6 +105,9 @@ class SimulatedQueue(QueuePort):
             self._control(0, enable=False)
             self._bus.memory.detach(self._base)
 
+    def abandon(self) -> None:
+        self.closed = True
+
     def _require_open(self) -> None:
         if self.closed:
             raise DeviceClosed("the queue pair is closed; open another with device.queue_pair()")

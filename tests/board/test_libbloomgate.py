@@ -18,7 +18,7 @@ from bloomgate.registers import (
     WORD_BYTES,
     ErrorCode,
 )
-from bloomgate.verdict import Reason, Verdict
+from bloomgate.verdict import KEY_REASONS, Reason, Verdict
 
 from tests.board.conftest import GEOMETRY
 from tests.board.emulation import ARM_GCC, ROOT, STRICT, needs
@@ -57,7 +57,7 @@ def verdict(answer):
     assert status == lib.BLOOMGATE_OK
     if committed:
         return Verdict(True, timestamp if timestamped else None, None, None)
-    named = Reason(reason) in (Reason.CONFLICT, Reason.PARITY)
+    named = Reason(reason) in KEY_REASONS
     assert named or key == 0
     return Verdict(False, None, Reason(reason), key if named else None)
 
@@ -258,6 +258,17 @@ def test_a_request_that_is_never_decided(control):
     assert (decision.committed, decision.timestamped, decision.timestamp) == (1, 1, 5 << 32 | 7)
     page[register] = 0
     assert lib.bloomgate_commit(slot, request, decision) == lib.BLOOMGATE_E_TIMEOUT
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_the_key_is_told_with_the_reasons_that_name_one(control, reason):
+    page, slot = Memory(), ffi.new("struct bloomgate_slot *")
+    register, decision = SLOT_PAGE.register("VERDICT"), ffi.new("struct bloomgate_decision *")
+    assert lib.bloomgate_slot_open(slot, page.window, identify(control)[1]) == lib.BLOOMGATE_OK
+    page[register] = register["DONE"].mask | register["REASON"].insert(reason) | register["REQUEST"].insert(1)
+    page[SLOT_PAGE.register("CONFLICT_KEY")] = 77
+    assert lib.bloomgate_commit(slot, ffi.new("struct bloomgate_request *"), decision) == lib.BLOOMGATE_OK
+    assert (decision.reason, decision.key) == (reason, 77 if reason in KEY_REASONS else 0)
 
 
 def test_a_slot_that_stays_busy_is_not_taken_over(control):

@@ -249,10 +249,15 @@ class CommitArbiterProperties(wiring.Component):
                     m.d.sync += owes_key.eq(0)
         always(inserts_owed >= inserting)
         implies(sum(validates).any() | dut.scrub | timestamped, (inserts_owed == 0) & ~owes_key)
+        # The floor is up two clock cycles after the beat was accepted, when the next one can be at the filter.
+        loses = Signal()
         lost = Signal()
-        m.d.sync += lost.eq(
-            sum(enters[KeyOperation.INSERT][lane] & accepted.lanes[lane].key_bad for lane in range(LANES)).any()
-        )
+        m.d.sync += [
+            loses.eq(
+                sum(enters[KeyOperation.INSERT][lane] & accepted.lanes[lane].key_bad for lane in range(LANES)).any()
+            ),
+            lost.eq(loses),
+        ]
         implies(lost, dut.floor == dut.count)
 
         # --- Progress -----------------------------------------------------------------------------------------------

@@ -37,8 +37,8 @@ MUTATIONS = [
     Mutation(
         "snapshot from the future accepted",
         "decision.py",
-        "request.bad_request | ahead",
-        "request.bad_request",
+        "(request.snapshot_count > self.count)",
+        "(request.snapshot_count > self.count + 1)",
         "nothing is known about conflicts with commits that were not made yet",
     ),
     Mutation(

@@ -90,7 +90,7 @@ async def decide(ctx, dut, outcomes):
     await ctx.tick()
     ctx.set(dut.start, 0)
     show(ctx, dut, [NOTHING] * LANES, 0)
-    await ctx.tick()
+    await ctx.tick().repeat(2)
     for number, beat in enumerate(outcomes):
         show(ctx, dut, beat, number == len(outcomes) - 1)
         assert ctx.get(dut.parity_errors) == parity_errors_of(beat)

@@ -52,6 +52,7 @@ async def check(ctx, dut, words, base, size):
         assert order.header.request == words[0] & 0xFFFF
         assert (order.header.snapshot_epoch, order.header.snapshot_count) == (words[1], words[2])
         assert ctx.get(dut.long) == (words[4] > PARAMETERS.buffer_depth)
+        assert order.too_many == ((words[7] & 0xFFFF) + (words[7] >> 16) > PARAMETERS.buffer_depth)
         logs = ((order.reads, 3, words[4]), (order.writes, 5, words[7] & 0xFFFF), (order.commutes, 6, words[7] >> 16))
         for log, place, keys in logs:
             assert log.count == keys

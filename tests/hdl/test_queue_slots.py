@@ -9,7 +9,7 @@ from bloomgate.registers import QUEUE_RECORD, SLOT_PAGE, ErrorCode
 from bloomgate.verdict import Reason
 from bloomgate_hdl.queue_slots import QueueSlots
 
-from tests.hdl.simulation import PageBus, drive, fields_of, simulate
+from tests.hdl.simulation import PageBus, fields_of, simulate
 
 PARAMETERS = Parameters(K=1, D=16, timestamp_bits=20, key_bits=24, slots=3, aperture_depth=4, queue_entries=4)
 ENTRIES = PARAMETERS.queue_entries
@@ -76,7 +76,7 @@ class Bench:
         await self.write(record("WINDOW_BASE"), base, slot)
         await self.write(record("WINDOW_SIZE"), size, slot)
         await self.write(record("QUEUE_CONTROL"), control(generation), slot)
-        await self.tick(2 * PARAMETERS.slots)
+        await self.tick(2 * PARAMETERS.slots + 4)
 
     async def strobe(self, name, slot):
         """One of fetched, taken, decided, written, for a slot; returns the entry's index where there is one."""
@@ -91,10 +91,8 @@ class Bench:
         self.ctx.set(port, slot)
         found = None if index is None else self.ctx.get(index)
         self.ctx.set(getattr(dut, name), 1)
-        self.ctx.set(dut.fetched_in_turn, name == "fetched")
         await self.tick()
         self.ctx.set(getattr(dut, name), 0)
-        self.ctx.set(dut.fetched_in_turn, 0)
         return found
 
 
@@ -198,29 +196,44 @@ def test_random_doorbells_and_progress(seed):
     simulate(dut, run, clocks=60_000)
 
 
-def test_a_doorbell_is_seen_in_the_clock_cycle_behind_its_write_and_can_be_fetched_at_once():
+def test_a_doorbell_rings_behind_its_write_and_is_pending_a_clock_cycle_later():
     dut = QueueSlots(PARAMETERS)
 
     async def run(ctx):
         bench = Bench(ctx, dut)
         await bench.open(1, 5)
-        for tail, left in ((1, 0), (3, 1), (3, 0)):
+        for tail, left in ((1, 1), (3, 2), (3, 0)):
             bench.bus.offer_write(TAIL, doorbell(5, tail), 1)
             await bench.tick()
             bench.bus.withdraw_write()
-            ringing = ctx.get(dut.ringing)
-            assert ringing == (tail != 3 or left == 1 or ctx.get(dut.pending) != 0)
-            if ringing and ctx.get(dut.ringing_slot) == 1 and ctx.get(dut.pending) == 0:
-                drive(ctx, dut, fetch_slot=1, fetched=1)
-                await bench.tick()
-                drive(ctx, dut, fetched=0)
-                assert ctx.get(dut.pending) == (0b010 if left else 0)
-                if left:
-                    await bench.strobe("fetched", 1)
-                    assert ctx.get(dut.pending) == 0
-            else:
-                await bench.tick()
+            assert (ctx.get(dut.ringing), ctx.get(dut.ringing_slot), ctx.get(dut.pending)) == (1, 1, 0)
+            await bench.tick()
+            assert not ctx.get(dut.ringing)
+            for more in reversed(range(left)):
+                assert ctx.get(dut.pending) == 0b010
+                await bench.strobe("fetched", 1)
+                assert ctx.get(dut.pending) == (0b010 if more else 0)
         assert not bench.errors
+
+    simulate(dut, run, clocks=200)
+
+
+@pytest.mark.parametrize(("rung", "left", "errors"), [(1, 0, [1]), (2, 0, []), (3, 1, [])])
+def test_a_submission_is_fetched_in_the_clock_cycle_of_a_doorbell(rung, left, errors):
+    dut = QueueSlots(PARAMETERS)
+
+    async def run(ctx):
+        bench = Bench(ctx, dut)
+        await bench.open(1, 5)
+        await bench.write(TAIL, doorbell(5, 2), 1)
+        await bench.strobe("fetched", 1)
+        bench.bus.offer_write(TAIL, doorbell(5, rung), 1)
+        await bench.tick()
+        bench.bus.withdraw_write()
+        await bench.strobe("fetched", 1)
+        assert ctx.get(dut.pending) == (0b010 if left else 0)
+        await bench.tick(2)
+        assert [slot for slot, *_ in bench.errors] == errors
 
     simulate(dut, run, clocks=200)
 

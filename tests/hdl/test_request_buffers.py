@@ -32,7 +32,7 @@ def order(reads=(0, 0), writes=(0, 0), commutes=(0, 0), **more):
     """Logs as (offset, keys)."""
     logs = {"reads": reads, "writes": writes, "commutes": commutes}
     logs = {name: {"address": BASE + offset, "count": count} for name, (offset, count) in logs.items()}
-    return {"window": WINDOW, **logs, **more}
+    return {"window": WINDOW, **logs, "too_many": writes[1] + commutes[1] > CHUNK, **more}
 
 
 class Memory:

@@ -197,8 +197,9 @@ class Bench:
         self.request_members = request_layout(parameters)
         self.reads = []  # (slot, word, values it may have) or None, newest first
         self.refused = None
+        self.arrived = None  # the write of the clock cycle before, which takes effect in this one
 
-    async def step(self, ctx, write=None, *, read=None, take=None, decided=None, reset=False, resetting=False):
+    async def step(self, ctx, arriving=None, *, read=None, take=None, decided=None, reset=False, resetting=False):
         dut, model, p = self.dut, self.model, self.parameters
         # Answers to what was asked before.
         if self.refused is not None:
@@ -222,11 +223,14 @@ class Bench:
         ctx.set(dut.decided, decided is not None)
         if decided is not None:
             drive(ctx, dut, decided_slot=decided[0], verdict=decided[1])
-        ctx.set(dut.bus.write_valid, write is not None)
+        ctx.set(dut.bus.write_valid, arriving is not None)
+        if arriving is not None:
+            slot, word, data, strobe = arriving
+            drive(ctx, dut.bus, write_slot=slot, write_word=word, write_data=data, write_strobe=strobe)
+        write, self.arrived = self.arrived, arriving
         effect = None
         if write is not None:
             slot, word, data, strobe = write
-            drive(ctx, dut.bus, write_slot=slot, write_word=word, write_data=data, write_strobe=strobe)
             effect, code, detail = model.write(slot, word, data, strobe)
             error = value_of([(name, None) for name in ("code", "slot", "detail")], ctx.get(dut.error))
             if code is not None:
@@ -249,7 +253,7 @@ class Bench:
             assert ctx.get(dut.append_key) == data
             expected = p.aperture_depth - 1 - state.writes if down else state.reads
             assert ctx.get(dut.append_position) == expected
-        self.refused = None if write is None else effect == "refused"
+        self.refused = None if arriving is None else model.write(*arriving)[0] == "refused"
         before = None
         if read is not None:
             drive(ctx, dut.bus, read_slot=read[0], read_word=read[1])
@@ -261,6 +265,7 @@ class Bench:
 
     async def write(self, ctx, slot, item, data=0, strobe=WHOLE, index=0):
         await self.step(ctx, (slot, item.word + index, data, strobe))
+        await self.step(ctx)
 
     async def finish(self, ctx, slot, **verdict):
         """The arbiter takes and decides the request of `slot`."""
@@ -445,10 +450,12 @@ def test_a_write_to_a_busy_slot_is_dropped_and_counts_against_the_next_request(i
         write = (2, item.word, 0x12, WHOLE)
         if when == "decided now":
             # In the very clock cycle in which the verdict arrives.
-            await bench.step(ctx, write, decided=(2, verdict_of(PARAMETERS, committed=1, request=11)))
+            await bench.step(ctx, write)
+            await bench.step(ctx, decided=(2, verdict_of(PARAMETERS, committed=1, request=11)))
             await bench.check_all(ctx)
         else:
             await bench.step(ctx, write)
+            await bench.step(ctx)
             assert bench.model.request(2) == request, "the request in progress is complete"
             await bench.check_all(ctx)
             if when == "pending":
@@ -520,12 +527,14 @@ def test_reset_marks_what_is_filled_or_undecided_and_nothing_else():
         await bench.step(ctx, take=3)
         await bench.step(ctx, take=4)
         verdict = verdict_of(bench.parameters, committed=1, request=4)
-        await bench.step(ctx, (5, SUBMIT.word, 5, WHOLE), decided=(4, verdict), reset=True)
+        await bench.step(ctx, (5, SUBMIT.word, 5, WHOLE))
+        await bench.step(ctx, decided=(4, verdict), reset=True)
         assert [state.reset for state in bench.model.slots] == [False, True, True, True, False, True]
         await bench.check_all(ctx)
         # While the reset is in progress: a submit is hit, filling is not.
         await bench.step(ctx, (0, SUBMIT.word, 5, WHOLE), resetting=True)
         await bench.step(ctx, (4, APERTURES["READ"].word, 5, WHOLE), resetting=True)
+        await bench.step(ctx, resetting=True)
         assert [state.reset for state in bench.model.slots] == [True, True, True, True, False, True]
         # The mark of the filled one sticks until its request is decided.
         await bench.write(ctx, 1, SUBMIT, 1)

@@ -52,6 +52,20 @@ def test_there_are_benchmarks() -> None:
     assert not {"report", "__main__"} & set(bench.__main__.names())
 
 
+def test_plots(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    drawn = []
+    monkeypatch.setattr(bench.__main__, "names", lambda: ["with", "without"])
+    for name in ("with", "without"):
+        module = types.ModuleType(f"bench.{name}")
+        module.run = lambda: FIGURES[:1]
+        monkeypatch.setitem(sys.modules, f"bench.{name}", module)
+    sys.modules["bench.with"].plot = lambda figures, path: drawn.append((figures, path))
+    folder = tmp_path / "plots"
+    assert bench.__main__.main(["--plot", str(folder)]) == 0
+    assert drawn == [(FIGURES[:1], folder / "with.png")]
+    assert folder.is_dir()
+
+
 def test_a_missed_claim_fails(monkeypatch: pytest.MonkeyPatch, tmp_path, capsys) -> None:
     monkeypatch.setattr(bench.__main__, "names", lambda: ["good", "bad"])
     for name, figures in (("good", FIGURES[:1]), ("bad", FIGURES[1:])):

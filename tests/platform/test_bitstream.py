@@ -128,11 +128,20 @@ def test_one_flipped_bit_is_found_by_the_crc(word):
 def test_every_truncation_is_found(container):
     whole = bit(stream(frames=1)) if container == "bit" else payload(stream(frames=1), "<")
     read_bitstream(whole)
-    # The padding behind the last command can be lost without harm from a file without a length.
+    # Without a length, and of some frames only, nothing tells how much padding was behind the last command.
     end = len(whole) - (16 if container == "bit.bin" else 0)
     for length in [*range(0, 200), *range(200, end, 7), end - 1]:
         with pytest.raises(BitstreamError):
             read_bitstream(whole[:length])
+
+
+@pytest.mark.parametrize(("idcode", "frames", "size"), [(0x3722093, 5152, 2083740), (0x3727093, 10008, 4045564)])
+def test_the_padding_of_a_whole_part_is_not_lost(idcode, frames, size):
+    words = stream(idcode=idcode, frames=frames)
+    words += [NOP] * (size // 4 - len(words))
+    assert read_bitstream(payload(words, "<")).frames == frames
+    with pytest.raises(BitstreamError, match="the data is cut short: 4 bytes are missing at its end"):
+        read_bitstream(payload(words[:-1], "<"))
 
 
 @pytest.mark.parametrize(

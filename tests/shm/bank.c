@@ -120,14 +120,15 @@ static bool take_token(bg_client *client, bg_sharing *sharing) {
     if (fcntl(sharing->file, F_OFD_GETLK + 1, &lock) != 0)
         return false;
     BG_POINT(TOKEN_TAKEN);
-    bg_guards_clear(client);
+    if (!bg_guards_clear(client, sharing, 60 * SECOND))
+        fail("guards could not be removed within a minute");
     return true;
 }
 
 static void give_token(bg_client *client, bg_sharing *sharing) {
     struct flock lock = {.l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = BG_TOKEN_LOCK, .l_len = 1};
-    bg_guards_clear(client);
-    BG_POINT(GUARDS_CLEARED);
+    if (!bg_guards_clear(client, sharing, 60 * SECOND))
+        fail("guards could not be removed within a minute");
     fcntl(sharing->file, F_OFD_GETLK + 1, &lock);
 }
 
@@ -135,7 +136,7 @@ static void give_token(bg_client *client, bg_sharing *sharing) {
 static void guard(bg_client *client, bg_sharing *sharing, uint32_t location) {
     uint64_t begin = now_ns();
     bg_guard(client, location);
-    while (!bg_guard_settled(client, sharing, SECOND / 10))
+    while (!bg_guard_settle(client, sharing, SECOND / 10))
         if (now_ns() - begin > 60 * SECOND)
             fail("a guard took more than a minute");
     if (!bg_wait_published(sharing, bg_segment_last(client->segment), 60 * SECOND))

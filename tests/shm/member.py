@@ -15,72 +15,102 @@ LOCATIONS = 3
 PRIVATE = 2
 
 
-def programs(segment: str, seed: int, count: int) -> None:
-    """Random transactions; prints what every attempt saw, one JSON object a line."""
-    dice = random.Random(seed)
-    x = bloomgate.SharedArray("x", LOCATIONS)
-    # By the names that a checker of all processes knows them by.
-    variables: dict[str, Any] = {f"x{place}": x.variable(place) for place in range(LOCATIONS)}
-    variables.update({f"private {number} of {seed}": bloomgate.TVar(0) for number in range(PRIVATE)})
-    attempts: list[tuple[dict[str, object], object]] = []
-    moment = [0.0]
+class PartFailed(Exception):
+    pass
 
-    def perform(steps: list[tuple[str, str, int]], name: str) -> None:
-        reads: dict[str, int] = {}
-        writes: dict[str, int] = {}
-        adds: dict[str, int] = {}
-        # Its snapshot was taken after the call, or after the attempt before had ended.
-        seen = {"name": name, "began": moment[0], "ended": time.monotonic(), "committed": False}
-        seen.update(reads=reads, writes=writes, adds=adds)
-        attempts.append((seen, here.tx))
-        try:
-            take(steps, reads, writes, adds)
-        finally:
-            moment[0] = time.monotonic()
 
-    def take(
-        steps: list[tuple[str, str, int]], reads: dict[str, int], writes: dict[str, int], adds: dict[str, int]
-    ) -> None:
-        for kind, place, value in steps:
-            if kind == "read":
-                got = int(variables[place].value)
-                if place in writes:
-                    assert got == writes[place] + adds.get(place, 0), "does not read its own writes"
-                else:
-                    before = got - adds.get(place, 0)
-                    assert reads.setdefault(place, before) == before, "an unrepeatable read"
-            elif kind == "write":
-                variables[place].value = writes[place] = value
-                adds.pop(place, None)
-            elif kind == "add":
-                bloomgate.commute(variables[place], "add", 1)
-                adds[place] = adds.get(place, 0) + 1
-            else:
-                time.sleep(0)
+class Program:
+    """Transactions of one process, recorded: each a list of steps (kind, place, value)."""
 
-    run = bloomgate.atomic(perform)
-    for number in range(count):
-        steps = [
-            (dice.choice(("read", "read", "write", "add", "yield")), dice.choice(list(variables)), dice.getrandbits(40))
-            for _ in range(dice.randint(1, 6))
-        ]
-        begin = len(attempts)
-        moment[0] = time.monotonic()
-        run(steps, f"{seed}.{number}")
+    def __init__(self, array: str, owner: str) -> None:
+        x = bloomgate.SharedArray(array, LOCATIONS)
+        # By the names that a checker of all processes knows them by.
+        self.variables: dict[str, Any] = {f"x{place}": x.variable(place) for place in range(LOCATIONS)}
+        self.private = {f"private {number} of {owner}": bloomgate.TVar(0) for number in range(PRIVATE)}
+        self.variables.update(self.private)
+        self._names = list(self.variables)
+        self._owner = owner
+        self._attempts: list[tuple[dict[str, Any], Any]] = []
+        #: Not later than the snapshot of the attempt that begins next.
+        self._moment = 0.0
+        self._run = bloomgate.atomic(self._attempt)
+        self._fail = bloomgate.atomic(self._part)
+
+    def transaction(self, steps: list[tuple[str, int, int]]) -> None:
+        """Run one, and note what each attempt has seen."""
+        begin = len(self._attempts)
+        self._moment = time.monotonic()
+        self._run(steps)
         ended = time.monotonic()
-        for place, (seen, tx) in enumerate(attempts[begin:], begin):
-            last = place == len(attempts) - 1
+        for place, (seen, tx) in enumerate(self._attempts[begin:], begin):
+            last = place == len(self._attempts) - 1
             # The next attempt has noted there when it was sure that this one had ended.
-            seen["ended"] = ended if last else attempts[place + 1][0]["ended"]
+            seen["ended"] = ended if last else self._attempts[place + 1][0]["ended"]
             seen["committed"] = last
             timestamp = tx.verdict.timestamp if last and tx.verdict is not None else None
             # Of an attempt that did not even begin to read there is nothing to check.
             seen["place"] = tx.snapshot if timestamp is None else timestamp
-    # Also who has written nothing knows what its own variables are in the end.
-    last = {name: variable.value for name, variable in variables.items() if name.startswith("private")}
-    print(json.dumps(last))
-    for seen, _ in attempts:
-        print(json.dumps(seen))
+
+    def report(self) -> dict[str, Any]:
+        """All attempts, and what the private variables are now."""
+        private = {name: variable.value for name, variable in self.private.items()}
+        return {"private": private, "attempts": [seen for seen, _ in self._attempts]}
+
+    def _attempt(self, steps: list[tuple[str, int, int]]) -> None:
+        name = f"{len(self._attempts)} of {self._owner}"
+        seen: dict[str, Any] = {"name": name, "began": self._moment, "ended": time.monotonic(), "committed": False}
+        seen.update(reads={}, writes={}, adds={})
+        self._attempts.append((seen, here.tx))
+        try:
+            for kind, place, value in steps:
+                self._step(kind, self._names[place], value, seen["reads"], seen["writes"], seen["adds"])
+        finally:
+            self._moment = time.monotonic()
+
+    def _step(
+        self, kind: str, place: str, value: int, reads: dict[str, int], writes: dict[str, int], adds: dict[str, int]
+    ) -> None:
+        variable = self.variables[place]
+        if kind == "read":
+            got = int(variable.value)
+            if place in writes:
+                assert got == writes[place] + adds.get(place, 0), "does not read its own writes"
+            else:
+                before = got - adds.get(place, 0)
+                assert reads.setdefault(place, before) == before, "an unrepeatable read"
+        elif kind == "write":
+            variable.value = writes[place] = value
+            adds.pop(place, None)
+        elif kind == "add":
+            bloomgate.commute(variable, "add", 1)
+            adds[place] = adds.get(place, 0) + 1
+        elif kind == "irrevocable":
+            bloomgate.irrevocable()
+        elif kind == "fail part":
+            try:
+                self._fail(variable)
+            except PartFailed:
+                pass
+        else:
+            time.sleep(0)
+
+    @staticmethod
+    def _part(variable: Any) -> None:
+        bloomgate.commute(variable, "add", 7)
+        variable.value = -1
+        raise PartFailed
+
+
+def programs(segment: str, owner: str) -> None:
+    """For each line with an array, a moment and transactions: run them from then on; answer with what they saw."""
+    for line in sys.stdin:
+        array, start, transactions = json.loads(line)
+        program = Program(array, owner)
+        while time.monotonic() < start:
+            pass
+        for steps in transactions:
+            program.transaction(steps)
+        print(json.dumps(program.report()), flush=True)
 
 
 def add(segment: str, count: int) -> None:

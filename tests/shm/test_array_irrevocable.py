@@ -12,6 +12,7 @@ from pathlib import Path
 import bloomgate
 import pytest
 from bloomgate import SharedArray, SharedTVar, TransactionTimeout, TVar, aio, atomic, commute, irrevocable
+from bloomgate.shm.array import Commit
 from bloomgate.stm.runtime import runtime
 
 from tests.shm.served import ServerProcess, new_name, removed
@@ -152,6 +153,34 @@ def test_its_process_dies_or_stops(segment, end: signal.Signals) -> None:
     change_both()
     also_irrevocable()
     assert (x[0], private.value) == (21 if end == signal.SIGSTOP else 20, 1)
+
+
+def test_it_dies_before_its_commit_is_decided(segment, monkeypatch) -> None:
+    """That commit is decided before anybody may change what it has read."""
+    x = SharedArray("x", 1)
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(Commit, "run", lambda request: os.kill(os.getpid(), signal.SIGKILL))
+
+        @atomic
+        def increment() -> None:
+            irrevocable()
+            x[0] += 1
+
+        increment()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert x[0] == 0
+
+    @atomic(timeout=LIMIT)
+    def change() -> None:
+        x[0] += 10
+
+    change()
+    with bloomgate.open_device(f"shm:{segment}") as other:
+        # The slot of the dead one: what is left there is decided now.
+        assert other.slot != runtime.device.slot
+    assert x[0] == 11
 
 
 def test_an_exception_takes_it_back(segment) -> None:

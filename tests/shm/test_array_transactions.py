@@ -1,6 +1,5 @@
 """``SharedArray`` and ``SharedTVar`` as the STM's users see them, in one process and in several."""
 
-import json
 import os
 import pickle
 import random
@@ -21,9 +20,6 @@ from bloomgate.stm import shared
 from bloomgate.stm.atomic import PATIENCE
 from bloomgate.stm.context import here
 from bloomgate.stm.runtime import runtime
-
-from tests.shm.member import LOCATIONS
-from tests.stm.history_checker import Attempted, NotSerialisable, check_opacity
 
 LIMIT = 60
 ROOT = Path(__file__).resolve().parents[2]
@@ -510,20 +506,30 @@ def test_a_forked_child_opens_its_own_slot(segment) -> None:
     assert array[1] != slot
 
 
-def test_histories_of_processes(segment, seed: int) -> None:
-    """Random programs in three processes: strictly serialisable, and aborted attempts saw one state too."""
-    array = SharedArray("x", LOCATIONS)
-    members = [member(segment, "programs", seed + number, 150) for number in range(3)]
-    attempts = []
-    expected = {}
-    for process in members:
-        first, *lines = map(json.loads, output(process).splitlines())
-        expected.update(first)
-        attempts += [Attempted(**seen) for seen in lines]
-    expected.update({f"x{place}": array[place] for place in range(LOCATIONS)})
-    assert check_opacity(attempts, dict.fromkeys(expected, 0)) == expected
-    # The checker has something to check.
-    reader = next(attempt for attempt in attempts if attempt.committed and attempt.reads)
-    reader.reads[next(iter(reader.reads))] += 1
-    with pytest.raises(NotSerialisable):
-        check_opacity(attempts, dict.fromkeys(expected, 0))
+def test_a_conflict_is_named(segment) -> None:
+    """Also one with another process, of which only the variable is known."""
+    array = SharedArray("x", 1)
+    runs = []
+
+    @atomic
+    def loser(disturb) -> None:
+        value = array[0]
+        runs.append(value)
+        if len(runs) % 2:
+            disturb()
+        array[0] = value + 1
+
+    def disturb_here() -> None:
+        thread = threading.Thread(target=lambda: array.commute(0, "add", 1))
+        thread.start()
+        thread.join(LIMIT)
+
+    with bloomgate.profile() as recorder:
+        loser(lambda: output(member(segment, "add", 1)))
+        loser(disturb_here)
+    elsewhere, here_too = sorted(recorder.report().conflicts, key=lambda conflict: conflict.seconds, reverse=True)
+    assert elsewhere.variable == here_too.variable == "x[0]"
+    assert "in loser" in elsewhere.read_at
+    assert elsewhere.written_at.startswith("unknown: committed by another process")
+    assert "in disturb_here" in here_too.written_at or "<lambda>" in here_too.written_at
+    assert array[0] == 4

@@ -131,6 +131,20 @@ def test_a_doorbell_of_an_earlier_owner_is_refused(one_slot: str) -> None:
         assert device.commit(snapshot=1, writes=[1]).timestamp == 2
 
 
+def test_a_generation_that_has_come_round(one_slot: str) -> None:
+    """After 65535 owners the first doorbell of one can be what another one left there."""
+    for _ in range(3):
+        with open_device(one_slot) as device:
+            control = device.segment.layout.slot_control(0)
+            generation = device.segment.read(SLOT_CONTROL["generation"], base=control)
+            last = device.last_timestamp()
+            verdict = device.commit(snapshot=last, writes=[1])
+            assert verdict.timestamp == last + 1
+            device.publish(verdict.timestamp)
+            # As if all the others had been here, and had submitted nothing.
+            device.segment.write(SLOT_CONTROL["generation"], (generation - 2) % 65535 + 1, base=control)
+
+
 def test_a_holder_of_the_mutex_that_does_not_go_on_is_named() -> None:
     """Without a server, who is stopped while it decides stops the others; they say which process it is."""
     code = """

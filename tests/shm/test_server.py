@@ -11,6 +11,7 @@ import time
 import pytest
 from bloomgate import BloomgateError, Reason, open_device
 from bloomgate.backends.shm import ShmDevice
+from bloomgate.in_flight import Token
 from bloomgate.serve import Server
 from bloomgate.shm.segment import path_of
 
@@ -47,6 +48,31 @@ def test_it_says_what_it_does_and_removes_the_segment() -> None:
         assert f"shm:{name} with 3 slots, process {server.process.pid}" in said
         assert "stopping; 0 clients, 1 commits, 0 aborts" in said
         assert not os.path.exists(path_of(name))
+
+
+@pytest.mark.parametrize("url", ["soft:", "model:"])
+def test_what_was_in_flight_when_it_died_is_doomed_under_the_next(url: str) -> None:
+    with removed(new_name()) as name:
+        server = ServerProcess(name, url)
+        with open_device(f"shm:{name}") as device:
+            reader, sleeper, holder = (device.open_slot() for _ in range(3))
+            for slot in (reader, sleeper, holder):
+                slot.begin(device.published)
+                slot.announce([1])
+            sleeper.park()
+            holder.request_token()
+            assert holder.token is Token.HOLDER
+            server.kill()
+            server = ServerProcess(name, url)
+            assert sleeper._wait_until_woken(PATIENCE)
+            assert reader.doomed is not None
+            # Also the holder's: its epoch has ended.
+            for slot in (reader, holder):
+                assert slot.commit(writes=[1]).reason is Reason.ROLLOVER
+            reader.begin(device.published)
+            assert reader.irrevocable(PATIENCE).committed
+            assert reader.commit(writes=[1]).committed
+        server.terminate()
 
 
 def test_a_segment_has_one_server() -> None:

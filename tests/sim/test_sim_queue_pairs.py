@@ -1,7 +1,9 @@
 """Queue pairs of sim:, as on every other device, and what only the owner of page 0 can see of them."""
 
+import os
+
 import pytest
-from bloomgate import DeviceInUse, open_device
+from bloomgate import DeviceClosed, DeviceInUse, open_device
 from bloomgate.registers import CONTROL_PAGE, QUEUE_RECORD_BYTES
 
 from tests.queue_pair_contract import GEOMETRY, QueuePairContract
@@ -34,3 +36,17 @@ def test_each_slot_has_one() -> None:
             assert again.commit(snapshot=0, writes=[1]).timestamp == 1
             assert device.bus.read(records + QUEUE_RECORD_BYTES, 2) == windows[1]
     assert all(pair.port.closed for pair in pairs)
+
+
+def test_a_forked_child_has_none() -> None:
+    with open_device(URL) as device, device.queue_pair() as queue:
+        ticket = queue.submit(snapshot=0, writes=[1])
+        child = os.fork()
+        if child == 0:
+            try:
+                queue.collect(ticket)
+            except DeviceClosed:
+                os._exit(7)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert queue.collect(ticket).timestamp == 1

@@ -392,6 +392,40 @@ def case_nested_undo_keeps_the_outer_writes_and_the_reads():
 # retry, or_else, check.
 
 
+def case_nested_undo_keeps_the_operations_that_it_has_promoted():
+    """A part that has read what was commuted before it is undone: the operations count, once, for who reads later."""
+    x = TVar(0)
+
+    def failing():
+        assert x.value == 1
+        commute(x, "add", 10)
+        x.value = 5
+        raise KeyError
+
+    @atomic
+    def part():
+        raises(KeyError, atomic(failing))
+        assert x.value == 1
+        commute(x, "add", 1)
+        assert x.value == 2
+
+    @atomic
+    def undone():
+        part()
+        raise KeyError
+
+    @atomic
+    def whole(inner):
+        commute(x, "add", 1)
+        inner()
+        commute(x, "add", 1)
+        return x.value
+
+    assert whole(part) == x.value == 3
+    x.value = 0
+    assert whole(lambda: raises(KeyError, undone)) == x.value == 2
+
+
 def case_retry_waits_for_what_was_read():
     flag, other = TVar(False), TVar(0)
     there = threading.Event()

@@ -22,7 +22,7 @@ class Attempted:
     ended: float = 0.0
     committed: bool = False
     #: Of the state that it claims to have seen, or of its commit if it wrote.
-    place: int = 0
+    place: Any = 0
     reads: dict[Any, Any] = field(default_factory=dict)
     writes: dict[Any, Any] = field(default_factory=dict)
     adds: dict[Any, int] = field(default_factory=dict)

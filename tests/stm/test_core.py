@@ -22,7 +22,7 @@ def test_core_on_pypy() -> None:
     if pypy is None:
         pytest.skip("no pypy3, so the STM has not been tried on PyPy: apt-get install pypy3")
     result = subprocess.run(
-        [pypy, "-B", "-W", "error", str(HERE / "core_cases.py"), "model:", "soft:"],
+        [pypy, "-B", "-W", "error", str(HERE / "core_cases.py"), "model:", "soft:", "shm:"],
         capture_output=True,
         text=True,
         timeout=180,

@@ -32,7 +32,7 @@ from bloomgate_hdl.platform.pads import PadError, Pads, check_constraints, check
 from bloomgate_hdl.platform.system import System
 from bloomgate_hdl.platform.timing import FIGURES, MARGIN, TimingReport, analyse
 from bloomgate_hdl.platform.tools import MissingTools, Toolchain, find_toolchain
-from bloomgate_hdl.synth import DEVICE, resources_of
+from bloomgate_hdl.synth import DEVICE, mapping, resources_of
 
 __all__ = ["BuildError", "Design", "check_clock", "clock_route", "main", "prepare", "synthesise"]
 
@@ -101,7 +101,7 @@ def synthesise(design: Design, directory: Path) -> tuple[dict[str, int], str]:
         (
             "read_rtlil top.il",
             # The top level instantiates its buffers itself.
-            f"synth_xilinx -family xc7 -flatten -abc9 -noiopad -noclkbuf -top {design.top}",
+            *mapping(design.top, "-noclkbuf"),
             # nextpnr-xilinx has no idea of these, nor of an address bit that is undefined.
             "delete t:$scopeinfo",
             "setundef -zero",

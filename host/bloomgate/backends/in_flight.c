@@ -4,6 +4,9 @@
  *
  * The slot filters are stored by rows, as in the gateware: a word holds one bit for each slot, so that one look per
  * table answers for all slots.
+ *
+ * In shared memory a process can die at any instruction. What is stored last of a change is what makes it count, so that
+ * recover_flight() can tell; and what a slot was told (shm/flight.c) it was told behind the change.
  */
 
 enum { TOKEN_NONE, TOKEN_WAITING, TOKEN_HOLDER, TOKEN_REVOKED };
@@ -51,10 +54,12 @@ static void log_conflict(bg_device *device, uint32_t winner, uint32_t loser, boo
 }
 
 static void wake_slot(bg_device *device, bg_slot_state *state, uint32_t epoch, uint32_t count) {
-    state->parked = 0;
-    state->wake_sequence = (state->wake_sequence + 1) & 0xffff;
     state->wake_epoch = epoch;
     state->wake_count = count;
+    state->wake_sequence = (state->wake_sequence + 1) & 0xffff;
+    BG_POINT(FLIGHT_WAKING);
+    in_this_order();
+    state->parked = 0;
     state->statistics[BG_SLOT_STATISTIC_WAKES]++;
     device->flight.news++;
 }
@@ -66,13 +71,15 @@ static void doom(bg_device *device, uint32_t slot, uint32_t winner, bool known, 
     state->revalidate = 1;
     if (state->doomed)
         return;
-    state->doomed = 1;
     state->doom_key_known = known;
     state->doom_key = key;
     state->doom_epoch = device->epoch;
     state->doom_count = device->last;
+    in_this_order();
+    state->doomed = 1;
     state->statistics[BG_SLOT_STATISTIC_DOOMS]++;
     log_conflict(device, winner, slot, known, key);
+    BG_POINT(FLIGHT_DOOMED);
     if (state->parked)
         wake_slot(device, state, device->epoch, device->last);
     device->flight.news++;
@@ -82,6 +89,7 @@ static void empty_slot(bg_device *device, uint32_t slot) {
     bg_slot_state *state = slot_of(device, slot);
     if (state->entered)
         leave(device, slot);
+    BG_POINT(FLIGHT_EMPTYING);
     state->entered = state->in_flight = state->logged = state->revalidate = 0;
     state->doomed = state->parked = state->refused = 0;
 }
@@ -130,14 +138,17 @@ static void grant(bg_device *device) {
             .capacity = UINT32_MAX,
         };
         bg_verdict verdict = examine(device, &so_far);
-        state->token = TOKEN_NONE;
         if (verdict.code == BG_COMMIT) {
-            state->token = TOKEN_HOLDER;
+            flight->held_for = 0;
             state->logged = 0;
             flight->holder = chosen;
-            flight->held_for = 0;
+            BG_POINT(FLIGHT_GRANTING);
+            in_this_order();
+            state->token = TOKEN_HOLDER;
         } else {
             state->refusal = verdict;
+            in_this_order();
+            state->token = TOKEN_NONE;
             slot_decided(device, chosen, &verdict);
         }
     }
@@ -146,6 +157,8 @@ static void grant(bg_device *device) {
 static void release_token(bg_device *device, uint32_t state_after) {
     bg_flight *flight = &device->flight;
     slot_of(device, flight->holder)->token = state_after;
+    BG_POINT(FLIGHT_RELEASING);
+    in_this_order();
     flight->holder = NOBODY;
     flight->news++;
     for (uint32_t slot = 0; slot < flight->count; slot++)
@@ -230,15 +243,36 @@ static void look_up(bg_device *device, const bg_request *request) {
         }
 }
 
+/* After a process died while it changed the state: who has the token. Granting ends with the slot's word, and releasing
+ * begins with it. */
+static void recover_token(bg_device *device) {
+    bg_flight *flight = &device->flight;
+    if (flight->holder != NOBODY && slot_of(device, flight->holder)->token != TOKEN_HOLDER)
+        flight->holder = NOBODY;
+}
+
+/* And the rest, when the decision is finished. The floor dooms whoever has announced anything, but for the holder of the
+ * token, whose keys nobody could commit. Nobody who waits sleeps on; spurious wakes do no harm. */
+static void recover_flight(bg_device *device) {
+    bg_flight *flight = &device->flight;
+    raise_floor(device, NOBODY);
+    for (uint32_t slot = 0; slot < flight->count; slot++)
+        if (slot_of(device, slot)->parked)
+            wake_slot(device, slot_of(device, slot), device->epoch, device->last);
+    grant(device);
+    flight->news++;
+}
+
 /* -- what a slot can do, see class Slot -------------------------------------------------------------------------- */
 
 static void announce(bg_device *device, uint32_t slot, const uint32_t *keys, uint32_t count) {
     bg_slot_state *state = slot_of(device, slot);
+    state->entered |= count != 0;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t met = 0;
         log_of(device, slot)[state->logged++] = keys[i];
+        BG_POINT(FLIGHT_ANNOUNCING);
         enter(device, slot, keys[i]);
-        state->entered = 1;
         if (newer_with_parity(device, keys[i], state->count, &met) || device->floor > state->count)
             doom(device, slot, NOBODY, true, keys[i]);
         else if (met)
@@ -247,30 +281,51 @@ static void announce(bg_device *device, uint32_t slot, const uint32_t *keys, uin
     state->statistics[BG_SLOT_STATISTIC_KEYS_ANNOUNCED] += count;
 }
 
-/* `words`: three counts and the keys of the three sets. What was announced goes before the reads, in the slot's log. */
-static bg_verdict commit_of_slot(bg_device *device, uint32_t slot, const uint32_t *words) {
+/* Whether a slot can have so many keys more. */
+static bool has_room(bg_device *device, uint32_t slot, uint64_t keys) {
+    return slot_of(device, slot)->logged + keys <= device->aperture_depth;
+}
+
+/* Makes a request with the sets of a commit into the commit of the slot's transaction. What was announced goes before the
+ * reads, in the slot's log. False if there is no transaction, or it has not so many keys. */
+static bool take_transaction(bg_device *device, uint32_t slot, bg_request *request) {
     bg_slot_state *state = slot_of(device, slot);
     uint32_t *log = log_of(device, slot);
-    uint32_t announced = state->logged, reads = words[0], writes = words[1], commutes = words[2];
-    const uint32_t *keys = words + 3;
-    memcpy(log + announced, keys, reads * sizeof *log);
-    bool all = state->revalidate, revoked = state->token == TOKEN_REVOKED;
-    bool none = state->token == TOKEN_HOLDER || revoked;
+    uint32_t announced = state->logged, reads = request->reads.count;
+    if (!state->in_flight || state->token == TOKEN_WAITING ||
+        !has_room(device, slot, (uint64_t)reads + request->writes.count + request->commutes.count))
+        return false;
+    memcpy(log + announced, request->reads.keys, reads * sizeof *log);
+    if (state->token == TOKEN_HOLDER || state->token == TOKEN_REVOKED)
+        request->reads.count = 0;
+    else if (state->revalidate)
+        request->reads = (key_set){(const char *)log, announced + reads};
+    else
+        request->reads = (key_set){(const char *)(log + announced), reads};
+    request->epoch = state->epoch;
+    request->count = state->count;
+    request->chunk = request->capacity = UINT32_MAX;
+    request->client = slot + 1;
+    request->revoked = state->token == TOKEN_REVOKED;
+    request->in_flight = true;
+    return true;
+}
+
+/* `words`: three counts and the keys of the three sets. False if there is no such transaction. */
+static bool commit_of_slot(bg_device *device, uint32_t slot, const uint32_t *words, bg_verdict *verdict) {
+    const char *keys = (const char *)(words + 3);
+    size_t before_writes = words[0] * sizeof *words, before_commutes = before_writes + words[1] * sizeof *words;
     bg_request request = {
-        .epoch = state->epoch,
-        .count = state->count,
-        .reads = {(const char *)(all ? log : log + announced), none ? 0 : all ? announced + reads : reads},
-        .writes = {(const char *)(keys + reads), writes},
-        .commutes = {(const char *)(keys + reads + writes), commutes},
-        .chunk = UINT32_MAX,
-        .capacity = UINT32_MAX,
-        .client = slot + 1,
-        .revoked = revoked,
+        .reads = {keys, words[0]},
+        .writes = {keys + before_writes, words[1]},
+        .commutes = {keys + before_commutes, words[2]},
     };
-    bg_verdict verdict = decide(device, &request);
-    slot_decided(device, slot, &verdict);
+    if (!take_transaction(device, slot, &request))
+        return false;
+    *verdict = decide(device, &request);
+    slot_decided(device, slot, verdict);
     finish_commit(device);
-    return verdict;
+    return true;
 }
 
 static void park(bg_device *device, uint32_t slot) {
@@ -290,52 +345,90 @@ static void cancel(bg_device *device, uint32_t slot) {
     device->flight.news++;
 }
 
-/* One operation of a slot, and the slot's state behind it. Python has checked the words. */
-static void operate(bg_device *device, uint32_t slot, uint32_t operation, const uint32_t *words, uint32_t count,
-                    bg_slot_answer *answer) {
+/* What the slot's state allows; the keys have been checked. Returns whether it has happened. */
+static bool perform(bg_device *device, uint32_t slot, uint32_t operation, const uint32_t *words, uint32_t count,
+                    bg_verdict *verdict) {
     bg_slot_state *state = slot_of(device, slot);
-    memset(answer, 0, sizeof *answer);
     switch (operation) {
     case BG_SLOT_BEGIN:
         cancel(device, slot);
-        state->in_flight = 1;
         state->epoch = words[0];
         state->count = words[1];
+        state->in_flight = 1;
         if (state->epoch != device->epoch)
             doom(device, slot, NOBODY, false, 0);
-        break;
+        return true;
     case BG_SLOT_ANNOUNCE:
+        if (!state->in_flight || state->token == TOKEN_HOLDER || state->token == TOKEN_WAITING ||
+            !has_room(device, slot, count))
+            return false;
         announce(device, slot, words, count);
-        break;
+        return true;
     case BG_SLOT_COMMIT:
-        answer->verdict = commit_of_slot(device, slot, words);
-        break;
+        return commit_of_slot(device, slot, words, verdict);
     case BG_SLOT_CANCEL:
         cancel(device, slot);
-        break;
+        return true;
     case BG_SLOT_PARK:
         park(device, slot);
-        break;
+        return true;
     case BG_SLOT_UNPARK:
         state->parked = 0;
-        break;
+        return true;
     case BG_SLOT_TOKEN:
-        state->token = TOKEN_WAITING;
+        if (!state->in_flight || state->token != TOKEN_NONE)
+            return false;
         state->refusal.code = BG_COMMIT;
+        state->token = TOKEN_WAITING;
         grant(device);
-        break;
+        return true;
     case BG_SLOT_GUARD:
+        if (state->token != TOKEN_HOLDER)
+            return false;
+        state->entered |= count != 0;
         for (uint32_t i = 0; i < count; i++)
             enter(device, slot, words[i]);
-        state->entered = 1;
         state->statistics[BG_SLOT_STATISTIC_KEYS_ANNOUNCED] += count;
-        break;
+        return true;
     }
-    answer->state = *state;
+    return true;
+}
+
+/* One operation of a slot, and the slot's state behind it. */
+static void operate(bg_device *device, uint32_t slot, uint32_t operation, const uint32_t *words, uint32_t count,
+                    bg_slot_answer *answer) {
+    memset(answer, 0, sizeof *answer);
+    answer->refused = !perform(device, slot, operation, words, count, &answer->verdict);
+    if (operation != BG_SLOT_STATE)
+        device->flight.news++;
+    answer->state = *slot_of(device, slot);
     answer->epoch = device->epoch;
     answer->last = device->last;
     answer->news = device->flight.news;
 }
+
+/* Lets time pass for the watchdog. */
+static void tick(bg_device *device, uint64_t ticks) {
+    bg_flight *flight = &device->flight;
+    if (flight->holder == NOBODY)
+        return;
+    flight->held_for += ticks;
+    if (flight->watchdog != 0 && flight->held_for >= flight->watchdog)
+        revoke_token(device);
+}
+
+/* Takes the oldest conflicts that the host has not seen. */
+static uint32_t take_conflicts(bg_device *device, bg_conflict *taken) {
+    bg_flight *flight = &device->flight;
+    if (flight->conflict_head - flight->conflict_tail > BG_CONFLICT_LOG_ENTRIES)
+        flight->conflict_tail = flight->conflict_head - BG_CONFLICT_LOG_ENTRIES;
+    uint32_t count = 0;
+    while (flight->conflict_tail != flight->conflict_head)
+        taken[count++] = flight->conflicts[flight->conflict_tail++ % BG_CONFLICT_LOG_ENTRIES];
+    return count;
+}
+
+/* -- the same for a device of this process, as Python calls it ---------------------------------------------------- */
 
 static void bg_token_watchdog(bg_device *device, uint64_t ticks) {
     pthread_mutex_lock(&device->lock);
@@ -343,15 +436,9 @@ static void bg_token_watchdog(bg_device *device, uint64_t ticks) {
     pthread_mutex_unlock(&device->lock);
 }
 
-/* Lets time pass for the watchdog. */
 static void bg_tick(bg_device *device, uint64_t ticks) {
-    bg_flight *flight = &device->flight;
     pthread_mutex_lock(&device->lock);
-    if (flight->holder != NOBODY) {
-        flight->held_for += ticks;
-        if (flight->watchdog != 0 && flight->held_for >= flight->watchdog)
-            revoke_token(device);
-    }
+    tick(device, ticks);
     pthread_mutex_unlock(&device->lock);
     wake_sleepers(device);
 }
@@ -382,15 +469,9 @@ static void bg_slot_sleep(bg_device *device, uint32_t seen, uint64_t ns) {
     atomic_fetch_sub(&device->flight.sleepers, 1);
 }
 
-/* Takes the oldest conflicts that the host has not seen. */
 static uint32_t bg_conflicts(bg_device *device, bg_conflict *taken) {
     pthread_mutex_lock(&device->lock);
-    bg_flight *flight = &device->flight;
-    if (flight->conflict_head - flight->conflict_tail > BG_CONFLICT_LOG_ENTRIES)
-        flight->conflict_tail = flight->conflict_head - BG_CONFLICT_LOG_ENTRIES;
-    uint32_t count = 0;
-    while (flight->conflict_tail != flight->conflict_head)
-        taken[count++] = flight->conflicts[flight->conflict_tail++ % BG_CONFLICT_LOG_ENTRIES];
+    uint32_t count = take_conflicts(device, taken);
     pthread_mutex_unlock(&device->lock);
     return count;
 }

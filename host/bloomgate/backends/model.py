@@ -124,12 +124,21 @@ class ModelDevice(Device):
             return verdict
 
     def commit_queued(
-        self, epoch: int, count: int, reads: Sequence[int], writes: Sequence[int], commutes: Sequence[int]
+        self,
+        epoch: int,
+        count: int,
+        reads: Sequence[int],
+        writes: Sequence[int],
+        commutes: Sequence[int],
+        slot: Optional[int] = None,
     ) -> Verdict:
-        """Decide a request that was fetched from memory. Keys are 32 bits and may be wider than key_bits."""
+        """Decide a request that was fetched from memory. Keys are 32 bits and may be wider than key_bits.
+
+        ``slot``: whose ring it was in, if that can have a transaction in flight.
+        """
         depth = self.parameters.buffer_depth
         with self._lock:
-            verdict = self._decide(epoch, count, reads, [*writes, *commutes], chunk=depth, capacity=depth)
+            verdict = self._decide(epoch, count, reads, [*writes, *commutes], slot=slot, chunk=depth, capacity=depth)
             self._decided()
             return verdict
 
@@ -199,9 +208,9 @@ class ModelDevice(Device):
 
     # In flight.
 
-    def open_slot(self) -> ModelSlot:
+    def open_slot(self, number: Optional[int] = None) -> ModelSlot:
         self._require_open()
-        return ModelSlot(self, self._slot_numbers.take())
+        return ModelSlot(self, self._slot_numbers.take(number))
 
     def conflicts(self) -> list[Conflict]:
         self._require_open()

@@ -37,6 +37,12 @@ class ModelSlot(Slot):
             flight.announce(self.number, [index(key) for key in keys])
 
     @property
+    def announced(self) -> Optional[int]:
+        flight = self._flight()
+        with self.device._lock:
+            return len(flight.log(self.number)) if flight.is_in_flight(self.number) else None
+
+    @property
     def doomed(self) -> Optional[Doom]:
         flight = self._flight()
         with self.device._lock:

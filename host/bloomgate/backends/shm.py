@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Optional
+from weakref import WeakSet
 
-from bloomgate.backends.soft import load_native
+from bloomgate.backends.shm_slot import ShmSlot
+from bloomgate.backends.soft import NOBODY, conflicts_of, load_native
 from bloomgate.backends.soft_source import NAMES
 from bloomgate.device import Device, DeviceInfo
 from bloomgate.errors import VersionMismatch
 from bloomgate.h3 import matrices
+from bloomgate.in_flight import Conflict
 from bloomgate.parameters import Parameters
 from bloomgate.queue_pair import QueuePair
-from bloomgate.registers import VERSION
+from bloomgate.registers import CONFLICT_LOG_ENTRIES, VERSION
 from bloomgate.shm.commands import Command
 from bloomgate.shm.guards import Guards
 from bloomgate.shm.layout import HEADER, MODE_SERVER, MODE_SERVERLESS
@@ -66,7 +69,7 @@ def open_segment(name: str, expected: Optional[Parameters]) -> Segment:
 
 
 class ShmDevice(Device):
-    """A client of a segment; it owns one slot, and one more for each of its queue pairs."""
+    """A client of a segment; it owns one slot, and one more for each of its queue pairs and open slots."""
 
     def __init__(
         self,
@@ -99,6 +102,9 @@ class ShmDevice(Device):
         #: Submits in that slot; :meth:`commit` uses it too.
         self.queue = QueuePair(port, self._require_sets)
         self._module = port.module
+        #: Of queue pairs and slots: they have the segment open once more.
+        self._ports: WeakSet[SlotPort] = WeakSet()
+        self._slots: WeakSet[ShmSlot] = WeakSet()
         self._statistics_before = dict.fromkeys(NAMES, 0)
         self._closed = False
         self.parameters = segment.parameters
@@ -150,7 +156,58 @@ class ShmDevice(Device):
 
     def queue_pair(self) -> QueuePair:
         self._require_open()
-        return QueuePair(SlotPort(self.segment.again(), self.port.patience), self._require_sets)
+        return QueuePair(self._new_port(), self._require_sets)
+
+    def _new_port(self, number: Optional[int] = None) -> SlotPort:
+        port = SlotPort(self.segment.again(), self.port.patience, number)
+        self._ports.add(port)
+        return port
+
+    # In flight.
+
+    def open_slot(self, number: Optional[int] = None) -> ShmSlot:
+        self._require_open()
+        slot = ShmSlot(self, self._new_port(number))
+        self._slots.add(slot)
+        return slot
+
+    def conflicts(self) -> list[Conflict]:
+        self._require_open()
+        ffi, lib = self._module.ffi, self._module.lib
+        taken = ffi.new("bg_conflict[]", CONFLICT_LOG_ENTRIES)
+        if self.segment.has_server:
+            with self.port.calling:
+                count = self.port.call(Command.CONFLICTS)
+                ffi.memmove(taken, self.port.exchange.words, count * ffi.sizeof("bg_conflict"))
+        else:
+            found = ffi.new("uint32_t *")
+            self.port.patiently(lambda ns: lib.bg_segment_conflicts(self.handle, taken, found, ns))
+            count = found[0]
+        return conflicts_of(self.parameters, taken[0:count])
+
+    def revoke_token(self) -> Optional[int]:
+        self._require_open()
+        if self.segment.has_server:
+            holder = self.port.call(Command.REVOKE)
+        else:
+            found = self._module.ffi.new("uint32_t *")
+            self.port.patiently(lambda ns: self._module.lib.bg_segment_revoke(self.handle, found, ns))
+            holder = found[0]
+        return None if holder == NOBODY else holder
+
+    def set_token_watchdog(self, ticks: int) -> None:
+        self._require_open()
+        if self.segment.has_server:
+            self.port.call(Command.WATCHDOG, ticks)
+        else:
+            self.port.patiently(lambda ns: self._module.lib.bg_segment_watchdog(self.handle, ticks, ns))
+
+    def tick(self, ticks: int = 1) -> None:
+        self._require_open()
+        if self.segment.has_server:
+            self.port.call(Command.TICK, ticks)
+        else:
+            self.port.patiently(lambda ns: self._module.lib.bg_segment_tick(self.handle, ticks, ns))
 
     def last_timestamp(self) -> int:
         self._require_open()
@@ -205,6 +262,8 @@ class ShmDevice(Device):
             self.port.patiently(lambda ns: self._module.lib.bg_segment_inject(self.handle, table, row, ns))
 
     def close(self) -> None:
+        for slot in list(self._slots):
+            slot.close()
         super().close()
         self.queue.close()
 
@@ -212,3 +271,5 @@ class ShmDevice(Device):
         super()._after_fork()
         # The locks belong to both processes as long as both have the file open.
         self.queue.close()
+        for port in list(self._ports):
+            port.close()

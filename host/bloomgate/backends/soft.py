@@ -14,7 +14,7 @@ import sys
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import index
 from pathlib import Path
 from struct import Struct
@@ -39,7 +39,7 @@ from bloomgate.registers import CONFLICT_LOG_ENTRIES, VERSION
 from bloomgate.slots import SlotNumbers
 from bloomgate.verdict import KEY_REASONS, Reason, Verdict
 
-__all__ = ["SoftDevice", "load_native"]
+__all__ = ["NOBODY", "SoftDevice", "conflicts_of", "load_native"]
 
 # A request as soft_core.c reads it. struct takes what has __index__ and nothing else, where cffi would also truncate
 # a Decimal; and one call converts all the keys.
@@ -48,7 +48,7 @@ _HEADER_BYTES = Struct(_HEADER).size
 _KEY = Struct("=I")
 
 #: The slot of an unknown winner, and of a token that nobody has.
-_NOBODY = 2**32 - 1
+NOBODY = 2**32 - 1
 
 _CODE_MASK = (1 << CODE_BITS) - 1
 _READ_ONLY = Verdict(True, None, None, None)
@@ -188,27 +188,18 @@ class SoftDevice(Device):
         self._require_word(table, row)
         self.module.lib.bg_inject_parity_error(self.state(), table, row)
 
-    def open_slot(self) -> SoftSlot:
+    def open_slot(self, number: Optional[int] = None) -> SoftSlot:
         self._require_open()
-        return SoftSlot(self, self._slot_numbers.take())
+        return SoftSlot(self, self._slot_numbers.take(number))
 
     def conflicts(self) -> list[Conflict]:
         taken = self.module.ffi.new("bg_conflict[]", CONFLICT_LOG_ENTRIES)
         count = self.module.lib.bg_conflicts(self.state(), taken)
-        conflicts = [
-            Conflict(
-                entry.winner if entry.winner != _NOBODY else None,
-                entry.loser,
-                entry.key if entry.key_known else None,
-                self.parameters.timestamp(entry.epoch, entry.count),
-            )
-            for entry in taken[0:count]
-        ]
-        return sorted(conflicts, key=Conflict.order)
+        return conflicts_of(self.parameters, taken[0:count])
 
     def revoke_token(self) -> Optional[int]:
         holder: int = self.module.lib.bg_revoke_token(self.state())
-        return None if holder == _NOBODY else holder
+        return None if holder == NOBODY else holder
 
     def set_token_watchdog(self, ticks: int) -> None:
         self.module.lib.bg_token_watchdog(self.state(), ticks)
@@ -244,6 +235,20 @@ class SoftDevice(Device):
         if state is None:
             self._require_open()
         return state
+
+
+def conflicts_of(parameters: Parameters, entries: Iterable[Any]) -> list[Conflict]:
+    """What entries of C's conflict log say, in the order in which the host has them."""
+    conflicts = [
+        Conflict(
+            entry.winner if entry.winner != NOBODY else None,
+            entry.loser,
+            entry.key if entry.key_known else None,
+            parameters.timestamp(entry.epoch, entry.count),
+        )
+        for entry in entries
+    ]
+    return sorted(conflicts, key=Conflict.order)
 
 
 def _refuse(request: bytes) -> int:

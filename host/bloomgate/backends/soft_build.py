@@ -63,16 +63,18 @@ def c_compiler() -> list[str]:
     raise CompilerMissing(f"soft: has to be compiled once, and there is no C compiler {configured!r}; {_advice()}")
 
 
-def compile_module(target: Path, compiler: list[str]) -> None:
+def compile_module(target: Path, compiler: list[str], builder: FFI = ffibuilder) -> None:
     """Compile the extension module to ``target``, whose folder exists. It appears there complete, or not at all.
 
-    ``compiler``: see :func:`c_compiler`. Raises :class:`~bloomgate.errors.CompilerMissing` when it fails.
+    ``compiler``: see :func:`c_compiler`. ``builder``: for a module with a source of its own.
+
+    Raises :class:`~bloomgate.errors.CompilerMissing` when it fails.
     """
     with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as folder:
         code = Path(folder, "soft_core_module.c")
         module = Path(folder, target.name)
         with contextlib.redirect_stdout(io.StringIO()):  # cffi prints what it writes
-            ffibuilder.emit_c_code(str(code))
+            builder.emit_c_code(str(code))
         includes = {sysconfig.get_path("include"), sysconfig.get_path("platinclude")}
         command = [
             *compiler,

@@ -75,6 +75,7 @@ typedef struct {
     uint32_t conflict_head; /* conflicts ever logged */
     uint32_t conflict_tail; /* and taken by the host */
     _Atomic uint32_t news;  /* changes when a slot's state may have changed; a futex */
+    uint32_t told;          /* the news that other processes have been told, see shm/flight.c */
     _Atomic uint32_t sleepers;
     uint64_t watchdog;
     uint64_t held_for;
@@ -90,6 +91,7 @@ typedef struct {
     uint32_t epoch; /* the newest timestamp */
     uint32_t last;
     uint32_t news;
+    uint32_t refused; /* the state does not allow it; nothing has happened */
 } bg_slot_answer;
 
 typedef struct bg_device {
@@ -110,6 +112,7 @@ typedef struct bg_device {
         uint32_t slot;
         uint32_t index;
         uint32_t request;
+        uint32_t in_flight;
         bg_verdict verdict;
         uint32_t old_epoch;
         uint32_t old_last;
@@ -156,6 +159,7 @@ typedef struct {
     uint32_t slot;
     uint32_t index;
     uint32_t number;
+    bool in_flight; /* it is the commit of its slot's transaction in flight */
 } bg_request;
 
 /* in_flight.c */
@@ -323,11 +327,11 @@ static uint64_t last_timestamp(const bg_device *device) {
 }
 
 /* Notes that a submission is about to get this verdict. */
-static void intend(bg_device *device, uint32_t kind, uint32_t slot, uint32_t index, uint32_t request,
-                   const bg_verdict *verdict) {
-    device->intent.slot = slot;
-    device->intent.index = index;
-    device->intent.request = request;
+static void intend(bg_device *device, uint32_t kind, const bg_request *request, const bg_verdict *verdict) {
+    device->intent.slot = request->slot;
+    device->intent.index = request->index;
+    device->intent.request = request->number;
+    device->intent.in_flight = request->in_flight;
     device->intent.verdict = *verdict;
     in_this_order();
     device->intent.kind = kind;
@@ -337,13 +341,12 @@ static void intend(bg_device *device, uint32_t kind, uint32_t slot, uint32_t ind
 /* The verdict is COMMIT with the next timestamp; finish_commit() follows when it is delivered. */
 static void begin_commit(bg_device *device, const bg_request *request) {
     bg_verdict verdict = {.code = BG_COMMIT, .epoch = device->epoch, .count = device->last + 1};
-    intend(device, INTENT_COMMIT, request->slot, request->index, request->number, &verdict);
+    intend(device, INTENT_COMMIT, request, &verdict);
 }
 
 /* The verdict is another one, which must not be decided again when it may have been seen. */
-static void intend_delivery(bg_device *device, uint32_t slot, uint32_t index, uint32_t request,
-                            const bg_verdict *verdict) {
-    intend(device, INTENT_DELIVERY, slot, index, request, verdict);
+static void intend_delivery(bg_device *device, const bg_request *request, const bg_verdict *verdict) {
+    intend(device, INTENT_DELIVERY, request, verdict);
 }
 
 /* Ends what begin_commit() began, and the epoch if that was its last count. */

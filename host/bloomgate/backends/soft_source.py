@@ -74,9 +74,11 @@ SOURCES = (
     "shm/ring.c",
     "shm/shared.c",
     "shm/client.c",
+    "shm/flight.c",
     "shm/guards.c",
     "shm/sharing.c",
     "shm/server.c",
+    "stm/in_place.c",
 )
 
 #: What Python can call.
@@ -105,7 +107,7 @@ typedef struct {
 typedef struct {
     bg_verdict verdict;
     bg_slot_state state;
-    uint32_t epoch, last, news;
+    uint32_t epoch, last, news, refused;
 } bg_slot_answer;
 typedef struct { uint32_t winner, loser, key_known, key, epoch, count; } bg_conflict;
 void bg_slot_operate(bg_device *device, uint32_t slot, uint32_t operation, const uint32_t *words, uint32_t count,
@@ -121,6 +123,7 @@ uint64_t bg_device_bytes(uint32_t tables, uint32_t row_bits, uint32_t slots, uin
 bg_segment *bg_segment_open(void *base);
 void bg_segment_close(bg_segment *segment);
 int bg_segment_format(bg_segment *segment, const uint32_t *matrices);
+void bg_segment_own(bg_segment *segment, int file, uint32_t slot);
 int bg_segment_reset(bg_segment *segment, uint32_t initial_epoch, uint64_t ns);
 int bg_segment_raise_floor(bg_segment *segment, uint64_t ns);
 int bg_segment_inject(bg_segment *segment, uint32_t table, uint32_t row, uint64_t ns);
@@ -143,15 +146,27 @@ void bg_raw_enable(bg_client *client, uint32_t generation);
 void bg_raw_doorbells(bg_client *client, uint32_t head, uint32_t tail);
 void bg_raw_status(bg_client *client, uint32_t *status);
 
+int bg_segment_operate(bg_segment *segment, uint32_t slot, uint32_t operation, const uint32_t *words, uint32_t count,
+                       bg_slot_answer *answer, uint64_t ns);
+int bg_segment_clear(bg_segment *segment, uint32_t slot, uint64_t ns);
+int bg_segment_conflicts(bg_segment *segment, bg_conflict *taken, uint32_t *count, uint64_t ns);
+int bg_segment_revoke(bg_segment *segment, uint32_t *holder, uint64_t ns);
+int bg_segment_watchdog(bg_segment *segment, uint64_t ticks, uint64_t ns);
+int bg_segment_tick(bg_segment *segment, uint64_t ticks, uint64_t ns);
+uint32_t bg_flight_word(const bg_client *client);
+void bg_flight_sleep(bg_client *client, uint32_t seen, uint64_t ns);
+void bg_serve_tell(bg_segment *segment, bg_device *device);
+void bg_serve_tell_slot(bg_segment *segment, uint32_t slot, uint32_t word);
+
 typedef ... bg_sharing;
 bg_sharing *bg_sharing_new(bg_segment *segment, int file);
 void bg_sharing_free(bg_sharing *sharing);
 void bg_sharing_own(bg_sharing *sharing, uint32_t slot);
 uint64_t bg_unpublished_of(bg_sharing *sharing, uint32_t slot);
 void bg_guard(bg_client *client, uint64_t location);
-int bg_guard_settled(bg_client *client, bg_sharing *sharing, uint64_t ns);
+int bg_guard_settle(bg_client *client, bg_sharing *sharing, uint64_t ns);
 int bg_guards_active(bg_client *client);
-void bg_guards_clear(bg_client *client);
+int bg_guards_clear(bg_client *client, bg_sharing *sharing, uint64_t ns);
 int bg_transact_submit(bg_client *client, void *buffer, int holder);
 void bg_transact_release(bg_client *client, void *buffer);
 int bg_transact_decide(bg_client *client, bg_sharing *sharing, void *buffer, uint64_t ns);

@@ -208,7 +208,6 @@ class UioDevice(ProgrammedIODevice):
 
     def _after_fork(self) -> None:
         super()._after_fork()
-        self._queues.abandon()
         # The pages are locked for as long as either process has the files open.
         self.bus.close()
 
@@ -338,10 +337,12 @@ class UioSlotDevice(Device):
         self._refuse("inject_parity_error")
 
     def close(self) -> None:
-        self._queues.close()
-        with self._lock:
-            super().close()
-            self._lib.bloomgate_close(self._window)
+        try:
+            self._queues.close()
+        finally:
+            with self._lock:
+                super().close()
+                self._lib.bloomgate_close(self._window)
 
     def _after_fork(self) -> None:
         super()._after_fork()

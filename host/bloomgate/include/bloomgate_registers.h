@@ -652,6 +652,7 @@ enum bloomgate_request_kind {
      */
     BLOOMGATE_REQUEST_KIND_GUARD = 2,
 };
+#define BLOOMGATE_KEY_REASONS                                 0x212u /* bit n: CONFLICT_KEY is the key of reason n */
 
 /* Index of each 64-bit value in the STATISTICS window. */
 enum bloomgate_statistic {

@@ -187,7 +187,7 @@ struct bloomgate_decision {
     uint64_t timestamp;
     /* Of an abort: an enum bloomgate_reason. */
     uint32_t reason;
-    /* The first failing key, after CONFLICT and PARITY. */
+    /* The first failing key, after a reason in BLOOMGATE_KEY_REASONS: CONFLICT, PARITY and IRREVOCABLE. */
     uint32_t key;
 };
 

@@ -42,7 +42,7 @@ void bloomgate_decision_of(const struct bloomgate_geometry *geometry, const uint
         .committed = FIELD(words[0], COMMITTED), .timestamped = 0, .timestamp = 0, .reason = 0, .key = 0};
     if (!decision->committed) {
         decision->reason = FIELD(words[0], REASON);
-        if (decision->reason == BLOOMGATE_REASON_CONFLICT || decision->reason == BLOOMGATE_REASON_PARITY) {
+        if (BLOOMGATE_KEY_REASONS >> decision->reason & 1) {
             decision->key = words[3];
         }
     } else if (FIELD(words[0], TIMESTAMPED)) {

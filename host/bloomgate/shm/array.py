@@ -296,14 +296,15 @@ class Commit:
         any more.
         """
         port = self._device.port
-        # Without its lock the slot may be another process's.
-        port.require_open()
-        begin = time.monotonic()
+        begin = 0.0
         while True:
+            # Without its lock the slot may be another process's.
+            port.require_open()
             with self._device.queue.lock:
-                outcome = self._lib.bg_transact_submit(port.client, self._pointer, self._holder)
+                outcome: int = self._lib.bg_transact_submit(port.client, self._pointer, self._holder)
             if outcome != _RING_FULL:
-                return bool(outcome == _SUBMITTED)
+                return outcome == _SUBMITTED
+            begin = begin or time.monotonic()
             self._go_on(begin)
             time.sleep(FULL_SECONDS)
 

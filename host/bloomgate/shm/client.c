@@ -12,6 +12,8 @@
  * the turn. Handing the mutex and the filter to and fro for every request would halve what all of them get. */
 #define NAP_NS 100000
 #define NAPS_IN_TURN 200
+/* A client that does something else for longer than this between two requests is in nobody's way, and takes no nap. */
+#define REST_NS 2000
 /* Requests of the client that has the turn between two rounds over the others. */
 #define OWN_REQUESTS 64
 /* Pauses of a client that waits: in which one with the turn gets on, if it works at all; and between attempts at the mutex
@@ -35,6 +37,7 @@ typedef struct bg_client {
     bool released[BG_MAX_QUEUE_ENTRIES];
     uint32_t naps; /* since the turn was last seen to change */
     uint32_t turn; /* as it was then */
+    uint64_t contended; /* when it last had a verdict while another client had the turn */
 } bg_client;
 
 /* A client of a device in this process, with a window that the caller provides: zeroed, aligned to 64 bytes. */
@@ -43,7 +46,7 @@ static bg_client *bg_client_new(bg_device *device, void *control, void *window, 
     bg_client *client = calloc(1, sizeof *client);
     if (client != NULL)
         *client = (bg_client){
-            .ring = {.control = control, .window = window, .window_bytes = window_bytes, .entries = entries},
+            .ring = {.control = control, .window = window, .window_bytes = window_bytes, .entries = entries, .slot = NOBODY},
             .kind = PRIVATE,
             .device = device,
         };
@@ -134,6 +137,7 @@ static bool collect_private(bg_client *client, uint32_t index, uint32_t *payload
     while (serve_one(client->device, ring))
         ;
     pthread_mutex_unlock(&client->device->lock);
+    wake_sleepers(client->device);
     return completed(ring, client->owner, index, payload);
 }
 
@@ -142,14 +146,19 @@ static void pause_a_while(void) {
         relax();
 }
 
+static bool is_anothers_turn(const bg_client *client) {
+    uint32_t turn = get(&client->segment->header->turn);
+    return turn != client->ring.slot + 1 && turn - 1 < client->segment->slots;
+}
+
 /* Waits while another client has the turn and goes on, up to `ns`. Whether the completion came meanwhile. */
 static bool await_turn(bg_client *client, uint32_t index, uint64_t ns, uint32_t *payload) {
     const bg_segment *segment = client->segment;
     uint64_t end = 0;
     const struct timespec nap = {.tv_nsec = NAP_NS};
-    uint32_t turn;
-    while ((turn = get(&segment->header->turn)) != client->ring.slot + 1 && turn - 1 < segment->slots) {
-        const struct bg_slot_control *control = segment->rings[turn - 1].control;
+    while (is_anothers_turn(client)) {
+        uint32_t turn = get(&segment->header->turn);
+        const struct bg_slot_control *control = segment->rings[(turn - 1) % segment->slots].control;
         uint32_t decided = get(&control->submission_head);
         if (turn != client->turn) {
             client->turn = turn;
@@ -173,8 +182,13 @@ static bool await_turn(bg_client *client, uint32_t index, uint64_t ns, uint32_t 
 }
 
 static bool collect_serverless(bg_client *client, uint32_t index, uint64_t ns, uint32_t *payload) {
-    if (await_turn(client, index, ns, payload))
-        return true;
+    if (is_anothers_turn(client)) {
+        bool done = now_ns() - client->contended < REST_NS ? await_turn(client, index, ns, payload)
+                                                           : decide_until(client, index, 0, payload);
+        client->contended = now_ns();
+        if (done)
+            return true;
+    }
     for (uint32_t attempt = 0; attempt < TRIES; attempt++) {
         if (decide_until(client, index, 0, payload))
             return true;
@@ -277,6 +291,7 @@ static void bg_raw_doorbells(bg_client *client, uint32_t head, uint32_t tail) {
     while (serve_one(client->device, &client->ring))
         ;
     pthread_mutex_unlock(&client->device->lock);
+    wake_sleepers(client->device);
 }
 
 /* QUEUE_STATUS, SUBMISSION_HEAD. */

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ["Command"]
+__all__ = ["UNAVAILABLE", "Command"]
+
+#: The result of a command for which the server's device has not got what it needs.
+UNAVAILABLE = 2**64 - 1
 
 
 class Command(IntEnum):
@@ -22,3 +25,16 @@ class Command(IntEnum):
     INJECT = 5
     #: Copy the statistics into the segment's header.
     STATISTICS = 6
+    #: Do something with the slot's transaction in flight: argument 0 is one of SLOT_OPERATIONS, argument 1 the number
+    #: of its words in the exchange, where the answer is then.
+    OPERATE = 7
+    #: End the slot's transaction in flight, for a new owner.
+    CLEAR = 8
+    #: Copy the conflict log into the exchange; the result is the number of its entries.
+    CONFLICTS = 9
+    #: :meth:`bloomgate.Device.revoke_token`; the result is the slot that had it, or 2**32 - 1.
+    REVOKE = 10
+    #: :meth:`bloomgate.Device.set_token_watchdog`, argument 0 in ticks.
+    WATCHDOG = 11
+    #: :meth:`bloomgate.Device.tick`, argument 0 in ticks.
+    TICK = 12

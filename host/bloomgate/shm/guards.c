@@ -8,6 +8,9 @@
  * Behind redo.c, shared.c and client.c.
  */
 
+/* Between two looks whether others have decided. */
+#define SETTLING_NAP_NS 50000
+
 static struct bg_guards *guards_of(bg_client *client) {
     return (struct bg_guards *)(client->segment->base + client->segment->header->guards);
 }
@@ -36,45 +39,65 @@ static void end_submission(bg_client *client) {
 /* Guards a location: what is submitted from now on does not change it. Only the holder of the token calls this. */
 static void bg_guard(bg_client *client, uint64_t location) {
     struct bg_guards *guards = guards_of(client);
-    put(&guards->active, 1);
+    put(&guards->holder, client->ring.slot);
+    atomic_store_explicit(&guards->active, 1, memory_order_release);
     atomic_fetch_or(&guards->bits[location / 64], UINT64_C(1) << location % 64);
     BG_POINT(GUARDED);
     atomic_thread_fence(memory_order_seq_cst); /* with the one in begin_submission() */
 }
 
-/* Whether everything is decided that a slot submitted before the newest guard. */
-static bool is_settled(bg_client *client, bg_sharing *sharing, uint32_t slot) {
+/* Has everything decided that a slot has submitted until now. Waits until `end`; returns success. */
+static bool settle(bg_client *client, bg_sharing *sharing, uint32_t slot, uint64_t end) {
+    const struct timespec nap = {.tv_nsec = SETTLING_NAP_NS};
     const bg_ring *ring = &client->segment->rings[slot];
-    if (atomic_load_explicit(&ring->control->submitting, memory_order_acquire) && !is_abandoned(sharing, slot))
-        return false;
+    while (atomic_load_explicit(&ring->control->submitting, memory_order_acquire) && !is_abandoned(sharing, slot)) {
+        if (now_ns() >= end)
+            return false;
+        nanosleep(&nap, NULL);
+    }
     uint32_t doorbell = get(&ring->control->submission_tail);
-    return !from_owner(ring, doorbell) || get(&ring->control->submission_head) == doorbell % RING_INDICES;
+    for (;;) {
+        uint32_t head = atomic_load_explicit(&ring->control->submission_head, memory_order_acquire);
+        /* The ring has another owner, who begins when all is decided; or it has passed the doorbell. */
+        if (!from_owner(ring, doorbell) || steps(doorbell % RING_INDICES, head) < RING_INDICES / 2)
+            return true;
+        uint64_t now = now_ns();
+        if (now >= end)
+            return false;
+        if (client->kind == SERVERLESS)
+            bg_segment_drain(client->segment, slot, end - now);
+        else
+            nanosleep(&nap, NULL);
+    }
 }
 
-/* Whether everything is decided that was submitted before the newest guard. Waits up to `ns` for the mutex of the device, if
- * it has no server. */
-static int bg_guard_settled(bg_client *client, bg_sharing *sharing, uint64_t ns) {
-    for (uint32_t slot = 0; slot < client->segment->slots; slot++) {
-        if (is_settled(client, sharing, slot))
-            continue;
-        if (client->kind != SERVERLESS || !bg_segment_drain(client->segment, slot, ns) ||
-            !is_settled(client, sharing, slot))
+/* Has everything decided that was submitted before the newest guard. Takes up to about `ns`; returns success. */
+static int bg_guard_settle(bg_client *client, bg_sharing *sharing, uint64_t ns) {
+    uint64_t end = now_ns() + ns;
+    for (uint32_t slot = 0; slot < client->segment->slots; slot++)
+        if (!settle(client, sharing, slot, end))
             return 0;
-    }
-    atomic_thread_fence(memory_order_acquire);
     return 1;
 }
 
-/* Whether there are guards; if their holder is dead, whoever takes the token removes them. */
+/* Whether there are guards. */
 static int bg_guards_active(bg_client *client) {
     return (int)atomic_load_explicit(&guards_of(client)->active, memory_order_acquire);
 }
 
-/* Removes all of them. Only the holder of the token calls this. */
-static void bg_guards_clear(bg_client *client) {
+/* Removes all guards, of the holder that had set them: itself, or one that has died. Only the holder of the token calls this.
+ * What that one has submitted has no reads to be validated, and so it has to be decided before. Takes up to about `ns`;
+ * returns success. */
+static int bg_guards_clear(bg_client *client, bg_sharing *sharing, uint64_t ns) {
     struct bg_guards *guards = guards_of(client);
+    if (!get(&guards->active))
+        return 1;
+    if (!settle(client, sharing, get(&guards->holder) % client->segment->slots, now_ns() + ns))
+        return 0;
     for (uint32_t word = 0; word < BG_GUARD_WORDS; word++)
         if (load(guards->bits[word]) != 0)
             store(guards->bits[word], 0);
+    BG_POINT(GUARDS_CLEARED);
     atomic_store_explicit(&guards->active, 0, memory_order_release);
+    return 1;
 }

@@ -21,8 +21,6 @@ __all__ = ["Guards"]
 
 #: Nanoseconds that one call to C may last, so that Python sees signals.
 _SLICE_NS = 50_000_000
-#: Seconds between two looks whether others have decided what was submitted before a guard.
-_LOOK = 0.0002
 
 
 class Guards:
@@ -32,7 +30,6 @@ class Guards:
         self._device = device
         self._publication = publication
         self._lib = publication._lib
-        #: Held for a few steps, in which nobody waits.
         self._lock = threading.RLock()
         #: Who has the token in this process: the kernel does not tell its threads apart.
         self._owner: Optional[object] = None
@@ -44,8 +41,9 @@ class Guards:
                 return self._owner is owner
             self._owner = owner
             if try_lock(self._device.segment.file, TOKEN_LOCK):
-                self._clear()
-                return True
+                if self._clear():
+                    return True
+                unlock(self._device.segment.file, TOKEN_LOCK)
             self._owner = None
             return False
 
@@ -70,25 +68,24 @@ class Guards:
         begin = time.monotonic()
         device.port.require_open()
         self._lib.bg_guard(client, location)
-        while not self._lib.bg_guard_settled(client, self._publication.view, _SLICE_NS):
+        while not self._lib.bg_guard_settle(client, self._publication.view, _SLICE_NS):
             device.port.waited(time.monotonic() - begin)
-            time.sleep(_LOOK)
         return device.last_timestamp()
 
     def in_the_way(self) -> bool:
-        """Whether somebody who lives has guards; those of a dead holder are removed."""
+        """Whether somebody else has guards; those of a dead holder are removed."""
         with self._lock:
             if not self._lib.bg_guards_active(self._device.port.client):
                 return False
             if self._owner is not None:
                 return True
             self._device.port.require_open()
+            removed = False
             if try_lock(self._device.segment.file, TOKEN_LOCK):
-                self._clear()
+                removed = self._clear()
                 unlock(self._device.segment.file, TOKEN_LOCK)
-                return False
-            return True
+            return not removed
 
-    def _clear(self) -> None:
-        if self._lib.bg_guards_active(self._device.port.client):
-            self._lib.bg_guards_clear(self._device.port.client)
+    def _clear(self) -> bool:
+        """Whether there are none any more; else the next one tries, when the holder's commit has been decided."""
+        return bool(self._lib.bg_guards_clear(self._device.port.client, self._publication.view, _SLICE_NS))

@@ -8,6 +8,7 @@ header          what the segment is, and where its parts are
 slot controls   for each slot: doorbells, heads, the words that are slept on, who owns it
 publication     ``published`` and which commits have been written back
 guards          locations of arrays that the holder of the token has read
+exchanges       for each slot: what a command comes with and what is answered (:mod:`bloomgate.shm.exchange`)
 redo            for each slot and ring entry: what a commit installs (docs/shm.md)
 windows         for each slot: submission ring, completion ring, key logs (:mod:`bloomgate.queue_layout`)
 device          without a server: the state of the device, its mutex and its intent record
@@ -29,15 +30,19 @@ from bloomgate.queue_layout import (
     COMPLETION,
     ENTRY_BYTES,
     FORMAT,
+    FORMAT_IN_FLIGHT,
     MAX_READ_KEYS,
 )
 from bloomgate.queue_pair import window_bytes
-from bloomgate.registers import SLOT_PAGE
+from bloomgate.registers import CONFLICT_LOG_ENTRIES, SLOT_PAGE, Field
 
 __all__ = [
     "ARENA",
     "ARRAYS",
     "ARRAY_WORDS",
+    "CONFLICT_WORDS",
+    "EXCHANGE_ANSWER_BYTES",
+    "FLIGHT",
     "GUARDS",
     "HEADER",
     "LAYOUT_VERSION",
@@ -67,7 +72,7 @@ __all__ = [
 #: The first eight bytes of a segment.
 MAGIC = int.from_bytes(b"bloomseg", "little")
 #: Grows with every change of what is described here, or of the state that C keeps in the device part.
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 PAGE_BYTES = 4096
 LINE_BYTES = 64
 
@@ -127,6 +132,22 @@ ARRAYS = 1023
 ARRAY_WORDS = 8
 #: Bytes of the arena. Memory is used only for the arrays that there are.
 ARENA_BYTES = 128 << 20
+
+#: FLIGHT in the slot control: what the slot's owner can know of its transaction by one load.
+FLIGHT = (
+    Field("DOOMED", 0, 1, "the transaction will probably not commit"),
+    Field("PARKED", 1, 1, "nothing has woken the slot since it parked"),
+    Field("HOLDER", 2, 1, "the slot has the token"),
+    Field("TOKEN_WAITING", 3, 1, "it has asked for the token"),
+    Field("REVOKED", 4, 1, "it had the token, and that was taken away"),
+    Field("IN_FLIGHT", 5, 1, "a transaction has begun and not ended"),
+    Field("WAKE_SEQUENCE", 16, 16, "of the newest wake"),
+)
+
+#: Room for an answer in an exchange; keys and conflicts come behind it.
+EXCHANGE_ANSWER_BYTES = 1024
+#: Words of an entry of the conflict log, there: those of ``bg_conflict``.
+CONFLICT_WORDS = 6
 
 _TYPES = {"u32": ("uint32_t", 4), "u64": ("uint64_t", 8)}
 
@@ -228,9 +249,10 @@ SLOT_CONTROL = Part(
     Member("tail", 100, "u32", "index up to which submissions are accepted"),
     Member("seen_head", 104, "u32", "the completion_head that was looked at last"),
     Member("head", 108, "u32", "index up to which completions have been read"),
+    Member("flight", 112, "u32", "FLIGHT: the slot's transaction; a change wakes the owner if it is asleep"),
     # How the owner sleeps.
     Member("asleep", 128, "u32", "1 while the owner sleeps on `wake`, or is about to"),
-    Member("wake", 132, "u32", "futex: grows when a completion or a result finds the owner asleep"),
+    Member("wake", 132, "u32", "futex: grows when a completion, a result or a new `flight` finds the owner asleep"),
     # Written by owners.
     Member("generation", 192, "u32", "of the newest owner, 1 to 65535"),
     Member("owner_pid", 196, "u32", "its process; the lock on the file says whether it lives"),
@@ -290,6 +312,7 @@ GUARDS = Part(
     "guards",
     _round_up(LINE_BYTES + 8 * GUARD_WORDS, PAGE_BYTES),
     Member("active", 0, "u32", "1 when there may be any"),
+    Member("holder", 4, "u32", "slot of the client that has set them"),
     Member("bits", LINE_BYTES, "u64", "one for each location: nobody but the holder may change it", GUARD_WORDS),
 )
 
@@ -317,8 +340,18 @@ class SegmentLayout:
         return self.publication + PUBLICATION.size
 
     @property
-    def redo(self) -> int:
+    def exchanges(self) -> int:
         return self.guards + GUARDS.size
+
+    @property
+    def exchange_bytes(self) -> int:
+        """An answer and, behind it, the sets of a commit with their sizes, or the conflict log."""
+        words = max(self.parameters.aperture_depth, CONFLICT_WORDS * CONFLICT_LOG_ENTRIES)
+        return _round_up(EXCHANGE_ANSWER_BYTES + 4 * words, PAGE_BYTES)
+
+    @property
+    def redo(self) -> int:
+        return self.exchanges + self.parameters.slots * self.exchange_bytes
 
     @property
     def windows(self) -> int:
@@ -349,6 +382,9 @@ class SegmentLayout:
 
     def slot_control(self, slot: int) -> int:
         return self.slot_controls + slot * SLOT_CONTROL.size
+
+    def exchange(self, slot: int) -> int:
+        return self.exchanges + slot * self.exchange_bytes
 
     def window(self, slot: int) -> int:
         return self.windows + slot * self.window_bytes
@@ -422,6 +458,9 @@ def c_definitions() -> str:
         "GEOMETRY_WORDS": HEADER["geometry"].count,
         "ENTRY_BYTES": ENTRY_BYTES,
         "ENTRY_FORMAT": FORMAT,
+        "ENTRY_FORMAT_IN_FLIGHT": FORMAT_IN_FLIGHT,
+        **{f"FLIGHT_{field.name}": f"{field.mask}u" for field in FLIGHT if field.width == 1},
+        "FLIGHT_WAKE_SEQUENCE_SHIFT": FLIGHT[-1].lsb,
         "COMPLETION_BEATS": len(COMPLETION),
         "MAX_READ_KEYS": MAX_READ_KEYS,
         "EPOCH_BITS": EPOCH_BITS,

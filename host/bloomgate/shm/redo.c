@@ -132,12 +132,16 @@ static enum owner find_owner(const bg_sharing *sharing, uint64_t timestamp, uint
     return NOBODY_FOUND;
 }
 
-/* Whether the kernel says that nobody owns a slot. */
-static bool is_abandoned(const bg_sharing *sharing, uint32_t slot) {
+/* Whether the kernel says that nobody owns a slot. `file` carries the lock of the slot `own`; -1: nobody is known to. */
+static bool has_no_owner(int file, uint32_t own, uint32_t slot) {
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = slot, .l_len = 1};
-    if (sharing->file < 0 || slot == sharing->slot)
+    if (file < 0 || slot == own)
         return false;
-    return fcntl(sharing->file, F_OFD_GETLK, &lock) == 0 && lock.l_type == F_UNLCK;
+    return fcntl(file, F_OFD_GETLK, &lock) == 0 && lock.l_type == F_UNLCK;
+}
+
+static bool is_abandoned(const bg_sharing *sharing, uint32_t slot) {
+    return has_no_owner(sharing->file, sharing->slot, slot);
 }
 
 static void install_all(const bg_sharing *sharing, uint64_t tag, const bg_redo_entry *entries, uint32_t count) {

@@ -14,9 +14,13 @@ typedef struct bg_ring {
     unsigned char *window;
     uint64_t window_bytes;
     uint32_t entries;
-    uint32_t slot;
+    uint32_t slot;          /* NOBODY in a device of this process, where rings have nothing to do with slots in flight */
     _Atomic uint64_t *last; /* where others read the newest timestamp, or NULL */
+    struct bg_slot_control *controls; /* of slot 0, where others read what happens in flight, or NULL */
 } bg_ring;
+
+/* flight.c */
+static void tell_flight(bg_device *device, struct bg_slot_control *controls);
 
 static inline uint32_t steps(uint32_t from, uint32_t to) {
     return (to - from) % RING_INDICES;
@@ -113,7 +117,7 @@ static bool inside(const bg_ring *ring, uint32_t offset, uint32_t count) {
 
 /* The first word of an entry that is not what it must be, or NO_BAD_WORD. */
 static uint32_t first_bad_word(const bg_ring *ring, const uint32_t *words) {
-    if (words[0] >> 16 != BG_ENTRY_FORMAT)
+    if (words[0] >> 16 != BG_ENTRY_FORMAT && (words[0] >> 16 != BG_ENTRY_FORMAT_IN_FLIGHT || ring->controls == NULL))
         return 0;
     if (words[4] <= BG_MAX_READ_KEYS && !inside(ring, words[3], words[4]))
         return 3;
@@ -141,7 +145,8 @@ static void complete(const bg_ring *ring, const bg_verdict *verdict, uint32_t re
     uint32_t index = get(&control->submission_head);
     uint32_t sequence = sequence_of(owner_of(get(&control->status)), index);
     bool timestamped = verdict->code == BG_COMMIT;
-    bool key = verdict->code == BG_REASON_CONFLICT || verdict->code == BG_REASON_PARITY;
+    bool key = verdict->code == BG_REASON_CONFLICT || verdict->code == BG_REASON_PARITY ||
+               verdict->code == BG_REASON_IRREVOCABLE;
     _Atomic uint32_t *entry = completion_at(ring, index);
     put(entry, verdict_word(verdict, request));
     put(entry + 2, timestamped ? verdict->epoch : 0);
@@ -171,9 +176,14 @@ static inline bool completed(const bg_ring *ring, uint32_t owner, uint32_t index
     return true;
 }
 
+/* The epoch's last count is assigned, and its verdict may have been seen before the epoch ends. */
+static bool is_ending(const bg_device *device) {
+    return device->last == device->max_count && device->epoch != UINT32_MAX;
+}
+
 static void tell_newest(const bg_device *device, const bg_ring *ring) {
     if (ring->last != NULL)
-        atomic_store_explicit(ring->last, last_timestamp(device), memory_order_release);
+        atomic_store_explicit(ring->last, last_timestamp(device) + is_ending(device), memory_order_release);
 }
 
 /* Delivers the verdict that the intent record has, unless that was done before its holder died. */
@@ -190,37 +200,43 @@ static bool serve_one(bg_device *device, const bg_ring *ring) {
     uint32_t words[ENTRY_WORDS];
     for (uint32_t i = 0; i < ENTRY_WORDS; i++)
         words[i] = get(submission_at(ring, index) + i);
+    const char *window = (const char *)ring->window;
+    bg_request request = {
+        .epoch = words[1],
+        .count = words[2],
+        .reads = {words[4] ? window + words[3] : window, words[4]},
+        .writes = {words[7] & 0xffff ? window + words[5] : window, words[7] & 0xffff},
+        .commutes = {words[7] >> 16 ? window + words[6] : window, words[7] >> 16},
+        .chunk = device->buffer_depth,
+        .capacity = device->buffer_depth,
+        .client = ring->slot + 1,
+        .slot = ring->slot,
+        .index = index,
+        .number = words[0] & 0xffff,
+    };
     bg_verdict verdict = {.code = BG_REASON_BAD_REQUEST};
-    if (first_bad_word(ring, words) != NO_BAD_WORD) {
+    if (first_bad_word(ring, words) != NO_BAD_WORD ||
+        (words[0] >> 16 == BG_ENTRY_FORMAT_IN_FLIGHT && !take_transaction(device, ring->slot, &request))) {
         device->statistics[BG_STATISTIC_ERRORS]++;
         abort_with(device, &verdict, BG_REASON_BAD_REQUEST);
     } else {
-        const char *window = (const char *)ring->window;
-        bg_request request = {
-            .epoch = words[1],
-            .count = words[2],
-            .reads = {words[4] ? window + words[3] : window, words[4]},
-            .writes = {words[7] & 0xffff ? window + words[5] : window, words[7] & 0xffff},
-            .commutes = {words[7] >> 16 ? window + words[6] : window, words[7] >> 16},
-            .chunk = device->buffer_depth,
-            .capacity = device->buffer_depth,
-            .client = ring->slot + 1,
-            .slot = ring->slot,
-            .index = index,
-            .number = words[0] & 0xffff,
-        };
         request.wide = too_wide(device, request.writes.keys, 0, request.writes.count) ||
                        too_wide(device, request.commutes.keys, 0, request.commutes.count);
         verdict = decide(device, &request);
     }
     if (verdict.code != BG_COMMIT)
-        intend_delivery(device, ring->slot, index, words[0] & 0xffff, &verdict);
+        intend_delivery(device, &request, &verdict);
     BG_POINT(DECIDED);
+    if (request.in_flight)
+        slot_decided(device, ring->slot, &verdict);
+    BG_POINT(FLIGHT_DECIDED);
     tell_newest(device, ring);
+    tell_flight(device, ring->controls);
     deliver(device, ring);
     BG_POINT(DELIVERED);
     finish_commit(device);
     tell_newest(device, ring);
+    tell_flight(device, ring->controls);
     return true;
 }
 
@@ -232,9 +248,12 @@ static void enable_ring(const bg_ring *ring, uint32_t generation) {
     for (uint32_t index = 0; index < ring->entries; index++)
         for (uint32_t word = 0; word < ENTRY_WORDS; word++)
             put(completion_at(ring, index) + word, 0);
-    /* What an earlier owner left there counts as seen. */
-    put(&control->seen_tail, get(&control->submission_tail));
-    put(&control->seen_head, get(&control->completion_head));
+    /* What an earlier owner left there is gone, even if generations have come round: a doorbell that is seen to be as it was
+     * is none. */
+    put(&control->submission_tail, generation << 16);
+    put(&control->completion_head, generation << 16);
+    put(&control->seen_tail, generation << 16);
+    put(&control->seen_head, generation << 16);
     put(&control->submission_head, 0);
     put(&control->tail, 0);
     put(&control->head, 0);

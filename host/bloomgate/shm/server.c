@@ -6,6 +6,8 @@
 
 /* Rounds over the slots in which nothing was found before the server sleeps. */
 #define IDLE_ROUNDS 2000
+/* Requests after which it looks for signals, and for a token whose holder is gone. */
+#define MOST_DECIDED 4096
 
 /* Whether a client has written a command that is not carried out. */
 static bool commanded(const bg_ring *ring) {
@@ -59,9 +61,9 @@ static void wake_client(const bg_ring *ring) {
 }
 
 /* Decides what clients submit, with `device`, until one of them has a command, whose slot is returned; -1 after `ns`
- * without work. */
+ * without work, or after much of it. */
 static int bg_serve(bg_segment *segment, bg_device *device, uint64_t ns) {
-    for (;;) {
+    for (uint32_t decided = 0; decided < MOST_DECIDED; decided++) {
         int slot = next_work(segment, device, ns);
         if (slot < 0)
             return -1;
@@ -71,8 +73,10 @@ static int bg_serve(bg_segment *segment, bg_device *device, uint64_t ns) {
         pthread_mutex_lock(&device->lock);
         serve_one(device, ring);
         pthread_mutex_unlock(&device->lock);
+        wake_sleepers(device);
         wake_client(ring);
     }
+    return -1;
 }
 
 static void bg_serve_last(bg_segment *segment, uint64_t last) {
@@ -119,6 +123,7 @@ static void bg_serve_drain(bg_segment *segment, bg_device *device, uint32_t slot
     while (serve_one(device, ring))
         ;
     pthread_mutex_unlock(&device->lock);
+    wake_sleepers(device);
 }
 
 /* Begins to serve a segment that may have had a server before, whose device is gone: what it decided and did not deliver

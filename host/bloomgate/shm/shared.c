@@ -4,9 +4,8 @@
  * other slot (client.c says when). The mutex is robust. A holder can be killed at any instruction; recover() then finishes
  * what the intent record says, and raises the floor to the last timestamp, which makes the state of the filter irrelevant.
  *
- * Behind soft_core.c, publication.c and ring.c.
+ * Behind in_flight.c, redo.c and ring.c.
  */
-
 
 typedef struct bg_segment {
     unsigned char *base;
@@ -15,8 +14,14 @@ typedef struct bg_segment {
     bg_device *device; /* NULL with a server */
     uint32_t slots;
     uint32_t pid;
+    int file;          /* its locks say which slots have an owner that lives; -1: all have */
+    uint32_t own_slot; /* this client's; BG_NO_SLOT: none */
     bg_ring rings[BG_MAX_SLOTS];
 } bg_segment;
+
+/* flight.c */
+static void tell_all_again(bg_segment *segment);
+static void bury_holder(bg_segment *segment);
 
 /* Where things are in a mapped segment. NULL without memory. */
 static bg_segment *bg_segment_open(void *base) {
@@ -31,6 +36,8 @@ static bg_segment *bg_segment_open(void *base) {
         segment->device = (bg_device *)(segment->base + header->device);
     segment->slots = header->geometry[BG_GEOMETRY_SLOTS];
     segment->pid = (uint32_t)getpid();
+    segment->file = -1;
+    segment->own_slot = BG_NO_SLOT;
     for (uint32_t slot = 0; slot < segment->slots; slot++)
         segment->rings[slot] = (bg_ring){
             .control = (struct bg_slot_control *)(segment->base + header->slot_controls) + slot,
@@ -39,8 +46,15 @@ static bg_segment *bg_segment_open(void *base) {
             .entries = header->geometry[BG_GEOMETRY_QUEUE_ENTRIES],
             .slot = slot,
             .last = &header->last,
+            .controls = (struct bg_slot_control *)(segment->base + header->slot_controls),
         };
     return segment;
+}
+
+/* The client owns that slot now, with a lock of that open file. */
+static void bg_segment_own(bg_segment *segment, int file, uint32_t slot) {
+    segment->file = file;
+    segment->own_slot = slot;
 }
 
 static void bg_segment_close(bg_segment *segment) {
@@ -81,6 +95,13 @@ static void sleep_on(_Atomic uint32_t *word, uint32_t seen, uint64_t ns) {
 
 /* The mutex. */
 
+/* What serve_one() has begun to do with a verdict that it had noted. */
+static void deliver_again(bg_device *device, const bg_ring *ring) {
+    if (device->intent.in_flight)
+        slot_decided(device, ring->slot, &device->intent.verdict);
+    deliver(device, ring);
+}
+
 /* Makes the state whole after its holder died at any instruction. Can itself be cut short and begun again. */
 static void recover(bg_segment *segment) {
     bg_device *device = segment->device;
@@ -88,6 +109,7 @@ static void recover(bg_segment *segment) {
     device->bad_words = 0;
     for (size_t where = 0; where < size; where++)
         device->bad_words += bad_of(device)[where];
+    recover_token(device);
     const bg_ring *ring = &segment->rings[device->intent.slot % segment->slots];
     switch (device->intent.kind) {
     case INTENT_COMMIT:
@@ -95,11 +117,11 @@ static void recover(bg_segment *segment) {
         device->last = device->intent.verdict.count;
         device->floor = device->last;
         tell_newest(device, ring);
-        deliver(device, ring);
+        deliver_again(device, ring);
         finish_commit(device);
         break;
     case INTENT_DELIVERY:
-        deliver(device, ring);
+        deliver_again(device, ring);
         finish_commit(device);
         break;
     case INTENT_EPOCH:
@@ -113,8 +135,9 @@ static void recover(bg_segment *segment) {
     }
     if (device->last == device->max_count && !device->exhausted)
         end_epoch(device, 0, false); /* killed between its last commit and its end */
-    raise_floor(device, NOBODY);
+    recover_flight(device);
     tell_newest(device, ring);
+    tell_all_again(segment);
 }
 
 /* Whether the caller has the mutex now; `ns` 0 only tries. */
@@ -142,10 +165,12 @@ static bool take_mutex(bg_segment *segment, uint64_t ns) {
         return false;
     put(&segment->header->decider_pid, segment->pid);
     BG_POINT(LOCKED);
+    bury_holder(segment);
     return true;
 }
 
 static void give_mutex(bg_segment *segment) {
+    tell_flight(segment->device, segment->rings[0].control);
     BG_POINT(UNLOCKING);
     pthread_mutex_unlock(&segment->device->lock);
 }

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any, Callable, Optional
 
 from bloomgate.backends.soft import load_native
 from bloomgate.backends.soft_queue import CPort
-from bloomgate.errors import BloomgateError, DeviceClosed, DeviceTimeout
+from bloomgate.errors import DeviceClosed, DeviceInUse, DeviceTimeout, DeviceUnavailable
 from bloomgate.shm import locks
-from bloomgate.shm.commands import Command
+from bloomgate.shm.commands import UNAVAILABLE, Command
+from bloomgate.shm.exchange import Exchange
 from bloomgate.shm.layout import HEADER, SERVER_LOCK, SLOT_CONTROL
 from bloomgate.shm.publication import SharedPublication
 from bloomgate.shm.segment import Segment
@@ -29,10 +31,11 @@ _NANOSECONDS = 1_000_000_000
 class SlotPort(CPort):
     """A slot of a segment, owned by this object until it is closed or the process ends."""
 
-    def __init__(self, segment: Segment, patience: float = PATIENCE) -> None:
+    def __init__(self, segment: Segment, patience: float = PATIENCE, number: Optional[int] = None) -> None:
         """``segment`` belongs to the port from now on. ``patience``: seconds to wait for others before giving up.
+        ``number``: the slot; by default any.
 
-        Raises :class:`~bloomgate.errors.BloomgateError` when all slots are in use, and
+        Raises :class:`~bloomgate.errors.DeviceInUse` when it, or all slots, are in use, and
         :class:`~bloomgate.errors.DeviceTimeout` when there is no server, or others do not let it begin.
         """
         self.segment = segment
@@ -49,23 +52,27 @@ class SlotPort(CPort):
             self.handle = ffi.gc(_allocated(ffi, lib.bg_segment_open(memory)), lib.bg_segment_close)
             self._memory = memory
             self._result = ffi.new("uint64_t *")
+            #: Held while the server carries out a command, and as long as its answer is needed.
+            self.calling = threading.RLock()
+            #: A command was begun, and an exception came before its end.
+            self._unfinished = False
             #: ``published`` of the segment, seen from this slot.
             self.publication = SharedPublication(segment.parameters, segment, self.handle, self.last_timestamp)
             self.slot = -1
             super().__init__(segment.parameters, memoryview(b""), module, None)
-            self._claim()
+            self._claim(number)
         except BaseException:
             self.close()
             raise
 
     # Ownership.
 
-    def _claim(self) -> None:
+    def _claim(self, number: Optional[int]) -> None:
         """Own a slot, if possible one in which no commit of an earlier owner waits for others to be published."""
         slots = self.segment.parameters.slots
         locked = False
         for patience in (0.0, self.patience):
-            for slot in range(slots):
+            for slot in range(slots) if number is None else (number,):
                 if not locks.try_lock(self.segment.file, slot):
                     continue
                 locked = True
@@ -80,7 +87,8 @@ class SlotPort(CPort):
                 return
         if locked:
             raise DeviceTimeout(f"no free slot of {self._where} can be taken over: {why}") from why
-        raise BloomgateError(f"all {slots} slots of {self._where} are in use; end a client, or use more slots")
+        which = f"all {slots} slots of {self._where} are" if number is None else f"slot {number} of {self._where} is"
+        raise DeviceInUse(f"{which} in use; end a client, or use more slots")
 
     def _use(self, slot: int) -> None:
         lib, ffi = self.module.lib, self.module.ffi
@@ -88,6 +96,8 @@ class SlotPort(CPort):
         begin = self.segment.layout.window(slot)
         self.window = memoryview(self.segment.map)[begin : begin + self.segment.layout.window_bytes]
         self.client = ffi.gc(_allocated(ffi, lib.bg_client_of(self.handle, slot)), lib.bg_client_free)
+        self.exchange = Exchange(self.segment, slot)
+        lib.bg_segment_own(self.handle, self.segment.file, slot)
 
     def _settle(self, patience: float) -> None:
         """See that nothing of the earlier owner is undecided or unpublished."""
@@ -95,8 +105,10 @@ class SlotPort(CPort):
         self.segment.write(SLOT_CONTROL["owner_pid"], os.getpid(), base=control)
         if self.segment.has_server:
             self.call(Command.DRAIN)
+            self.call(Command.CLEAR)
         else:
             self.patiently(lambda ns: self.module.lib.bg_segment_drain(self.handle, self.slot, ns))
+            self.patiently(lambda ns: self.module.lib.bg_segment_clear(self.handle, self.slot, ns))
         self.publication.settle_slot(self.slot, patience)
 
     def _begin(self) -> None:
@@ -163,8 +175,25 @@ class SlotPort(CPort):
                 return
             self.waited(time.monotonic() - begin)
 
-    def call(self, command: Command, *arguments: int) -> None:
-        """Have the server do something."""
+    def call(self, command: Command, *arguments: int, words: Sequence[int] = ()) -> int:
+        """Have the server do something, with ``words`` in the exchange; the result.
+
+        Raises :class:`~bloomgate.errors.DeviceUnavailable` if the server's device cannot do it.
+        """
+        with self.calling:
+            if self._unfinished:
+                self._await_server(0, ())
+            self.exchange.put(words)
+            self._unfinished = True
+            self._await_server(command, arguments)
+            self._unfinished = False
+            result: int = self._result[0]
+        if result == UNAVAILABLE:
+            raise DeviceUnavailable("the server's device has no in-flight filters")
+        return result
+
+    def _await_server(self, command: int, arguments: Sequence[int]) -> None:
+        """Begin a command, unless it is 0, and wait until the one that was begun is done."""
         kind = [int(command)]
         words = [*arguments, 0, 0, 0][:3]
 

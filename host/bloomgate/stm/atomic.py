@@ -21,6 +21,7 @@ from bloomgate.stm.errors import (
     TransactionTimeout,
 )
 from bloomgate.stm.hooks import finish
+from bloomgate.stm.in_place import AGAIN, begin, run_in_place
 from bloomgate.stm.limits import NO_LIMITS, Allowance, Cancellation, Limits
 from bloomgate.stm.runtime import runtime
 from bloomgate.verdict import Reason
@@ -129,8 +130,14 @@ def run(function: Callable[..., T], args: Any = (), kwargs: Any = None, limits: 
     """Run ``function`` as one transaction, again and again until it commits or raises."""
     if limits is not NO_LIMITS:
         return run_within(Allowance(limits), function, args, kwargs)
+    kwargs = {} if kwargs is None else kwargs
     try:
-        return _run(function, args, {} if kwargs is None else kwargs, None)
+        attempt = begin(runtime)
+        if attempt is not None:
+            result = run_in_place(attempt, function, args, kwargs)
+            if result is not AGAIN:
+                return result  # type: ignore[return-value]
+        return _run(function, args, kwargs, None)
     except Reentered:
         # What is held is held by the commit below.
         raise

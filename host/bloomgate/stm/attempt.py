@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, NoReturn, Optional, Union
 
+from bloomgate.stm.alone import alone
 from bloomgate.stm.context import Context
+from bloomgate.stm.errors import Restart
 from bloomgate.stm.operations import Operation, Pending, evaluate
-from bloomgate.stm.version import Location, Version
+from bloomgate.stm.version import IN_PLACE, Location, Version
 from bloomgate.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from bloomgate.stm.runtime import Runtime
     from bloomgate.stm.shared import SharedPart
 
-__all__ = ["Attempt", "Hooks"]
+__all__ = ["Attempt", "Hooks", "Mark"]
 
 
 class Hooks:
@@ -25,7 +27,7 @@ class Hooks:
         self.on_abort: list[Callable[[], object]] = []
 
 
-class _Mark(NamedTuple):
+class Mark(NamedTuple):
     """A state that can be returned to."""
 
     journal: int
@@ -61,6 +63,8 @@ class Attempt:
     token = False
     #: Whether its caller was promised that it is not run again.
     irrevocable = False
+    #: Whether it changes variables in place, and so has to run again as an ordinary one for everything else.
+    in_place = False
     #: Whether somebody can run it again.
     repeatable = True
     #: What it has to do with memory that other processes use.
@@ -76,6 +80,8 @@ class Attempt:
         self.context = context
         #: The newest timestamp whose writes are visible to it.
         self.snapshot = snapshot
+        #: If it is another one later, a thread has been alone and has perhaps changed what was read here.
+        self.eras = alone.count
         #: What its versions know it by. Not the attempt itself: they outlive it, and should not keep it.
         self.identity: object = object()
         #: The nested call that is running, as versions know it.
@@ -118,6 +124,8 @@ class Attempt:
         if self.plain:
             snapshot = self.snapshot
             visible = location._head
+            if visible is IN_PLACE:
+                visible = location._settle()
             while visible.timestamp > snapshot:
                 # The snapshot is registered, so that its version cannot have been dropped.
                 visible = visible.older  # type: ignore[assignment]
@@ -143,6 +151,8 @@ class Attempt:
             return location._at_snapshot(self)
         snapshot = self.runtime.published() if self.token else self.snapshot
         version = location._head
+        if version is IN_PLACE:
+            version = location._settle()
         while version.timestamp > snapshot:
             version = version.older  # type: ignore[assignment]
         return version.value
@@ -191,9 +201,13 @@ class Attempt:
         self.write(location, value)
         return value
 
+    def run_again(self) -> NoReturn:
+        """Give it up in its middle."""
+        raise Restart
+
     # Nested calls: one transaction, of which a part can be undone.
 
-    def enter(self) -> _Mark:
+    def enter(self) -> Mark:
         """Begin a part that can be undone."""
         journal = self.journal
         outermost = journal is None
@@ -201,27 +215,33 @@ class Attempt:
             journal = self.journal = []
         hooks = self.hooks
         counts = (0, 0) if hooks is None else (len(hooks.on_commit), len(hooks.on_abort))
-        mark = _Mark(len(journal), counts, outermost, self.part)
+        mark = Mark(len(journal), counts, outermost, self.part)
         self.part = object()
         return mark
 
-    def leave(self, mark: _Mark) -> None:
+    def leave(self, mark: Mark) -> None:
         """Keep the part."""
         self.part = mark.part
         if mark.outermost:
             self.journal = None
 
-    def undo(self, mark: _Mark) -> None:
+    def undo(self, mark: Mark) -> None:
         """Take the part back. What it read stays read: the decision to undo it may depend on that."""
         journal = self.journal
         assert journal is not None
+        pending: set[Location] = set()
         while len(journal) > mark.journal:
             was = journal[-1]
             if isinstance(was, _WasVersion):
                 self._restore_version(was)
             else:
                 self._restore_pending(was)
+                pending.add(was.location)
             journal.pop()
+        for location in pending:
+            # Promoted by a read in the part: as that stays, so does this.
+            if location in self.reads and self.commutes and location in self.commutes:
+                self._promote(location)
         if self.hooks is not None:
             del self.hooks.on_commit[mark.hooks[0] :]
         self.leave(mark)

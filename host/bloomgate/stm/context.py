@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Optional
 
 if TYPE_CHECKING:
+    from bloomgate.stm.alone import Era
     from bloomgate.stm.attempt import Attempt
     from bloomgate.stm.limits import Allowance
 
@@ -34,7 +35,7 @@ COUNTERS = (
 class Context:
     """One thread's share."""
 
-    __slots__ = ("__weakref__", "last_snapshot", "number", "thread", *COUNTERS)
+    __slots__ = ("__weakref__", "era", "in_a_row", "last_snapshot", "number", "patience", "thread", *COUNTERS)
 
     commits: int
     read_only: int
@@ -57,6 +58,11 @@ class Context:
         self.thread = threading.get_ident()
         #: Not newer than the next one.
         self.last_snapshot = 0
+        #: The last one in which it was alone.
+        self.era: Optional[Era] = None
+        #: Transactions since another thread began one, and after how many it tries to be alone; 0: as many as usual.
+        self.in_a_row = 0
+        self.patience = 0
         for name in COUNTERS:
             setattr(self, name, 0)
         snapshots[self.number] = IDLE

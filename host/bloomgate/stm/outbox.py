@@ -13,6 +13,7 @@ from bloomgate.stm.hooks import on_commit
 from bloomgate.stm.runtime import runtime
 from bloomgate.stm.turn import Turn
 from bloomgate.stm.tvar import TVar
+from bloomgate.stm.version import IN_PLACE
 
 __all__ = ["Outbox", "Outlet", "needs_loop", "serial", "transacting"]
 
@@ -59,7 +60,8 @@ class Outbox:
     @property
     def waiting(self) -> bool:
         """Whether there may be something to deliver."""
-        return bool(self._requests._head.value)
+        head = self._requests._head
+        return bool(runtime.peek(self._requests) if head is IN_PLACE else head.value)
 
     def _take(self) -> tuple[_Request, ...]:
         requests, self._requests.value = self._requests.value, ()

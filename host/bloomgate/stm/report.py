@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, Callable, Optional, Union
 
 from bloomgate.stm import context, page
+from bloomgate.stm.alone import alone
 from bloomgate.stm.attempt import Attempt
 from bloomgate.stm.runtime import runtime
 from bloomgate.stm.version import Location
@@ -23,7 +24,7 @@ __all__ = ["Conflict", "Profile", "Report", "Trace", "profile", "profile_script"
 
 #: Frames of a call site that are kept.
 _DEPTH = 3
-_UNKNOWN = "unknown: committed before the profile began"
+_UNKNOWN = "unknown: committed by another process, or before the profile began"
 
 
 def stats() -> dict[str, int]:
@@ -156,7 +157,7 @@ class Profile:
         if trace is None:
             return
         now = time.perf_counter()
-        location = self._culprit(attempt)
+        location = self._culprit(attempt, trace)
         if location is None:
             found = ("(none: the device's filter erred towards abort)", trace.site, "")
         else:
@@ -168,13 +169,19 @@ class Profile:
             if len(self._moments) < self._MOMENTS:
                 self._moments.append(now - self._began)
 
-    def _culprit(self, attempt: Attempt) -> Optional[Location]:
-        """What was read and then written by another."""
+    def _culprit(self, attempt: Attempt, trace: Trace) -> Optional[Location]:
+        """What was read, or could not be read any more, and then written by another."""
         verdict = attempt.verdict
         named = verdict.conflict_key if verdict is not None and verdict.reason == Reason.CONFLICT else None
+        # The other may be decided and not written back yet.
+        attempt.runtime.catch_up()
         changed = None
-        for location in attempt.reads:
-            if location._head.timestamp > attempt.snapshot:
+        for location in (*attempt.reads, *trace.reads):
+            if location._shared:
+                later = location._changed_since(attempt)
+            else:
+                later = location._head.timestamp > attempt.snapshot
+            if later:
                 if location._key == named:
                     return location
                 changed = changed or location
@@ -199,6 +206,7 @@ def profile() -> Iterator[Profile]:
     before = runtime.profile
     recorder = Profile()
     runtime.profile = recorder
+    alone.end(alone.active)
     try:
         yield recorder
     finally:

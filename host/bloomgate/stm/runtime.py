@@ -24,14 +24,16 @@ from bloomgate.device import Device
 from bloomgate.errors import KeyRangeError, RequestError, RequestTooLarge
 from bloomgate.parameters import EPOCH_BITS
 from bloomgate.stm import context
+from bloomgate.stm.alone import alone
 from bloomgate.stm.attempt import Attempt
-from bloomgate.stm.context import IDLE, here, snapshots
+from bloomgate.stm.context import IDLE, Context, here, snapshots
 from bloomgate.stm.errors import CommitFailed, Reentered, Restart, TransactionError, TransactionTimeout
 from bloomgate.stm.gate import Gate
 from bloomgate.stm.limits import Allowance
 from bloomgate.stm.operations import evaluate
 from bloomgate.stm.token import Token
 from bloomgate.stm.version import (
+    IN_PLACE,
     Location,
     Version,
     install,
@@ -80,6 +82,8 @@ class Runtime:
         self._url: Optional[str] = None
         #: Who records conflicts, while somebody does.
         self.profile: Optional[Profile] = None
+        #: Who began the last attempt.
+        self._last: Optional[Context] = None
         self._begin_state()
 
     def _begin_state(self) -> None:
@@ -112,6 +116,7 @@ class Runtime:
             busy = [number for number, snapshot in snapshots.copy().items() if snapshot != IDLE]
             if busy:
                 raise TransactionError(f"the device cannot be changed while {len(busy)} transactions are running")
+            alone.end(alone.active)
             before, owned = self._device, self._owned
             if before is not None:
                 with self._submission:
@@ -120,6 +125,7 @@ class Runtime:
                     self._drain()
                 self._inherited = max(self._inherited, before.published)
                 before.set_helper(None)
+            alone.timestamp = self._inherited
             self._device = None
             self._url = device if isinstance(device, str) else None
             waiting = self.waiting
@@ -155,6 +161,10 @@ class Runtime:
             info = device.info()
             self._limit = info.max_request_keys
             self._device = device
+            # Not before, because it needs TVar, which needs this module.
+            from bloomgate.stm.accelerator import accelerate
+
+            accelerate(device)
             _log.debug("transactions are decided by %s", info.description)
             return device
 
@@ -167,6 +177,8 @@ class Runtime:
         while True:
             snapshot = self.published()
             version: Optional[Version] = location._head
+            if version is IN_PLACE:
+                version = location._settle()
             while version is not None and version.timestamp > snapshot:
                 version = version.older
             # Nobody is registered here, so that newer commits may have had the version dropped meanwhile.
@@ -194,6 +206,11 @@ class Runtime:
         # Register before reading, so that a pruner either sees us or has read no newer ``published`` than we will.
         # This thread's last snapshot is not newer than the one that it will get.
         snapshots[mine.number] = mine.last_snapshot
+        if alone.active is not None:
+            alone.end(alone.active)
+        if self._last is not mine:
+            self._last = mine
+            mine.in_a_row = 0
         snapshots[mine.number] = mine.last_snapshot = snapshot = device.published
         return Attempt(self, mine, snapshot)
 
@@ -202,6 +219,19 @@ class Runtime:
         snapshots[attempt.context.number] = IDLE
         if attempt.token:
             self._release(attempt)
+
+    def quiet(self) -> Optional[int]:
+        """What is published, if that is everything, nobody waits for a change or records; else None.
+
+        None also on a device that decides for other processes, which may write the private parts of their commits.
+        """
+        device = self._device
+        if device is None or device.recalls or self.profile is not None:
+            return None
+        if self._submitted is not None or self._unpublished or self.waiting.sleepers:
+            return None
+        published = device.published
+        return published if published == device.last_timestamp() else None
 
     def horizon(self) -> int:
         """A timestamp that no snapshot, present or future, is older than."""
@@ -505,7 +535,10 @@ class Runtime:
     def abandon(self) -> None:
         """The calling thread runs no transaction, although an exception may have kept it from saying so."""
         self.release_leaked()
-        snapshots[here.context().number] = IDLE
+        mine = here.context()
+        if mine.era is not None and not mine.era.decided():
+            alone.end(mine.era)
+        snapshots[mine.number] = IDLE
 
     def release_leaked(self) -> None:
         """Release the locks that an exception left behind: it can come between the end of a block and the release.
@@ -515,6 +548,7 @@ class Runtime:
         while self._submission._is_owned():  # type: ignore[attr-defined]
             self._submission.release()
         release_leaked_locks()
+        alone.release_leaked()
         device = self._device
         if device is not None:
             device.release_leaked_locks()
@@ -527,6 +561,8 @@ class Runtime:
         Raises :class:`Restart` when what it has read is no longer the newest, :class:`TransactionTimeout` or
         :class:`Cancelled` when others hold it for too long.
         """
+        if attempt.in_place:
+            attempt.run_again()
         attempt.token = True
         attempt.plain = False
         here.context().escalations += 1
@@ -554,7 +590,10 @@ class Runtime:
         try:
             self.device.wait_published(guard)
             attempt.snapshot = max(attempt.snapshot, guard)
-            value = version.value = location._head.value
+            newest = location._head
+            if newest is IN_PLACE:
+                newest = location._settle()
+            value = version.value = newest.value
             version.owner = attempt.identity
             return value
         except BaseException:
@@ -579,6 +618,8 @@ class Runtime:
     def after_fork(self) -> None:
         """In the child: what was decided becomes visible, everything else never happened, and nothing is shared."""
         renew_locks()
+        alone.renew_lock()
+        alone.end(alone.active)
         newest = self._inherited
         device = self._device
         if device is not None:

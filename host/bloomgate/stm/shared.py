@@ -294,7 +294,7 @@ class SharedLocation(Location):
     def _at_snapshot(self, attempt: Attempt) -> Number:
         part = part_of(attempt, self)
         if part.holder:
-            return part.read_guarded(self)
+            return part.read_guarded(attempt, self)
         try:
             return part.memory(self).read(self.number, part.position)[0]
         except VersionGone:
@@ -314,6 +314,8 @@ def part_of(attempt: Attempt, location: SharedLocation) -> SharedPart:
     """The part of an attempt that has to do with shared memory, from now on."""
     part = attempt.shared
     if part is None:
+        if attempt.in_place:
+            attempt.run_again()
         memory = location.array._here()
         publication = memory.publication
         attempt.prepare()
@@ -437,9 +439,11 @@ class SharedPart:
             self._device.guards.release(self)
             self.holder = False
 
-    def read_guarded(self, location: SharedLocation) -> Number:
+    def read_guarded(self, attempt: Attempt, location: SharedLocation) -> Number:
         """The newest value, which stays the newest until the token is released."""
-        self._publication.wait(self._device.guards.guard(location.number))
+        guard = self._device.guards.guard(location.number)
+        self._publication.wait(guard)
+        attempt.snapshot = max(attempt.snapshot, guard)
         while True:
             try:
                 return self.memory(location).read(location.number, self._publication.now()[1])[0]
@@ -458,8 +462,7 @@ class SharedPart:
         reads = [] if self.holder else [location._key for location in attempt.reads]
         writes = [location._key for location in attempt.writes]
         commuted = [location._key for location in commutes]
-        changes = [change for part in (self._writes(attempt), self._commutes(commutes)) for change in part]
-        private = any(not location._shared for location in (*attempt.writes, *commutes))
+        changes, private = self._changes(attempt)
         if private:
             # The request has the rest.
             attempt.writes = {location: version for location, version in attempt.writes.items() if not location._shared}
@@ -544,24 +547,31 @@ class SharedPart:
 
     # The request.
 
-    def _writes(self, attempt: Attempt) -> Iterator[Change]:
+    def _changes(self, attempt: Attempt) -> tuple[list[Change], bool]:
+        """What the attempt does to shared locations, and whether it changes private ones too."""
+        changes: list[Change] = []
+        private = False
         for location, version in attempt.writes.items():
-            if not isinstance(location, SharedLocation):
-                continue
-            kind = self.memory(location).kind
-            yield Change(location.number, kind.operations["set"], kind.encode(version.value))
+            if isinstance(location, SharedLocation):
+                kind = self.memory(location).kind
+                changes.append(Change(location.number, kind.operations["set"], kind.encode(version.value)))
+            else:
+                private = True
+        for location, pending in (attempt.commutes or {}).items():
+            if isinstance(location, SharedLocation):
+                changes += self._steps(location, pending)
+            else:
+                private = True
+        return changes, private
 
-    def _commutes(self, commutes: dict[Location, Pending]) -> Iterator[Change]:
-        for location, pending in commutes.items():
-            if not isinstance(location, SharedLocation):
-                continue
-            kind = self.memory(location).kind
-            steps = []
-            step: Optional[Pending] = pending
-            while step is not None:
-                steps.append(Change(location.number, kind.operations[step.operation.name], kind.encode(step.operand)))
-                step = step.earlier
-            yield from reversed(steps)
+    def _steps(self, location: SharedLocation, pending: Pending) -> list[Change]:
+        kind = self.memory(location).kind
+        steps = []
+        step: Optional[Pending] = pending
+        while step is not None:
+            steps.append(Change(location.number, kind.operations[step.operation.name], kind.encode(step.operand)))
+            step = step.earlier
+        return steps[::-1]
 
     def _complete(self, attempt: Attempt, request: Commit) -> None:
         """An exception came in the middle: find out what became of the request, however often that happens."""

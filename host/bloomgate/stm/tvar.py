@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from _thread import get_ident
 from typing import Any, Generic, NoReturn, Optional, TypeVar
 
+from bloomgate.stm.alone import Era, Part, alone
 from bloomgate.stm.atomic import run
 from bloomgate.stm.context import here
 from bloomgate.stm.errors import TransactionError
 from bloomgate.stm.runtime import runtime
-from bloomgate.stm.version import Location
+from bloomgate.stm.version import IN_PLACE, Location, Version, issue_key
 
 __all__ = ["TVar"]
 
@@ -22,10 +24,25 @@ class TVar(Location, Generic[T]):
     inside of it is not. ``name`` appears in reports.
     """
 
-    __slots__ = ()
+    __slots__ = ("_before", "_era", "_value", "_writer")
+
+    _movable = True
+
+    #: Its value, while ``_head`` is ``IN_PLACE``, and the one before ``_writer`` wrote it; of any type when it is not.
+    _value: T
+    _before: T
+    _writer: Optional[Part]
+    #: In which the thread that is alone may use ``_value`` as it is.
+    _era: Optional[Era]
 
     def __init__(self, initial: T, name: Optional[str] = None) -> None:
-        super().__init__(initial, name)
+        # Not Location's: it gets versions when a transaction needs them.
+        self._value = self._before = initial
+        self._writer = None
+        self._era = alone.era
+        self._head = self._recent = IN_PLACE
+        self._key = issue_key()
+        self._name = name
 
     @property
     def value(self) -> T:
@@ -33,6 +50,9 @@ class TVar(Location, Generic[T]):
 
         Assigning outside of a transaction is a transaction of its own.
         """
+        era = alone.era
+        if self._era is era and alone.thread == get_ident():
+            return self._value
         tx = here.tx
         if tx is None:
             newest: T = runtime.peek(self)
@@ -43,6 +63,19 @@ class TVar(Location, Generic[T]):
 
     @value.setter
     def value(self, value: T) -> None:
+        era = alone.era
+        if self._era is era and alone.thread == get_ident():
+            part = era.part
+            if self._writer is part:
+                self._value = value
+                return
+            if part.outermost:
+                # In this order: see alone.py.
+                part.wrote = True
+                self._before = self._value
+                self._writer = part
+                self._value = value
+                return
         tx = here.tx
         if tx is None:
             run(_assign, (self, value))
@@ -52,6 +85,9 @@ class TVar(Location, Generic[T]):
             recent.value = value
         else:
             tx.write(self, value)
+
+    def _settle(self) -> Version:
+        return alone.settle(self)
 
     def __repr__(self) -> str:
         return f"<{self._label()}: {self.value!r}>" if here.tx is None else f"<{self._label()}>"

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from bloomgate.stm.attempt import Attempt
 
 __all__ = [
+    "IN_PLACE",
+    "PRUNE_AFTER",
     "Location",
     "Version",
     "install",
+    "issue_key",
     "new_version",
     "newest_before",
     "prune",
@@ -29,7 +32,7 @@ __all__ = [
 #: Versions that a location may have before somebody looks whether old ones can go.
 PRUNE_AFTER = 8
 
-_issue_key = itertools.count(1).__next__
+issue_key = itertools.count(1).__next__
 
 # One lock for many locations: a lock of its own would be a third of a location's memory. Reentrant only because such
 # locks know their owner, see release_leaked_locks().
@@ -70,6 +73,13 @@ def new_version(value: Any) -> Version:
     return version
 
 
+#: The head of a location whose value is in place, see alone.py: newer than every snapshot.
+IN_PLACE = new_version(None)
+IN_PLACE.timestamp = 1 << 66
+IN_PLACE.older = None
+IN_PLACE.budget = PRUNE_AFTER
+
+
 class Location:
     """Something that can be read and written as a whole, and conflicts as a whole."""
 
@@ -77,6 +87,8 @@ class Location:
 
     #: Whether it lies in memory that other processes use: then it has no versions here.
     _shared = False
+    #: Whether a thread that is alone may have its value in place, without versions.
+    _movable = False
 
     def __init__(self, initial: Any, name: Optional[str] = None) -> None:
         version = new_version(initial)
@@ -84,7 +96,7 @@ class Location:
         version.older = None
         version.budget = PRUNE_AFTER
         #: Issued once in this process, never reused; the device's conflict key is its lowest bits.
-        self._key = _issue_key()
+        self._key = issue_key()
         self._head = version
         #: That of the attempt which used it last, to spare it the look into its own tables. Any thread may replace it.
         self._recent = version
@@ -93,6 +105,10 @@ class Location:
     def _label(self) -> str:
         """The name in reports."""
         return self._name or f"{type(self).__name__} #{self._key}"
+
+    def _settle(self) -> Version:
+        """Have versions from now on, where the head may be ``IN_PLACE``; the newest one."""
+        raise NotImplementedError
 
     def _at_snapshot(self, attempt: Attempt) -> Any:
         """The value at the snapshot of an attempt, where ``_shared``."""
@@ -112,6 +128,8 @@ def install(changes: dict[Location, Version], timestamp: int, horizon: Callable[
     for location, version in changes.items():
         # Whoever installs it stores the same.
         version.timestamp = timestamp
+        if location._head is IN_PLACE:
+            location._settle()
         with locks[location._key % _STRIPES]:
             newer: Optional[Version] = None
             below: Optional[Version] = location._head
@@ -136,6 +154,8 @@ def install(changes: dict[Location, Version], timestamp: int, horizon: Callable[
 def newest_before(location: Location, timestamp: int) -> Optional[Version]:
     """The newest version of the commits before ``timestamp``; None if it was pruned, being older than the horizon."""
     version: Optional[Version] = location._head
+    if version is IN_PLACE:
+        version = location._settle()
     while version is not None and version.timestamp >= timestamp:
         version = version.older
     return version
@@ -144,6 +164,8 @@ def newest_before(location: Location, timestamp: int) -> Optional[Version]:
 def prune(location: Location, horizon: int) -> None:
     """Forget the versions that no snapshot from ``horizon`` on can see."""
     head = location._head
+    if head is IN_PLACE:
+        return
     version: Optional[Version] = head
     kept = 1
     while version is not None and version.timestamp > horizon:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 from typing import Callable, Optional
 
+from bloomgate.stm.alone import alone
 from bloomgate.stm.attempt import Attempt
 from bloomgate.stm.limits import Allowance
 from bloomgate.stm.version import Location
@@ -38,7 +39,11 @@ class Parking:
                     return
                 for location in self._attempt.reads:
                     self._waiting.sleepers.setdefault(location, set()).add(self)
-            timestamp = self._attempt.changed_since()
+            if alone.active is not None:
+                alone.end(alone.active)
+            # What was changed in place has no timestamp. Nobody is alone any more while somebody waits.
+            in_place = alone.count != self._attempt.eras
+            timestamp = self._attempt.snapshot if in_place else self._attempt.changed_since()
             if timestamp is not None:
                 self.wake(timestamp)
         except BaseException:

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -22,6 +23,7 @@
 #include "bloomgate_uapi.h"
 
 #define SLOT "/dev/bloomgate-slot3"
+#define NEXT_SLOT "/dev/bloomgate-slot4"
 
 static void require(int right, const char *what)
 {
@@ -101,6 +103,28 @@ static void use_queues(void)
     bloomgate_close(&page);
 }
 
+/* What a user who is only in the group of slot 3 may open; the nodes have the owners that the udev rule gives them. */
+static void use_as_another(void)
+{
+    enum { USER = 1000, SLOT_GROUP = 1003, OTHER_GROUP = 1004 };
+    require(chown(SLOT, 0, SLOT_GROUP) == 0 && chmod(SLOT, 0660) == 0, "slot 3 is given to its group");
+    require(chown(NEXT_SLOT, 0, OTHER_GROUP) == 0 && chmod(NEXT_SLOT, 0660) == 0, "and slot 4 to another");
+    pid_t child = fork();
+    if (child == 0) {
+        if (setgid(SLOT_GROUP) != 0 || setuid(USER) != 0) {
+            _exit(1);
+        }
+        int other = open(NEXT_SLOT, O_RDWR) >= 0 || errno != EACCES;
+        int control = open("/dev/bloomgate-control", O_RDWR) >= 0 || errno != EACCES;
+        int mine = open(SLOT, O_RDWR);
+        void *page = mine < 0 ? NULL : map(mine, BLOOMGATE_PAGE_BYTES, BLOOMGATE_MAP_PAGE);
+        _exit(other || control || page == NULL ? 2 : 0);
+    }
+    int status;
+    waitpid(child, &status, 0);
+    require(WIFEXITED(status) && WEXITSTATUS(status) == 0, "its user opens slot 3, and neither slot 4 nor page 0");
+}
+
 int main(void)
 {
     struct bloomgate_info info, again;
@@ -143,7 +167,7 @@ int main(void)
     }
     require(poll(&waiting, 1, 0) == 0, "without a verdict there is nothing to wake for");
 
-    int other = open("/dev/bloomgate-slot4", O_RDWR), control = open("/dev/bloomgate-control", O_RDWR);
+    int other = open(NEXT_SLOT, O_RDWR), control = open("/dev/bloomgate-control", O_RDWR);
     require(other >= 0 && control >= 0, "other slots and page 0 are files of their own");
     require(map(control, 4096, BLOOMGATE_MAP_BUFFER) == NULL, "page 0 has no buffer");
     require(ioctl(control, BLOOMGATE_GET_INFO, &again) == 0 && again.count == info.count + 2, "page 0 has counted");
@@ -186,6 +210,7 @@ int main(void)
     file = open(SLOT, O_RDWR);
     require(file >= 0, "its death frees the slot");
     close(file);
+    use_as_another();
     use_queues();
     puts("done");
     return 0;

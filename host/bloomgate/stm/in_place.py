@@ -1,0 +1,233 @@
+"""Transactions of a thread that is alone, which change variables in place: see alone.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional, TypeVar, Union
+
+from bloomgate.stm.alone import NO_PART, Era, Part, alone
+from bloomgate.stm.attempt import Attempt, Mark
+from bloomgate.stm.context import IDLE, Context, here, snapshots
+from bloomgate.stm.errors import Restart, RetrySignal
+from bloomgate.stm.hooks import finish
+from bloomgate.stm.operations import Operation
+from bloomgate.stm.version import Location, Version
+
+if TYPE_CHECKING:
+    from bloomgate.stm.runtime import Runtime
+
+__all__ = ["AGAIN", "InPlace", "begin", "run_in_place"]
+
+T = TypeVar("T")
+
+#: Transactions of a thread in a row, without one of another thread in between, after which it tries to be alone.
+PATIENCE = 32
+#: It grows up to this when being alone was soon over.
+LONGEST_PATIENCE = 1 << 14
+
+AGAIN = object()
+
+#: What it has read and written, as others would have to know.
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
+
+class InPlace(Attempt):
+    """It has to run again as an ordinary one when it needs what only that has: :class:`Restart`."""
+
+    in_place = True
+    plain = False
+    # Of no version. Writing goes by the part of the era.
+    identity: object = object()
+    part: object = object()
+    reads = writes = _NOTHING  # type: ignore[assignment]
+
+    def __init__(self, runtime: Runtime, context: Context, era: Era) -> None:
+        self.runtime = runtime
+        self.context = context
+        self.era = era
+        self.snapshot = alone.timestamp
+        self.eras = alone.count
+        self.fate: dict[str, bool] = {}
+        self.outermost = Part(self.fate, True)
+        #: (variable, its value before, its mark before) for what nested calls write, while there is one.
+        self.undo_log: list[tuple[Any, Any, Optional[Part]]] = []
+
+    @property
+    def committed(self) -> bool:
+        """Whether it is."""
+        return self.fate.get("committed", False)
+
+    def commit(self) -> None:
+        """Make what it has written the newest. Raises :class:`Restart` if another thread came before that."""
+        if not self.fate.setdefault("committed", True) and self.outermost.wrote:
+            raise Restart
+
+    def known(self, location: Location) -> Optional[Version]:
+        """As if nothing was read or written before: :meth:`at_snapshot` has the value in any case."""
+        return None
+
+    def read(self, location: Location) -> Any:
+        """The value that the transaction sees."""
+        if location._movable and self._take(location):
+            return location._value  # type: ignore[attr-defined]
+        # As long as it has only read, it can go on with that when the thread is not alone any more.
+        if location._shared or (self.outermost.wrote and alone.era is not self.era):
+            self.run_again()
+        return super().at_snapshot(location)
+
+    at_snapshot = read
+
+    def run_again(self) -> NoReturn:
+        """It cannot be committed, also if the function catches what this raises."""
+        self.outermost.wrote = True
+        alone.end(self.era)
+        raise Restart
+
+    def _take(self, variable: Any) -> bool:
+        """Whether the value is in place, after having brought it there if need be."""
+        era = self.era
+        return alone.era is era and (variable._era is era or alone.take(variable, era))
+
+    def write(self, location: Location, value: Any) -> None:
+        """Set the value; what TVar.value does inline, and for nested calls."""
+        if not (location._movable and self._take(location)):
+            self.run_again()
+        variable: Any = location
+        part = self.era.part
+        before = variable._writer
+        if before is not part:
+            if before is None or before.fate is not self.fate:
+                variable._before = variable._value
+            if not part.outermost:
+                self.undo_log.append((variable, variable._value, before))
+            self.outermost.wrote = True
+            variable._writer = part
+        variable._value = value
+
+    def commute(self, location: Location, operation: Operation, operand: Any) -> None:
+        """Do it at once: there is nobody to conflict with."""
+        self.write(location, operation.evaluate(self.read(location), operand, self.write))
+
+    def enter(self) -> Mark:
+        """Begin a part that can be undone."""
+        hooks = self.hooks
+        counts = (0, 0) if hooks is None else (len(hooks.on_commit), len(hooks.on_abort))
+        part = self.era.part
+        self.era.part = Part(self.fate, False)
+        return Mark(len(self.undo_log), counts, False, part)
+
+    def leave(self, mark: Mark) -> None:
+        """Keep the part."""
+        part: Part = mark.part  # type: ignore[assignment]
+        for variable, _, _ in self.undo_log[mark.journal :]:
+            variable._writer = part
+        if part.outermost:
+            self.undo_log.clear()
+        self.era.part = part
+
+    def undo(self, mark: Mark) -> None:
+        """Take the part back."""
+        if alone.era is not self.era and self.outermost.wrote:
+            self.run_again()
+        while len(self.undo_log) > mark.journal:
+            variable, value, mark_before = self.undo_log[-1]
+            # In this order: see alone.py. Out of the log when it is done, because an exception can come in between.
+            variable._value = value
+            variable._writer = mark_before
+            self.undo_log.pop()
+        if self.hooks is not None:
+            del self.hooks.on_commit[mark.hooks[0] :]
+        self.leave(mark)
+
+
+def begin(runtime: Runtime) -> Optional[InPlace]:
+    """A new attempt in place, if the calling thread is alone."""
+    mine = here.mine
+    if mine is None:
+        mine = here.context()
+    era = mine.era
+    if era is not alone.era:
+        patience = mine.patience or PATIENCE
+        if era is not None:
+            mine.patience = 0 if era.commits >= patience else min(2 * patience, LONGEST_PATIENCE)
+            mine.era = None
+        mine.in_a_row += 1
+        if mine.in_a_row <= (mine.patience or PATIENCE):
+            return None
+        mine.in_a_row = 0
+        era = _claim(runtime, mine)
+        if era is None:
+            return None
+        mine.era = era
+    if not era.decided():
+        # This is a signal handler that has interrupted it; or it was interrupted so often that nothing ended it.
+        alone.end(era)
+        return None
+    attempt = InPlace(runtime, mine, era)
+    era.part = attempt.outermost
+    era.attempt = attempt
+    # While it is registered no other thread can be alone, even if this one is not any more.
+    snapshots[mine.number] = mine.last_snapshot
+    if alone.active is era and alone.era is era:
+        return attempt
+    # Whoever ended the era has perhaps not seen the attempt.
+    mine.era = None
+    return None
+
+
+def _claim(runtime: Runtime, mine: Context) -> Optional[Era]:
+    """The era in which the calling thread is alone, if nobody else is in the middle of anything."""
+    if alone.lock._is_owned():  # type: ignore[attr-defined]
+        # This is a signal handler.
+        return None
+    era = Era()
+    with alone.lock:
+        alone.end(alone.active)
+        alone.active = era
+        # From here on whoever begins ends it.
+        published = runtime.quiet()
+        if published is None or any(snapshot != IDLE for snapshot in snapshots.copy().values()):
+            alone.active = None
+            return None
+        alone.timestamp = published
+        alone.begin(era, mine.thread)
+    return era
+
+
+def run_in_place(attempt: InPlace, function: Callable[..., T], args: Any, kwargs: Any) -> Union[T, object]:
+    """``AGAIN`` when the function has to run again in an ordinary attempt."""
+    era = attempt.era
+    mine = attempt.context
+    try:
+        try:
+            here.tx = attempt
+            result = function(*args, **kwargs)
+            # Finalisers that run from here on are not part of the transaction.
+            here.tx = None
+            attempt.commit()
+        finally:
+            era.part = NO_PART
+            here.tx = None
+            attempt.runtime.end(attempt)
+    except BaseException as error:
+        here.tx = None
+        attempt.runtime.end(attempt)
+        # What it has written stays where it is, marked as lost; so nobody may use values in place as they are.
+        alone.end(era)
+        committed = attempt.committed
+        if isinstance(error, (Restart, RetrySignal)) and not committed:
+            mine.other_aborts += 1
+            finish(attempt, False)
+            return AGAIN
+        mine.exceptions += 1
+        finish(attempt, committed)
+        raise
+    era.commits += 1
+    if attempt.outermost.wrote:
+        mine.commits += 1
+    else:
+        mine.read_only += 1
+    if attempt.hooks is not None:
+        finish(attempt, True)
+    return result
