@@ -139,8 +139,10 @@ class ControlPage(wiring.Component):
             ("COALESCE", coalesce),
             ("TOKEN_WATCHDOG", self.token.watchdog),
         ):
-            with m.If(writes_to(name)):
-                m.d.sync += target.eq(target & ~byte_mask | bus.write_data & byte_mask)
+            for byte, strobe in enumerate(bus.write_strobe):
+                part = slice(8 * byte, 8 * byte + 8)
+                with m.If(writes_to(name) & strobe):
+                    m.d.sync += target[part].eq(bus.write_data[part])
 
         bank = Signal(register("BOOKS_BANK")["BANK"].width)
         with m.If(writes_to("BOOKS_BANK") & bus.write_strobe[0]):

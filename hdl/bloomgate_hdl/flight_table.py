@@ -17,8 +17,8 @@ class FlightTable(wiring.Component):
     One commit can doom all slots in one clock cycle. So who is doomed is a vector of flip-flops, and why is an *event*:
     a word of LUT RAM with the losers and both lanes' keys. Events queue up. The losers of the oldest one come one a
     clock cycle, lowest slot first, when the conflict log is ready: the event is copied to the slot's own doom, which
-    its page shows, and handed to the log, and the slot is woken if it is parked. When half of the queue is full, the log is
-    not waited for and misses some: a slot is doomed once in a transaction, and as many cannot begin meanwhile.
+    its page shows, and handed to the log, and the slot is woken if it is parked. When the queue is half full, the log
+    is not waited for and misses some: a slot is doomed once in a transaction, and fewer can begin than are served then.
 
     A slot that parks when it has been told of its doom is woken at once. When the irrevocable token becomes free, the
     slots that it refused are woken by an event that dooms nobody.
