@@ -3,12 +3,21 @@
 import contextlib
 from collections.abc import Iterator
 
+import pytest
 from bloomgate import Device, open_device
 
+from tests import device_urls
 from tests.shm.served import serving
 
-#: What `opened` takes.
+#: What `opened` takes; the first one is the specification.
 KINDS = ("model:", "soft:", "shm:", "shm: served by soft:", "shm: served by model:")
+#: For ``pytest.fixture(params=...)`` or ``parametrize``: those, and sim: where it can be had.
+PARAMS = [
+    *KINDS,
+    *(pytest.param("sim:", id="sim", marks=param.marks) for param in device_urls.PARAMS if param.id == "sim"),
+]
+#: The one geometry, besides the default, that these tests should use on sim:, which compiles each.
+SMALL = "K=2&D=16&timestamp_bits=4&slots=4&aperture_depth=16"
 
 
 @contextlib.contextmanager

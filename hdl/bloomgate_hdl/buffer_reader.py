@@ -35,7 +35,7 @@ class BufferReader(wiring.Component):
         lane_bits = (LANES - 1).bit_length()
         super().__init__(
             {
-                #: Strobe: begin ``start_pass`` (VALIDATE, REPAIR or INSERT), when there is no pass or it is ``ending``.
+                #: Strobe: begin ``start_pass`` (any but DRAIN), when there is no pass or it is ``ending``.
                 "start": In(1),
                 "start_pass": In(Pass),
                 #: The last beat of an INSERT pass leaves the buffer in this clock cycle.
@@ -79,7 +79,7 @@ class BufferReader(wiring.Component):
         left = Signal(range(p.buffer_depth + 1))  # keys of the log that have not been addressed
         final = Signal()  # nothing of the log comes behind them
         commutes_next = Signal()
-        inserts = operation == KeyOperation.INSERT
+        inserts = Signal()  # the pass is over the keys to insert
 
         # The word that the buffer is reading, and the beat that was read.
         reading = Signal()
@@ -139,16 +139,17 @@ class BufferReader(wiring.Component):
                 reading.eq(by_ram),
                 reading_present.eq(present),
                 reading_operation.eq(operation),
-                reading_last.eq(log_ends & ~inserts),
-                reading_ends.eq(log_ends & inserts & ~commutes_next),
+                reading_last.eq(log_ends & ~commutes_next & (operation != KeyOperation.INSERT)),
+                reading_ends.eq(log_ends & ~commutes_next & (operation == KeyOperation.INSERT)),
             ]
         m.d.comb += self.ending.eq(self.ready & reading & reading_ends)
 
         with m.If(self.start):
             m.d.sync += active.eq(1)
-            with m.If(self.start_pass == Pass.INSERT):
+            with m.If((self.start_pass == Pass.INSERT) | (self.start_pass == Pass.CHECK)):
                 m.d.sync += [
-                    operation.eq(KeyOperation.INSERT),
+                    inserts.eq(1),
+                    operation.eq(Mux(self.start_pass == Pass.CHECK, KeyOperation.CHECK, KeyOperation.INSERT)),
                     commutes_next.eq((self.write_keys != 0) & (self.commute_keys != 0)),
                 ]
                 with m.If(self.write_keys != 0):
@@ -161,6 +162,7 @@ class BufferReader(wiring.Component):
                     ]
             with m.Else():
                 m.d.sync += [
+                    inserts.eq(0),
                     operation.eq(Mux(self.start_pass == Pass.REPAIR, KeyOperation.REPAIR, KeyOperation.QUERY)),
                     commutes_next.eq(0),
                     left.eq(self.chunk.keys),

@@ -4,6 +4,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import EPOCH_BITS, LANES, Parameters
+from bloomgate.registers import RequestKind
 
 from bloomgate_hdl.decision import Decision
 from bloomgate_hdl.error_log import error_layout
@@ -34,6 +35,12 @@ class CommitArbiter(wiring.Component):
     to be aborted. Afterwards, no other long request begins before each slot page that had one pending has been served.
     The commit of a request with more keys to insert than its buffer holds raises the floor to its own timestamp.
 
+    VALIDATE leaves out what a transaction in flight has announced, but if it turns out at the end that the slot must
+    ``revalidate``, there is another pass over everything. A request of kind TOKEN always has that one, and inserts
+    nothing; one of kind GUARD has no pass. While a slot ``holds`` the irrevocable token, no request of others commits
+    whose write or commute keys may be the holder's: they are looked up in its VALIDATE pass, or in a CHECK pass if it
+    is a queued one. Between the beats of a pass those of the Announcer may come, see KeyReader.
+
     Between two requests, with priority over them, the arbiter maintains the recency filter: it ends the epoch after
     the last count was assigned or on a reset, and injects faults.
 
@@ -58,8 +65,33 @@ class CommitArbiter(wiring.Component):
                 "decided": Out(1),
                 "decided_slot": Out(p.slot_bits),
                 "verdict": Out(verdict_layout(p)),
-                #: The request was a queued one.
+                #: The request was a queued one; the sets, the log and the transaction go on.
                 "decided_queued": Out(1),
+                "decided_keeps": Out(1),
+                #: Slots with a transaction in flight; which have announced a key; whose announced keys have to be
+                #: validated, too; that hold the irrevocable token; and held it.
+                "in_flight": In(p.slots),
+                "logged": In(p.slots),
+                "revalidate": In(p.slots),
+                "holds": In(p.slots),
+                "revoked": In(p.slots),
+                #: See KeyReader; and the snapshot count of what is announced.
+                "announce": In(1),
+                "announce_slot": In(p.slot_bits),
+                "announce_word": In(range(p.aperture_depth // LANES)),
+                "announce_lanes": In(LANES),
+                "announce_late": In(1),
+                "announce_count": In(p.timestamp_bits),
+                #: A beat may come from somebody else; it must come.
+                "contended": Out(1),
+                "inserting": Out(1),
+                #: The slot whose transaction in flight was given the newest timestamp, if it was one.
+                "winner": Out(p.slot_bits),
+                "winner_known": Out(1),
+                #: Strobe: the floor is raised.
+                "floor_rises": Out(1),
+                #: Strobe: the epoch has ended.
+                "epoch_ended": Out(1),
                 #: Keys, see KeyLog.
                 "read": Out(1),
                 "read_slot": Out(p.slot_bits),
@@ -76,6 +108,7 @@ class CommitArbiter(wiring.Component):
                 "queue_pass": Out(Pass),
                 "queue_ending": In(1),
                 "queue_keys": In(beat_layout(p)),
+                "queue_ready": Out(1),
                 "queue_next_chunk": Out(1),
                 "queue_rotate": Out(1),
                 "queue_again": Out(1),
@@ -117,8 +150,9 @@ class CommitArbiter(wiring.Component):
                 "previous_epoch": Out(EPOCH_BITS),
                 "previous_count": Out(p.timestamp_bits),
                 "exhausted": Out(1),
-                #: A request is in service.
+                #: A request is in service; strobe: one begins.
                 "busy": Out(1),
+                "begins": Out(1),
                 #: For the statistics: keys inserted for the verdict, a floor raised instead, words of bad parity, an
                 #: epoch ended.
                 "keys_inserted": Out(range(max(p.aperture_depth, p.buffer_depth) + 1)),
@@ -149,6 +183,11 @@ class CommitArbiter(wiring.Component):
         fault_due = Signal()
         maintenance_due = Signal()
         repairing = Signal()
+        announce_count = Signal(p.timestamp_bits)
+        queue_has_beats = Signal()
+        m.d.sync += queue_has_beats.eq(sum(lane.operation.as_value() for lane in self.queue_keys.lanes).any())
+        with m.If(self.announce):
+            m.d.sync += announce_count.eq(self.announce_count)
 
         m.d.comb += [
             scheduler.pending.eq(self.pending),
@@ -162,8 +201,16 @@ class CommitArbiter(wiring.Component):
             key_reader.keys.eq(self.keys),
             key_reader.bad.eq(self.bad),
             # The one that has no pass offers zeros.
-            self.beat.eq(key_reader.beat.as_value() | self.queue_keys.as_value()),
+            self.beat.eq(key_reader.beat.as_value() | Mux(key_reader.announces, 0, self.queue_keys.as_value())),
+            self.queue_ready.eq(self.ready & ~key_reader.announces),
             key_reader.ready.eq(self.ready),
+            key_reader.announce.eq(self.announce),
+            key_reader.announce_slot.eq(self.announce_slot),
+            key_reader.announce_word.eq(self.announce_word),
+            key_reader.announce_lanes.eq(self.announce_lanes),
+            key_reader.announce_late.eq(self.announce_late),
+            self.inserting.eq(key_reader.inserting),
+            self.contended.eq(key_reader.active | queue_has_beats),
             decision.request.eq(request),
             decision.outcome.eq(self.outcome),
             decision.epoch.eq(counter.epoch),
@@ -172,7 +219,7 @@ class CommitArbiter(wiring.Component):
             self.newest.eq(counter.count),
             self.count.eq(counter.count),
             self.floor.eq(counter.floor),
-            self.snapshot.eq(request.snapshot_count),
+            self.snapshot.eq(Mux(key_reader.announces, announce_count, request.snapshot_count)),
             self.epoch.eq(counter.epoch),
             self.previous_epoch.eq(counter.previous_epoch),
             self.previous_count.eq(counter.previous_count),
@@ -209,7 +256,32 @@ class CommitArbiter(wiring.Component):
         m.d.sync += lost.eq(
             self.ready & sum((lane.operation == KeyOperation.INSERT) & lane.key_bad for lane in self.beat.lanes).any()
         )
-        m.d.comb += counter.raise_floor.eq(self.raise_floor | lost | too_many)
+        m.d.comb += [
+            counter.raise_floor.eq(self.raise_floor | lost | too_many),
+            self.floor_rises.eq(counter.raise_floor),
+        ]
+        m.d.sync += self.epoch_ended.eq(counter.step & ~counter.epoch.all())
+
+        # The irrevocable token, and what was announced.
+        held = Signal()
+        exempt = Signal()  # the request is of the holder
+        last_counts = Signal()  # they are the holder's, so that the epoch does not end under it
+        stale = Signal()
+        skipped = Signal()
+        checked = Signal()
+        commits = Signal()
+        m.d.comb += [
+            held.eq(self.holds.any()),
+            exempt.eq(~queued & self.holds.bit_select(slot, 1)),
+            stale.eq(skipped & ~exempt & ~decision.revoked & self.revalidate.bit_select(slot, 1)),
+            commits.eq(queued | (request.kind == RequestKind.COMMIT.value)),
+            decision.revoked.eq(~queued & self.revoked.bit_select(slot, 1)),
+            decision.refuses.eq(queued & held & queue.raises_floor),
+        ]
+        m.d.sync += last_counts.eq(counter.count >= p.max_count - 2)
+        for lane in range(LANES):
+            hits_holder = (self.outcome.hits[lane] & self.holds & self.logged).any()
+            m.d.comb += decision.guarded[lane].eq(held & ~exempt & (hits_holder | last_counts))
 
         # The verdict on `request`, in the clock cycle of `decides`; it leaves through registers.
         decides = Signal()
@@ -217,6 +289,7 @@ class CommitArbiter(wiring.Component):
         m.d.sync += [
             self.decided.eq(decides),
             self.decided_queued.eq(queued),
+            self.decided_keeps.eq(decision.commit & ~commits),
             self.decided_slot.eq(slot),
             self.verdict.eq(verdict),
             self.error.valid.eq(decides & (decision.error_code != 0)),
@@ -226,23 +299,24 @@ class CommitArbiter(wiring.Component):
         ]
         has_writes = Signal()
         timestamped = Signal()
+        guards = decision.commit & ~queued & (request.kind == RequestKind.GUARD.value)
         next_count = Signal(p.timestamp_bits)
         last_of_epoch = Signal()
         m.d.comb += [
             has_writes.eq(Mux(queued, queue.writes, request.write_count != 0)),
-            timestamped.eq(decision.commit & has_writes),
+            timestamped.eq(decision.commit & commits & has_writes),
             next_count.eq(counter.count + 1),
             last_of_epoch.eq(next_count == p.max_count),
             verdict.committed.eq(decision.commit),
-            verdict.timestamped.eq(timestamped),
+            verdict.timestamped.eq(timestamped | guards),
             verdict.reason.eq(decision.reason),
             verdict.request.eq(request.request),
             verdict.conflict_key.eq(decision.conflict_key),
         ]
-        with m.If(timestamped):
+        with m.If(timestamped | guards):
             m.d.comb += [
                 verdict.epoch.eq(counter.epoch),
-                verdict.count.eq(next_count),
+                verdict.count.eq(Mux(guards, counter.count, next_count)),
             ]
         with m.If(decides):
             m.d.comb += [
@@ -250,6 +324,11 @@ class CommitArbiter(wiring.Component):
                 self.keys_inserted.eq(Mux(timestamped, Mux(queued, queue.insert_count, request.write_count), 0)),
                 self.floor_raised.eq(timestamped & queued & queue.raises_floor),
             ]
+            with m.If(timestamped):
+                m.d.sync += [
+                    self.winner.eq(slot),
+                    self.winner_known.eq(~queued & self.in_flight.bit_select(slot, 1)),
+                ]
             with m.If(timestamped & last_of_epoch):
                 m.d.sync += rollover_due.eq(1)
                 # Counted now, since a client may look as soon as it has the verdict.
@@ -257,13 +336,21 @@ class CommitArbiter(wiring.Component):
 
         begin = Signal()
         begin_queued = Signal()
-        m.d.comb += [decision.start.eq(begin | begin_queued), scheduler.next.eq(begin)]
+        revalidates = Signal()
+        m.d.comb += [
+            self.begins.eq(begin | begin_queued),
+            decision.start.eq(self.begins | revalidates),
+            scheduler.next.eq(begin),
+        ]
+        with m.If(revalidates):
+            m.d.sync += [skipped.eq(0), repairing.eq(0)]
         with m.If(begin):
             m.d.sync += [
                 queued.eq(0),
                 slot.eq(scheduler.next_slot),
                 request.eq(scheduler.next_request),
                 request.reset.eq(scheduler.next_request.reset | reset),
+                skipped.eq(scheduler.next_request.skip_count != 0),
                 repairing.eq(0),
             ]
         with m.If(begin_queued):
@@ -277,6 +364,8 @@ class CommitArbiter(wiring.Component):
                 request.snapshot_epoch.eq(header.snapshot_epoch),
                 request.snapshot_count.eq(header.snapshot_count),
                 request.reset.eq(reset),
+                skipped.eq(0),
+                checked.eq(0),
                 repairing.eq(0),
             ]
 
@@ -322,6 +411,7 @@ class CommitArbiter(wiring.Component):
             key_reader.slot.eq(Mux(begin, scheduler.next_slot, slot)),
             key_reader.read_count.eq(Mux(begin, scheduler.next_request.read_count, request.read_count)),
             key_reader.write_count.eq(Mux(begin, scheduler.next_request.write_count, request.write_count)),
+            key_reader.skip_count.eq(Mux(begin, scheduler.next_request.skip_count, 0)),
         ]
 
         # A clock cycle late, and then nothing is in the pipeline either.
@@ -339,6 +429,8 @@ class CommitArbiter(wiring.Component):
                     m.next = "VALIDATE"
                 with m.Elif(scheduler.valid & ~exclusive):
                     m.d.comb += [begin.eq(1), *start(Pass.VALIDATE)]
+                    with m.If(scheduler.next_request.kind == RequestKind.GUARD.value):
+                        m.d.comb += start(Pass.DRAIN)
                     m.next = "VALIDATE"
                 with m.Else():
                     m.next = "IDLE"
@@ -365,7 +457,9 @@ class CommitArbiter(wiring.Component):
             with m.State("VALIDATE"):
                 m.d.comb += [self.busy.eq(1), self.queue_second.eq(queued)]
                 with m.If(self.outcome.beat.last):
-                    with m.If(decision.needs_repair & ~repairing):
+                    with m.If(stale):
+                        m.d.comb += [revalidates.eq(1), *start(Pass.VALIDATE)]
+                    with m.Elif(decision.needs_repair & ~repairing):
                         with m.If(queued):
                             m.d.comb += start(Pass.REPAIR, queue=True)
                         with m.Else():
@@ -377,6 +471,9 @@ class CommitArbiter(wiring.Component):
                     with m.Elif(queued & queue.long & decision.commit & disturbed & ~exclusive):
                         m.d.comb += self.queue_again.eq(1)
                         m.next = "IDLE"
+                    with m.Elif(queued & held & decision.commit & queue.writes & ~checked):
+                        m.d.comb += start(Pass.CHECK, queue=True)
+                        m.d.sync += checked.eq(1)
                     with m.Elif(queued & ~self.completable):
                         m.next = "COMPLETE"
                     with m.Else():

@@ -6,6 +6,8 @@ from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.registers import CONTROL_PAGE, IDENTIFICATION, VERSION, Access, Fault, Register
 
+from bloomgate_hdl.books import BOOKS_WORD_BITS
+from bloomgate_hdl.flight_port import TokenSignature
 from bloomgate_hdl.read_mux import ReadMux
 from bloomgate_hdl.register_decode import PAGE_WORD_BITS, selects
 from bloomgate_hdl.register_port import RegisterPortSignature
@@ -13,7 +15,7 @@ from bloomgate_hdl.register_port import RegisterPortSignature
 __all__ = ["ControlPage", "state_layout"]
 
 #: Names of the interrupt causes, from bit 0 on.
-CAUSES = ("ERROR", "EPOCH", "VERDICT", "COMPLETION")
+CAUSES = ("ERROR", "EPOCH", "VERDICT", "COMPLETION", "WAKE")
 
 
 def state_layout(parameters: Parameters) -> data.StructLayout:
@@ -26,6 +28,7 @@ def state_layout(parameters: Parameters) -> data.StructLayout:
             "resetting": 1,
             "exhausted": 1,
             "fault_pending": 1,
+            "settled": 1,
             "epoch": EPOCH_BITS,
             "count": count_bits,
             "previous_epoch": EPOCH_BITS,
@@ -58,6 +61,7 @@ class ControlPage(wiring.Component):
                 "epoch_stepped": In(1),
                 "decided": In(1),
                 "completed": In(1),
+                "woke": In(1),
                 #: Level high while an enabled cause is pending.
                 "interrupt": Out(1),
                 #: Strobes from COMMAND.
@@ -73,6 +77,12 @@ class ControlPage(wiring.Component):
                 "inject_next_key": Out(1),
                 "inject_table": Out(range(parameters.K)),
                 "inject_row": Out(parameters.row_bits),
+                #: The irrevocable token.
+                "token": Out(TokenSignature(parameters)),
+                #: See Books.
+                "conflict_head": In(16),
+                "books_word": Out(BOOKS_WORD_BITS),
+                "books_data": In(32),
                 #: See ErrorLog and Statistics.
                 "error_count": In(32),
                 "error_word": Out(range(error_log.size // 4)),
@@ -114,7 +124,7 @@ class ControlPage(wiring.Component):
         interrupt_bits = len(register("INTERRUPT_ENABLE").fields)
         pending = Signal(interrupt_bits)
         enabled = Signal(interrupt_bits)
-        causes = Cat(self.error_logged, self.epoch_stepped, self.decided, self.completed)
+        causes = Cat(self.error_logged, self.epoch_stepped, self.decided, self.completed, self.woke)
         acknowledged = Signal(interrupt_bits)
         with m.If(writes_to("INTERRUPT_PENDING")):
             m.d.comb += acknowledged.eq(bus.write_data & byte_mask)
@@ -127,9 +137,16 @@ class ControlPage(wiring.Component):
             ("INTERRUPT_ENABLE", enabled),
             ("INITIAL_EPOCH", self.initial_epoch),
             ("COALESCE", coalesce),
+            ("TOKEN_WATCHDOG", self.token.watchdog),
         ):
-            with m.If(writes_to(name)):
-                m.d.sync += target.eq(target & ~byte_mask | bus.write_data & byte_mask)
+            for byte, strobe in enumerate(bus.write_strobe):
+                part = slice(8 * byte, 8 * byte + 8)
+                with m.If(writes_to(name) & strobe):
+                    m.d.sync += target[part].eq(bus.write_data[part])
+
+        bank = Signal(register("BOOKS_BANK")["BANK"].width)
+        with m.If(writes_to("BOOKS_BANK") & bus.write_strobe[0]):
+            m.d.sync += bank.eq(field("BOOKS_BANK", "BANK"))
 
         command = writes_to("COMMAND") & whole
         inject = writes_to("FAULT_INJECTION") & whole
@@ -140,6 +157,9 @@ class ControlPage(wiring.Component):
             self.latch_statistics.eq(command & field("COMMAND", "LATCH_STATISTICS")),
             self.inject_filter_word.eq(inject & (kind == Fault.FILTER_WORD.value)),
             self.inject_next_key.eq(inject & (kind == Fault.NEXT_KEY.value)),
+            self.token.revoke.eq(
+                writes_to("TOKEN_REVOKE") & whole & (field("TOKEN_REVOKE", "HOLDER") == self.token.holder)
+            ),
         ]
         with m.If(inject & (kind == Fault.FILTER_WORD.value)):
             m.d.sync += [
@@ -153,6 +173,8 @@ class ControlPage(wiring.Component):
         m.d.comb += [
             self.error_word.eq(read_word - CONTROL_PAGE.window("ERROR_LOG").word),
             self.statistics_word.eq(read_word - CONTROL_PAGE.window("STATISTICS").word),
+            # The books answer a clock cycle later than the others, so they are asked a clock cycle before.
+            self.books_word.eq(Cat(bus.read_address[: len(self.books_word) - len(bank)], bank)),
         ]
         state = self.state
         values = {
@@ -178,6 +200,7 @@ class ControlPage(wiring.Component):
                 "RESETTING": state.resetting,
                 "EXHAUSTED": state.exhausted,
                 "FAULT_PENDING": state.fault_pending,
+                "SETTLED": state.settled,
             },
             "EPOCH": state.epoch,
             "COUNT": state.count,
@@ -190,6 +213,16 @@ class ControlPage(wiring.Component):
             "INTERRUPT_ENABLE": dict(zip(CAUSES, enabled, strict=True)),
             "ERROR_COUNT": self.error_count,
             "COALESCE": {"COUNT": self.coalesce_count, "CLOCKS": self.coalesce_clocks},
+            "TOKEN": {
+                "HELD": self.token.held,
+                "WAITING": self.token.waiting,
+                "HOLDER": self.token.holder,
+                "GRANTS": self.token.grants,
+            },
+            "TOKEN_WATCHDOG": self.token.watchdog,
+            "CONFLICT_HEAD": self.conflict_head,
+            "BOOKS_BANK": {"BANK": bank},
+            "BOOKS": self.books_data,
             "ERROR_LOG": self.error_data,
             "STATISTICS": self.statistics_data,
             "SLOT_RECORDS": 0,

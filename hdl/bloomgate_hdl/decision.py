@@ -32,6 +32,11 @@ class Decision(wiring.Component):
                 "start": In(1),
                 "request": In(request_layout(parameters)),
                 "outcome": In(outcome_layout(parameters)),
+                #: Lanes whose key must not be committed now, if it is a CHECK; and nothing may be committed at all.
+                "guarded": In(LANES),
+                "refuses": In(1),
+                #: The irrevocable token was taken from the slot.
+                "revoked": In(1),
                 #: Of a queued request: why it cannot be served, and what was found when its keys arrived.
                 "fault": In(fault_layout()),
                 "check": In(check_layout(parameters)),
@@ -42,7 +47,7 @@ class Decision(wiring.Component):
                 #: COMMIT, else ABORT with ``reason`` (0 on COMMIT).
                 "commit": Out(1),
                 "reason": Out(4),
-                #: The first key that failed, when the reason is CONFLICT or PARITY, else 0.
+                #: The first key that failed, when the reason is CONFLICT, PARITY or IRREVOCABLE, else 0.
                 "conflict_key": Out(parameters.key_bits),
                 #: A word of the recency filter had bad parity and needs a REPAIR pass.
                 "needs_repair": Out(1),
@@ -60,7 +65,7 @@ class Decision(wiring.Component):
 
         # The first failing key, and the first key with a parity error, each with what came before this clock cycle.
         failed = Signal()
-        failed_by_parity = Signal()
+        failed_by = Signal(4)
         failed_key = Signal(p.key_bits)
         doubted = Signal()
         doubted_filter = Signal()
@@ -68,7 +73,7 @@ class Decision(wiring.Component):
         repair = Signal()
 
         now = {}
-        for signal in (failed, failed_by_parity, failed_key, doubted, doubted_filter, doubted_key):
+        for signal in (failed, failed_by, failed_key, doubted, doubted_filter, doubted_key):
             now[signal.name] = Signal.like(signal, name=f"{signal.name}_now")
             m.d.comb += now[signal.name].eq(signal)
             m.d.sync += signal.eq(now[signal.name])
@@ -85,12 +90,16 @@ class Decision(wiring.Component):
             check = entered.operation == KeyOperation.CHECK
             key_bad = (query | check | (entered.operation == KeyOperation.INSERT)) & entered.key_bad
             filter_bad = query & (answer.bad_words != 0)
-            with m.If(~failed & (query & answer.conflict | (query | check) & entered.key_bad)):
+            conflicts = query & answer.conflict
+            guarded = check & self.guarded[lane]
+            with m.If(~failed & (conflicts | guarded | (query | check) & entered.key_bad)):
                 m.d.comb += [
                     now["failed"].eq(1),
-                    now["failed_by_parity"].eq(entered.key_bad | answer.uncertain),
+                    now["failed_by"].eq(Mux(check, Reason.IRREVOCABLE.value, Reason.CONFLICT.value)),
                     now["failed_key"].eq(entered.key),
                 ]
+                with m.If(entered.key_bad | answer.uncertain):
+                    m.d.comb += now["failed_by"].eq(Reason.PARITY.value)
             with m.If(~doubted & ((query | check) & entered.key_bad | filter_bad)):
                 m.d.comb += [
                     now["doubted"].eq(1),
@@ -119,10 +128,16 @@ class Decision(wiring.Component):
         # Outcomes come late in the clock cycle, so what else forbids a commit is looked at before where it can be.
         allowed = Signal()
         m.d.sync += allowed.eq(~(ahead | old | request.bus_error | request.overflow | request.busy))
-        m.d.comb += self.commit.eq(allowed & ~(request.reset | request.bad_request | self.check.bad) & ~now["failed"])
+        m.d.comb += self.commit.eq(
+            allowed
+            & ~(request.reset | self.revoked | request.bad_request | self.check.bad | self.refuses)
+            & ~now["failed"]
+        )
 
         with m.If(request.reset):
             m.d.comb += self.reason.eq(Reason.RESET.value)
+        with m.Elif(self.revoked):
+            m.d.comb += self.reason.eq(Reason.REVOKED.value)
         with m.Elif(request.bad_request | ahead):
             m.d.comb += self.reason.eq(Reason.BAD_REQUEST.value)
         with m.Elif(request.bus_error):
@@ -135,11 +150,13 @@ class Decision(wiring.Component):
             m.d.comb += self.reason.eq(Reason.ROLLOVER.value)
         with m.Elif(now["failed"]):
             m.d.comb += [
-                self.reason.eq(Mux(now["failed_by_parity"], Reason.PARITY.value, Reason.CONFLICT.value)),
+                self.reason.eq(now["failed_by"]),
                 self.conflict_key.eq(now["failed_key"]),
             ]
         with m.Elif(self.check.bad):
             m.d.comb += [self.reason.eq(Reason.PARITY.value), self.conflict_key.eq(self.check.key)]
+        with m.Elif(self.refuses):
+            m.d.comb += self.reason.eq(Reason.IRREVOCABLE.value)
 
         with m.If(self.fault.code != 0):
             m.d.comb += [self.error_code.eq(self.fault.code), self.error_detail.eq(self.fault.detail)]

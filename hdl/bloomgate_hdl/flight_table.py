@@ -5,93 +5,71 @@ from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import EPOCH_BITS, LANES, Parameters
 
+from bloomgate_hdl.flight_port import SEQUENCE_BITS, doom_layout, flight_layout
 from bloomgate_hdl.per_slot import PerSlot
 
-__all__ = ["FlightTable", "doom_layout", "flight_layout"]
-
-SEQUENCE_BITS = 16
-
-
-def doom_layout(parameters: Parameters) -> data.StructLayout:
-    """Why a slot was doomed, or refused."""
-    return data.StructLayout(
-        {
-            # Whether ``winner`` is a slot.
-            "by_slot": 1,
-            "winner": parameters.slot_bits,
-            # Whether it was a certain key, and not possibly any.
-            "key_known": 1,
-            "key": parameters.key_bits,
-            # The newest timestamp at that time.
-            "epoch": EPOCH_BITS,
-            "count": parameters.timestamp_bits,
-        }
-    )
-
-
-def flight_layout(parameters: Parameters) -> data.StructLayout:
-    """One slot's state, for its page."""
-    return data.StructLayout(
-        {
-            "doomed": 1,
-            "parked": 1,
-            "wake_sequence": SEQUENCE_BITS,
-            "doom": doom_layout(parameters),
-        }
-    )
+__all__ = ["FlightTable"]
 
 
 class FlightTable(wiring.Component):
     """Dooms and wakes; bloomgate.in_flight says what they mean.
 
     One commit can doom all slots in one clock cycle. So who is doomed is a vector of flip-flops, and why is an *event*:
-    a word of LUT RAM that is written once, with both lanes' keys, and that each new loser points to. The losers then
-    come one a clock cycle, lowest slot first: the event is copied to the slot's own doom, which its page shows, and
-    handed to the conflict log. Every event has a loser that was not doomed before, so there are never more of them
-    waiting than slots, and twice that many words are enough. A slot is woken behind its doom in the same way.
+    a word of LUT RAM with the losers and both lanes' keys. Events queue up. The losers of the oldest one come one a
+    clock cycle, lowest slot first, when the conflict log is ready: the event is copied to the slot's own doom, which
+    its page shows, and handed to the log, and the slot is woken if it is parked. When the queue is half full, the log
+    is not waited for and misses some: a slot is doomed once in a transaction, and fewer can begin than are served then.
 
-    When the irrevocable token becomes free, the slots that it refused are woken by an event that dooms nobody.
+    A slot that parks when it has been told of its doom is woken at once. When the irrevocable token becomes free, the
+    slots that it refused are woken by an event that dooms nobody.
 
-    Latency: ``doomed`` 1 clock cycle behind its cause; the page 2 clock cycles, and a wake 3, more by the number of
-    slots that it happens to at once. Throughput: any number of causes per clock cycle, of each kind one.
+    Latency: ``doomed`` 1 clock cycle behind its cause; the page and a wake 3 clock cycles, more by the losers that come
+    first and by what the log makes them wait. Throughput: any number of causes per clock cycle, of each kind one.
     Reset state: nothing in flight.
     """
 
     def __init__(self, parameters: Parameters):
         self._parameters = parameters
         p = parameters
-        commands = {
-            name: member
-            for command in ("begin", "end", "park", "unpark")
-            for name, member in ((command, In(1)), (f"{command}_slot", In(p.slot_bits)))
-        }
         super().__init__(
             {
-                #: Strobes, each with the slot it is for: a transaction begins, with a snapshot of an older epoch if
-                #: ``begin_too_late``; it ends; the client parks, or does not want to be woken any more.
-                **commands,
-                "begin_too_late": In(1),
-                #: Strobe: the transaction that has just ended was refused with IRREVOCABLE, for this key.
+                #: Strobes for ``slot``: a transaction begins, is discarded; the client parks, or does not want to be
+                #: woken any more.
+                "slot": In(p.slot_bits),
+                "begin": In(1),
+                "discard": In(1),
+                "park": In(1),
+                "unpark": In(1),
+                #: Strobe: the snapshot of ``slot`` has changed.
+                "snapshot": In(1),
+                #: Strobe: the transaction of ``decided_slot`` is over by a verdict; and it is IRREVOCABLE for this key.
+                "end": In(1),
                 "refuse": In(1),
-                "refuse_slot": In(p.slot_bits),
+                "decided_slot": In(p.slot_bits),
                 "refuse_key": In(p.key_bits),
-                #: For each lane: slots that have announced ``key``, which ``winner`` has committed.
+                #: For each lane: slots that have announced ``key``, which was committed, by ``winner`` if
+                #: ``winner_known``. That slot is no exception: its transaction is over by then, and its next one is as
+                #: good as others.
                 "hits": In(data.ArrayLayout(p.slots, LANES)),
-                #: For each lane: ``winner`` announces ``key``; which was committed before; or which met a bad word.
-                "announces": In(LANES),
+                "winner": In(p.slot_bits),
+                "winner_known": In(1),
+                #: For each lane: ``announcer`` has announced ``key``; it was committed before; or it met a bad word.
                 "conflicts": In(LANES),
                 "uncertain": In(LANES),
+                "announcer": In(p.slot_bits),
                 "keys": In(data.ArrayLayout(p.key_bits, LANES)),
-                "winner": In(p.slot_bits),
-                #: Strobe: the floor was raised, by a commit of ``winner`` if ``floor_by_slot``.
+                #: Strobe: the snapshot of ``announcer`` is not of this epoch.
+                "late": In(1),
+                #: Slots in flight that have announced a key; hits and conflicts of others mean nothing.
+                "logged": In(p.slots),
+                #: Strobe: the floor is raised.
                 "floor_raised": In(1),
-                "floor_by_slot": In(1),
                 #: Strobe: the epoch has ended.
                 "epoch_ended": In(1),
                 #: Strobe: a fault is injected into the recency filter.
                 "fault": In(1),
-                #: The irrevocable token is held, and by whom: that slot is never doomed.
-                "held": In(1),
+                #: Slot that holds the irrevocable token, if one does: it is never doomed.
+                "holds": In(p.slots),
                 "holder": In(p.slot_bits),
                 #: Newest timestamp.
                 "epoch": In(EPOCH_BITS),
@@ -100,7 +78,10 @@ class FlightTable(wiring.Component):
                 "in_flight": Out(p.slots),
                 #: The commit has to validate its whole read set.
                 "revalidate": Out(p.slots),
-                #: Strobe: ``log_loser`` was doomed or refused, for this reason.
+                #: Slots whose last transaction was refused as irrevocable: they are woken when the token is free.
+                "refused": Out(p.slots),
+                #: Strobe, not without ``log_ready``: ``log_loser`` was doomed or refused, for this reason.
+                "log_ready": In(1),
                 "log": Out(1),
                 "log_loser": Out(p.slot_bits),
                 "log_doom": Out(doom_layout(p)),
@@ -108,6 +89,8 @@ class FlightTable(wiring.Component):
                 "doomed_one": Out(1),
                 "woke_one": Out(1),
                 "woken_slot": Out(p.slot_bits),
+                #: Nobody waits to be told of a doom, or woken.
+                "settled": Out(1),
                 #: State of ``look_slot``, in the same clock cycle.
                 "look_slot": In(p.slot_bits),
                 "state": Out(flight_layout(p)),
@@ -121,62 +104,42 @@ class FlightTable(wiring.Component):
 
         per_slot = PerSlot(m, slots)
 
-        def lowest(vector):
-            return vector & -vector
-
-        def number_of(bits):
-            """Of the only bit that is set."""
-            number = Signal(p.slot_bits, name=f"{bits.name}_number")
-            with m.Switch(bits):
-                for slot in range(slots):
-                    with m.Case(1 << slot):
-                        m.d.comb += number.eq(slot)
-            return number
-
-        in_flight, revalidate = self.in_flight, self.revalidate
+        in_flight, revalidate, refused = self.in_flight, self.revalidate, self.refused
         doomed = Signal(slots)
-        logged = Signal(slots)
+        told = Signal(slots)  # of its doom
         parked = Signal(slots)
-        refused = Signal(slots)
-        begins = per_slot.one_hot(self.begin_slot, self.begin)
-        ends = per_slot.one_hot(self.end_slot, self.end)
-        parks = per_slot.one_hot(self.park_slot, self.park)
-        unparks = per_slot.one_hot(self.unpark_slot, self.unpark)
-        over = ends | begins
+        by_bus = per_slot.one_hot(self.slot, 1)
+        decided = per_slot.one_hot(self.decided_slot, 1)
+        announcer = per_slot.one_hot(self.announcer, 1)
+        ends = Mux(self.end, decided, 0) | Mux(self.discard, by_bus, 0)
+        begins = Mux(self.begin, by_bus, 0)
+        over = Signal(slots)
+        m.d.comb += over.eq(ends | begins)
 
         # Who is doomed now, by which lane's key or by any.
-        vulnerable = in_flight & ~per_slot.one_hot(self.holder, self.held) & ~ends
-        winner = per_slot.one_hot(self.winner, 1)
-        lane_dooms = [
-            (self.hits[lane] & ~winner | Mux(self.conflicts[lane], winner, 0)) & vulnerable for lane in range(LANES)
-        ]
-        floor_dooms = Mux(self.floor_raised, logged & vulnerable & ~Mux(self.floor_by_slot, winner, 0), 0)
-        other_dooms = floor_dooms | Mux(self.epoch_ended, vulnerable, 0)
-        too_late = Mux(self.begin_too_late, begins, 0)
-        any_doom = lane_dooms[0] | lane_dooms[1] | other_dooms
+        logged = Signal(slots)
+        m.d.comb += logged.eq(self.logged & ~self.holds)
+        lane_dooms = [(self.hits[lane] | Mux(self.conflicts[lane], announcer, 0)) & logged for lane in range(LANES)]
+        other_dooms = Mux(self.floor_raised, logged, 0) | (
+            (Mux(self.late, announcer, 0) | self.epoch_ended.replicate(slots)) & in_flight & ~self.holds
+        )
         fresh = Signal(slots)
-        m.d.comb += fresh.eq(any_doom & ~doomed | too_late)
-        uncertain = Mux(self.uncertain.any(), winner, 0) | Mux(self.fault, in_flight, 0)
-
-        # Who is woken because the token is free. A refusal that waits for its event is not woken before it.
-        free = Signal(slots)
-        refusal = Signal()
-        refusal_slot = Signal(p.slot_bits)
-        refusal_key = Signal(p.key_bits)
-        m.d.comb += free.eq(Mux(self.held, 0, refused & parked))
-
-        m.d.sync += [
-            in_flight.eq(in_flight & ~ends | begins),
-            logged.eq((logged | Mux(self.announces.any(), winner & in_flight, 0)) & ~over),
-            doomed.eq(doomed & ~over | fresh),
-            revalidate.eq((revalidate | any_doom | uncertain) & ~over | too_late),
-            refused.eq((refused & ~over | per_slot.one_hot(self.refuse_slot, self.refuse)) & ~free),
-        ]
+        m.d.comb += fresh.eq((lane_dooms[0] | lane_dooms[1] | other_dooms) & ~doomed)
+        uncertain = (
+            Mux(self.uncertain.any(), announcer, 0) | Mux(self.snapshot, by_bus, 0) | Mux(self.fault, self.logged, 0)
+        )
 
         # --- Events -----------------------------------------------------------------------------------------------
         event_layout = data.StructLayout(
             {
+                "losers": slots,
+                # Whose key is that of lane 0.
+                "first": slots,
                 "keys": data.ArrayLayout(p.key_bits, LANES),
+                "key_known": 1,
+                # It is a refusal; it wakes whom it does not doom, and is not for the log.
+                "refuses": 1,
+                "frees": 1,
                 "by_slot": 1,
                 "winner": p.slot_bits,
                 "epoch": EPOCH_BITS,
@@ -187,110 +150,126 @@ class FlightTable(wiring.Component):
         m.submodules.events = events = memory.Memory(shape=event_layout, depth=depth, init=[])
         put = events.write_port()
         get = events.read_port(domain="comb")
-        newest_event = Signal(range(depth))
-        # Each loser's event, the lane of its key, whether it has one, and whether it goes to the conflict log.
-        pointers = [
-            Signal(
-                data.StructLayout({"event": range(depth), "lane": 1, "key_known": 1, "logs": 1}), name=f"pointer_{slot}"
-            )
-            for slot in range(slots)
-        ]
-        waiting = Signal(slots)
+        event = get.data
+        first_free = Signal(range(depth))
+        oldest = Signal(range(depth))  # `left` are of this one
+        left = Signal(slots)
+        queued = Signal(range(depth))
         dooms_somebody = Signal()
+        # A refusal waits for a clock cycle of its own, and who is to be woken by the token until there is nothing else.
+        refusal = Signal()
+        refusal_slot = Signal(p.slot_bits)
+        refusal_key = Signal(p.key_bits)
         tells_refusal = Signal()
-        arriving = Signal(slots)
-        with m.If(self.refuse):
-            m.d.sync += [refusal.eq(1), refusal_slot.eq(self.refuse_slot), refusal_key.eq(self.refuse_key)]
-        with m.Elif(tells_refusal):
-            m.d.sync += refusal.eq(0)
+        frees = Signal()
+        free = Mux(self.holds.any(), 0, refused & parked)
+        idle = Signal()
         m.d.comb += [
             dooms_somebody.eq(fresh.any()),
-            # In a clock cycle of its own.
             tells_refusal.eq(refusal & ~dooms_somebody),
-            arriving.eq(fresh | Mux(tells_refusal, per_slot.one_hot(refusal_slot, 1), 0)),
-            put.en.eq(arriving.any() | free.any()),
-            put.addr.eq(newest_event),
-            put.data.keys[0].eq(Mux(dooms_somebody, self.keys[0], refusal_key)),
-            put.data.keys[1].eq(self.keys[1]),
-            put.data.by_slot.eq(Mux(dooms_somebody, self.hits.as_value().any() | self.floor_by_slot, self.held)),
+            idle.eq((queued == 0) & ~left.any() & ~refusal),
+            frees.eq(idle & ~dooms_somebody & free.any()),
+            put.en.eq(dooms_somebody | refusal | frees),
+            put.addr.eq(first_free),
+            put.data.losers.eq(fresh | per_slot.one_hot(refusal_slot, tells_refusal) | Mux(frees, free, 0)),
+            put.data.first.eq(lane_dooms[0]),
+            put.data.keys.eq(self.keys),
+            put.data.key_known.eq(~(self.floor_raised | self.late | self.epoch_ended)),
+            put.data.refuses.eq(tells_refusal),
+            put.data.frees.eq(frees),
+            put.data.by_slot.eq(Mux(dooms_somebody, self.hits.as_value().any() & self.winner_known, refusal)),
             put.data.winner.eq(Mux(dooms_somebody, self.winner, self.holder)),
             put.data.epoch.eq(self.epoch),
             put.data.count.eq(self.count),
+            queued.eq(first_free - oldest),
+            self.settled.eq(idle & ~frees),
         ]
+        with m.If(self.refuse):
+            m.d.sync += [refusal.eq(1), refusal_slot.eq(self.decided_slot), refusal_key.eq(self.refuse_key)]
+        with m.Elif(tells_refusal):
+            m.d.sync += refusal.eq(0)
         with m.If(put.en):
-            m.d.sync += newest_event.eq(newest_event + 1)
-        for slot in range(slots):
-            pointer = pointers[slot]
-            with m.If(arriving[slot] | free[slot]):
-                m.d.sync += [
-                    pointer.event.eq(newest_event),
-                    pointer.lane.eq(~lane_dooms[0][slot] & fresh[slot]),
-                    pointer.key_known.eq(
-                        Mux(fresh[slot], lane_dooms[0][slot] | lane_dooms[1][slot], arriving[slot]) & ~too_late[slot]
-                    ),
-                    pointer.logs.eq(arriving[slot]),
-                ]
+            m.d.sync += first_free.eq(first_free + 1)
 
         # --- One loser a clock cycle ------------------------------------------------------------------------------
         served = Signal(slots)
-        m.d.comb += served.eq(lowest(waiting))
-        served_number = number_of(served)
-        m.d.sync += waiting.eq(waiting & ~served | arriving | free)
-        pointer = Signal.like(pointers[0], name="pointer")
-        with m.Switch(served_number):
-            for slot in range(slots):
-                with m.Case(slot):
-                    m.d.comb += pointer.eq(pointers[slot])
-        event = get.data
+        serves = Signal()
+        begun = Signal()
+        number = Signal(p.slot_bits)
+        # A slot that parks may be woken now, and only one can be.
         m.d.comb += [
-            get.addr.eq(pointer.event),
-            self.log_loser.eq(served_number),
+            get.addr.eq(oldest),
+            serves.eq(left.any() & (self.log_ready | queued[-1]) & ~self.park),
+            served.eq(per_slot.one_hot(number, serves)),
+        ]
+        m.d.sync += left.eq(left & ~served)
+        with m.If(~left.any()):
+            with m.If(begun):
+                m.d.sync += [begun.eq(0), oldest.eq(oldest + 1)]
+            with m.Elif(queued != 0):
+                m.d.sync += [begun.eq(1), left.eq(event.losers)]
+        for slot in reversed(range(slots)):
+            with m.If(left[slot]):
+                m.d.comb += number.eq(slot)
+        is_doomed = doomed.bit_select(number, 1)
+        event_key = Mux(event.first.bit_select(number, 1), event.keys[0], event.keys[1])
+        m.d.comb += [
+            self.log_loser.eq(number),
             self.log_doom.by_slot.eq(event.by_slot),
             self.log_doom.winner.eq(event.winner),
-            self.log_doom.key_known.eq(pointer.key_known),
-            self.log_doom.key.eq(Mux(pointer.key_known, event.keys[pointer.lane], 0)),
+            # The key of a refusal is lost if there is another one before it is told.
+            self.log_doom.key_known.eq(Mux(event.refuses, refusal_slot == number, event.key_known & ~event.frees)),
+            self.log_doom.key.eq(Mux(event.refuses, refusal_key, event_key)),
             self.log_doom.epoch.eq(event.epoch),
             self.log_doom.count.eq(event.count),
-            self.log.eq(served.any() & pointer.logs),
-            self.doomed_one.eq((served & doomed).any() & pointer.logs),
+            self.log.eq(serves & self.log_ready & ~event.frees),
+            self.doomed_one.eq(~event.refuses),
         ]
-        m.submodules.dooms = dooms = memory.Memory(shape=doom_layout(p), depth=slots, init=[])
+        shown_layout = data.StructLayout(
+            {"key_known": 1, "key": p.key_bits, "epoch": EPOCH_BITS, "count": p.timestamp_bits}
+        )
+        m.submodules.dooms = dooms = memory.Memory(shape=shown_layout, depth=slots, init=[])
         doom_write = dooms.write_port()
         doom_read = dooms.read_port(domain="comb")
         m.d.comb += [
-            doom_write.en.eq(served.any()),
-            doom_write.addr.eq(served_number),
-            doom_write.data.eq(self.log_doom),
+            doom_write.en.eq(serves),
+            doom_write.addr.eq(number),
             doom_read.addr.eq(self.look_slot),
+            *(doom_write.data[name].eq(self.log_doom[name]) for name, _ in shown_layout),
+            *(self.state.doom[name].eq(doom_read.data[name]) for name, _ in shown_layout),
         ]
-        shown = Signal(slots)
-        m.d.sync += shown.eq((shown | served & doomed) & ~over)
 
-        # --- One sleeper a clock cycle ----------------------------------------------------------------------------
-        # Freed slots are woken when their event has been copied.
-        freed = Signal(slots)
-        wakes = Signal(slots)
-        m.d.comb += wakes.eq(lowest((parked & shown | freed & ~waiting) & ~over & ~unparks))
-        m.d.sync += [
-            freed.eq((freed | free) & ~(wakes | over)),
-            parked.eq((parked | parks) & ~(wakes | over | unparks | free)),
-            self.woke_one.eq(wakes.any()),
+        # --- Wakes ------------------------------------------------------------------------------------------------
+        parks = Mux(self.park, by_bus, 0)
+        wakes_now = Signal()
+        wakes = Signal()
+        m.d.comb += [
+            wakes_now.eq(self.park & told.bit_select(self.slot, 1)),
+            wakes.eq(wakes_now | (serves & parked.bit_select(number, 1) & (is_doomed | event.frees))),
+            self.woke_one.eq(wakes),
+            self.woken_slot.eq(Mux(self.park, self.slot, number)),
         ]
-        wake_number = number_of(wakes)
-        m.d.sync += self.woken_slot.eq(wake_number)
         m.submodules.sequences = sequences = memory.Memory(shape=SEQUENCE_BITS, depth=slots, init=[])
         sequence_write = sequences.write_port()
         sequence_now = sequences.read_port(domain="comb")
         sequence_read = sequences.read_port(domain="comb")
         m.d.comb += [
-            sequence_now.addr.eq(wake_number),
-            sequence_write.addr.eq(wake_number),
+            sequence_now.addr.eq(self.woken_slot),
+            sequence_write.addr.eq(self.woken_slot),
             sequence_write.data.eq(sequence_now.data + 1),
-            sequence_write.en.eq(wakes.any()),
+            sequence_write.en.eq(wakes),
             sequence_read.addr.eq(self.look_slot),
-            self.state.doomed.eq(shown.bit_select(self.look_slot, 1)),
-            self.state.parked.eq((parked | freed).bit_select(self.look_slot, 1)),
+            self.state.doomed.eq(told.bit_select(self.look_slot, 1)),
+            self.state.parked.eq(parked.bit_select(self.look_slot, 1)),
             self.state.wake_sequence.eq(sequence_read.data),
-            self.state.doom.eq(doom_read.data),
+        ]
+
+        m.d.sync += [
+            in_flight.eq(in_flight & ~ends | begins),
+            doomed.eq((doomed | fresh) & ~over),
+            revalidate.eq((revalidate | fresh | uncertain) & ~over),
+            refused.eq(refused & ~over | Mux(self.refuse, decided, 0)),
+            told.eq((told | served & doomed) & ~over),
+            parked.eq((parked & ~Mux(wakes, served, 0) & ~Mux(self.unpark, by_bus, 0) | parks & ~told) & ~over),
         ]
         return m

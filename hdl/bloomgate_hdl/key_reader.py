@@ -10,7 +10,7 @@ from bloomgate_hdl.validation_pipeline import KeyOperation, beat_layout
 __all__ = ["KeyReader", "Pass"]
 
 
-class Pass(enum.Enum, shape=2):
+class Pass(enum.Enum, shape=3):
     """What a pass over a request is for. All but INSERT mark their last beat."""
 
     #: One beat without keys: when it comes out of the pipeline, everything before it has.
@@ -21,6 +21,8 @@ class Pass(enum.Enum, shape=2):
     REPAIR = 2
     #: INSERT the write and commute sets.
     INSERT = 3
+    #: CHECK the write and commute sets once more; of queued requests only.
+    CHECK = 4
 
 
 class KeyReader(wiring.Component):
@@ -30,6 +32,8 @@ class KeyReader(wiring.Component):
     down, and so a pass runs through them. But INSERT takes turns at both ends of its set, the lower one first: its
     client may refill the slot by then, from both ends of the log, at one key a clock cycle, and must not catch up.
     That holds for every set if the first key is written no earlier than in the second clock cycle after ``start``.
+
+    Between the words of any other pass it addresses those that the Announcer asks for, in clock cycles of their own.
 
     A pass over nothing is one empty beat. Latency: 2 clock cycles from ``start`` to the first beat. Throughput: one
     beat per clock cycle while the pipeline is ready, without a gap between a pass and one that is started in the clock
@@ -48,6 +52,20 @@ class KeyReader(wiring.Component):
                 "slot": In(parameters.slot_bits),
                 "read_count": In(range(depth + 1)),
                 "write_count": In(range(depth + 1)),
+                #: Keys at the beginning of the read set that VALIDATE leaves out.
+                "skip_count": In(range(depth + 1)),
+                #: There is a pass; there is one that must not be held up, see above.
+                "active": Out(1),
+                "inserting": Out(1),
+                #: Strobe: address a word to be announced instead; and the lanes that have a key. Only when ``ready``,
+                #: and not while ``inserting``.
+                "announce": In(1),
+                "announce_slot": In(parameters.slot_bits),
+                "announce_word": In(range(depth // LANES)),
+                "announce_lanes": In(LANES),
+                "announce_late": In(1),
+                #: The beat is such a one.
+                "announces": Out(1),
                 #: The last beat of the pass is being addressed in this clock cycle.
                 "ending": Out(1),
                 #: Key log read port, see KeyLog.
@@ -67,23 +85,30 @@ class KeyReader(wiring.Component):
         depth = self._parameters.aperture_depth
         top_word = depth // LANES - 1
 
-        active = Signal()
+        active = self.active
         operation = Signal(KeyOperation)
-        word = self.read_word
+        slot = Signal(self._parameters.slot_bits)
+        word = Signal(range(depth // LANES))
         left = Signal(range(depth + 1))  # keys of the set that have not been addressed
         checks_left = Signal(range(depth + 1))  # keys of the sets that this pass comes to next
 
         other_end = Signal.like(word)  # INSERT: the word that comes next
         climbing = Signal()  # INSERT: `word` is at the lower end
-        half_full = Signal()  # INSERT: `word` is the lowest one of an odd set, with a key in its last lane only
+        half_full = Signal()  # `word` is the lowest one of an odd set, with a key in its last lane only
 
         set_ends = Signal()
+        advance = Signal()
         m.d.comb += [
+            self.inserting.eq(active & (operation == KeyOperation.INSERT)),
             set_ends.eq(left <= LANES),
-            self.ending.eq(active & self.ready & set_ends & (checks_left == 0)),
+            advance.eq(active & self.ready & ~self.announce),
+            self.ending.eq(advance & set_ends & (checks_left == 0)),
             self.read.eq(self.ready),
+            self.read_slot.eq(Mux(self.announce, self.announce_slot, slot)),
+            self.read_word.eq(Mux(self.announce, self.announce_word, word)),
         ]
-        with m.If(active & self.ready):
+        with m.If(advance):
+            m.d.sync += half_full.eq(0)
             with m.If(~set_ends):
                 m.d.sync += left.eq(left - LANES)
                 with m.Switch(operation):
@@ -96,7 +121,6 @@ class KeyReader(wiring.Component):
                             word.eq(other_end),
                             other_end.eq(Mux(climbing, word + 1, word - 1)),
                             climbing.eq(~climbing),
-                            half_full.eq(0),
                         ]
             with m.Elif(checks_left != 0):
                 m.d.sync += [
@@ -109,16 +133,17 @@ class KeyReader(wiring.Component):
                 m.d.sync += active.eq(0)
 
         with m.If(self.start):
-            m.d.sync += [active.eq(1), self.read_slot.eq(self.slot), checks_left.eq(0)]
+            m.d.sync += [active.eq(1), slot.eq(self.slot), checks_left.eq(0), half_full.eq(0)]
             with m.Switch(self.start_pass):
                 with m.Case(Pass.DRAIN):
                     m.d.sync += [operation.eq(KeyOperation.NONE), left.eq(0)]
                 with m.Case(Pass.VALIDATE):
-                    with m.If(self.read_count != 0):
+                    with m.If(self.read_count != self.skip_count):
                         m.d.sync += [
                             operation.eq(KeyOperation.QUERY),
-                            word.eq(0),
-                            left.eq(self.read_count),
+                            word.eq(self.skip_count // LANES),
+                            half_full.eq(self.skip_count[0]),
+                            left.eq(self.read_count - (self.skip_count & ~1)),
                             checks_left.eq(self.write_count),
                         ]
                     with m.Else():
@@ -152,12 +177,19 @@ class KeyReader(wiring.Component):
                 read_operation.eq(operation),
                 read_present.eq(0),
                 read_last.eq(self.ending & (operation != KeyOperation.INSERT)),
+                self.beat.slot.eq(self.read_slot),
+                self.beat.late.eq(self.announce & self.announce_late),
+                self.announces.eq(self.announce),
             ]
-            with m.If(active):
+            with m.If(self.announce):
+                m.d.sync += [read_operation.eq(KeyOperation.ANNOUNCE), read_present.eq(self.announce_lanes)]
+            with m.Elif(active):
                 for lane in range(LANES):
                     m.d.sync += read_present[lane].eq(left > lane)
                 with m.If((operation == KeyOperation.INSERT) & (left != 0)):
-                    m.d.sync += read_present.eq(Mux(half_full, 0b10, 0b11))
+                    m.d.sync += read_present.eq(0b11)
+                with m.If(half_full):
+                    m.d.sync += read_present[0].eq(0)
 
         # A set that grows downwards has its first key in the last lane of a word. Insertions have no order to keep.
         downwards = read_operation == KeyOperation.CHECK

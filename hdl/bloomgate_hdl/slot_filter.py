@@ -1,14 +1,11 @@
 """The slot filters: which slots may have announced a key in their present transaction?"""
 
-import functools
-import operator
-
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, enum, memory, wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import LANES
 
-from bloomgate_hdl.parity import is_bad, parity_of, protected_bits
+from bloomgate_hdl.parity import parity_of, protected_bits
 
 __all__ = ["SlotFilter", "SlotFilterOperation"]
 
@@ -28,31 +25,34 @@ class SlotFilter(wiring.Component):
 
     A row has an entry for each slot: a tag, and its parity. A key is in a slot's set if the tags at its row in all
     banks are the slot's generation, so that a set is emptied by counting the generation up, in one clock cycle, and a
-    key is added by writing one entry a bank, without reading first. A tag with bad parity counts as the generation:
-    what is in doubt is a hit (design brief, "Slot filters"; Bloom, CACM 1970).
+    key is added by writing one entry a bank, without reading first (design brief, "Slot filters"; Bloom, CACM 1970).
+
+    An entry that is a bit away from the generation's has bad parity, and counts as the generation: what is in doubt is
+    a hit. Entries of two generations differ in two bits or more, so the key is looked for by bit and not by bank: it is
+    in the set if all banks have the bit that they should have, in all bits but one.
 
     Generations run from 1 to 2**tag_bits - 1. When a slot's wraps, tags of its first life would look present again,
-    so its entries are set to 0, the tag of no generation, row by row in clock cycles in which both lanes are idle, or
-    every ``scrub_patience`` clock cycles where there are none. Until then its set is empty and must stay so; the others
-    are not disturbed.
+    so its entries are set to 0, the tag of no generation, row by row in clock cycles in which the first lane is idle,
+    or every ``scrub_patience`` clock cycles where there are none. Until then its set must stay empty, and its hits mean
+    nothing; the others are not disturbed.
 
     A lookup sees the announcements of earlier clock cycles and may miss those of its own. So whoever announces a key
     queries the recency filter in the same clock cycle, whoever commits one inserts it there in the clock cycle of its
     lookup, and the two never share a clock cycle: then the later one sees the earlier one.
 
     Latency: 2 clock cycles from acceptance to ``hits``. Throughput: one key per lane and clock cycle while ``ready``.
-    Reset state: every set empty, all being scrubbed, which takes rows / 2 clock cycles if nobody is in the way.
+    Reset state: every set empty, all being scrubbed, which takes a clock cycle a row if nobody is in the way.
     """
 
     def __init__(self, slots: int, banks: int = 4, rows: int = 1024, tag_bits: int = 8, scrub_patience: int = 16):
-        """``rows``: entries of a bank for each slot, a power of two, 2 or more. ``tag_bits``: 2 or more; 8 and its
+        """``rows``: entries of a bank for each slot, a power of two, 2 or more. ``tag_bits``: 2 to 8; 8 and the
         parity bit are what a block RAM can write on its own (UG473, "Byte-Wide Write Enable"). ``scrub_patience``:
         clock cycles, 2 or more; a scrub costs others at most one clock cycle in so many. Raises ValueError.
         """
         if rows < 2 or rows & (rows - 1):
             raise ValueError(f"rows must be a power of two, 2 or more, not {rows}")
-        if tag_bits < 2:
-            raise ValueError(f"tag_bits must be 2 or more, not {tag_bits}")
+        if not 2 <= tag_bits <= 8:
+            raise ValueError(f"tag_bits must be between 2 and 8, not {tag_bits}")
         if scrub_patience < 2:
             raise ValueError(f"scrub_patience must be 2 or more, not {scrub_patience}")
         self._slots = slots
@@ -69,19 +69,21 @@ class SlotFilter(wiring.Component):
         lane = data.StructLayout(
             {
                 "operation": SlotFilterOperation,
-                # Who announces.
-                "slot": slot_bits,
                 "rows": data.ArrayLayout(row_bits, banks),
             }
         )
         super().__init__(
             {
-                #: One operation a lane, with the key's row in each bank. Accepted when ``ready``. No ANNOUNCE for a
-                #: slot whose bit in ``scrubbing`` is set.
+                #: One operation a lane, with the key's row in each bank. Accepted when ``ready``.
                 "lanes": In(data.ArrayLayout(lane, LANES)),
+                #: Who announces. None whose bit in ``scrubbing`` is set.
+                "slot": In(slot_bits),
                 #: The lanes are accepted in this clock cycle.
                 "ready": Out(1),
-                #: Slots that may have announced the key of the LOOKUP accepted two clock cycles ago; else 0.
+                #: Be ready, whatever is swept meanwhile.
+                "hold": In(1),
+                #: Slots that may have announced the key of the LOOKUP accepted two clock cycles ago, but for those that
+                #: were ``scrubbing`` then; else 0.
                 "hits": Out(data.ArrayLayout(slots, LANES)),
                 #: Strobe: empty the set of ``clear_slot``. Counts for what is accepted from the next clock cycle on; a
                 #: lookup that is under way may answer for either set.
@@ -96,72 +98,103 @@ class SlotFilter(wiring.Component):
         m = Module()
         slots, banks = self._slots, self._banks
         tag_bits = self._tag_bits
+        entry_bits = protected_bits(tag_bits)
+        banks_of_ram = []
+        for bank, contents in enumerate(self.contents):
+            m.submodules[f"bank_{bank}"] = ram = memory.Memory(contents)
+            banks_of_ram.append(ram)
 
-        generations = Array(Signal(tag_bits, name=f"generation_{slot}", init=1) for slot in range(slots))
+        def entry_of(tag):
+            return Cat(tag, parity_of(tag))
+
+        # As entries, which is what they are written as; and again in flip-flops, to be compared with all at once. Both
+        # outlast a reset, as the banks do.
+        m.submodules.numbers = numbers = memory.Memory(shape=entry_bits, depth=slots, init=[1] * slots)
+        next_number = numbers.write_port()
+        number = numbers.read_port(domain="comb")
+        announced = numbers.read_port(domain="comb")
+        generations = [Signal(entry_bits, name=f"generation_{slot}", init=1, reset_less=True) for slot in range(slots)]
+        last = Signal()
+        following = Signal(tag_bits)
         wrapped = Signal(slots)
-        with m.If(self.clear):
-            generation = generations[self.clear_slot]
-            m.d.sync += generation.eq(generation + 1)
-            with m.If(generation.all()):
-                m.d.sync += generation.eq(1)
-                m.d.comb += wrapped.bit_select(self.clear_slot, 1).eq(1)
+        m.d.comb += [
+            number.addr.eq(self.clear_slot),
+            last.eq(number.data[:tag_bits].all()),
+            following.eq(Mux(last, 1, number.data[:tag_bits] + 1)),
+            next_number.addr.eq(self.clear_slot),
+            next_number.data.eq(entry_of(following)),
+            next_number.en.eq(self.clear),
+            announced.addr.eq(self.slot),
+        ]
+        for slot in range(slots):
+            with m.If(self.clear & (self.clear_slot == slot)):
+                m.d.sync += generations[slot].eq(next_number.data)
+                m.d.comb += wrapped[slot].eq(last)
 
-        # A sweep goes through all rows, a lane taking the even ones and the other the odd ones, for the slots that
-        # waited for one when it began.
+        # A sweep goes through all rows, with the first lane, for the slots that waited for one when it began.
         sweeping = Signal(init=1)
         swept = Signal(slots, init=-1)
-        pair = Signal(max(1, len(self.lanes[0].rows[0]) - 1))
-        last_pair = (1 << (len(self.lanes[0].rows[0]) - 1)) - 1
+        swept_row = Signal.like(self.lanes[0].rows[0])
         waited = Signal(range(self._scrub_patience))
         sweep = Signal()
-        idle = Signal()
+        due = Signal()
         m.d.comb += [
-            idle.eq(~Cat(lane.operation != SlotFilterOperation.NONE for lane in self.lanes).any()),
-            sweep.eq(sweeping & (idle | (waited == self._scrub_patience - 1))),
-            self.ready.eq(~sweep | idle),
+            due.eq(sweeping & (waited == self._scrub_patience - 1) & ~self.hold),
+            sweep.eq(due | (sweeping & (self.lanes[0].operation == SlotFilterOperation.NONE))),
+            self.ready.eq(~due),
         ]
         with m.If(sweep):
-            m.d.sync += [waited.eq(0), pair.eq(pair + 1)]
-        with m.Elif(sweeping):
+            m.d.sync += [waited.eq(0), swept_row.eq(swept_row + 1)]
+        with m.Elif(sweeping & (waited != self._scrub_patience - 1)):
             m.d.sync += waited.eq(waited + 1)
         m.d.sync += self.scrubbing.eq(self.scrubbing | wrapped)
-        with m.If(sweep & (pair == last_pair)):
+        with m.If(sweep & swept_row.all()):
             # One that wraps now has to wait for a sweep of its own.
-            m.d.sync += [self.scrubbing.eq(self.scrubbing & ~swept | wrapped), sweeping.eq(0), pair.eq(0)]
+            m.d.sync += [self.scrubbing.eq(self.scrubbing & ~swept | wrapped), sweeping.eq(0)]
         with m.Elif(~sweeping & self.scrubbing.any()):
             m.d.sync += [sweeping.eq(1), swept.eq(self.scrubbing)]
 
-        present = Signal(data.ArrayLayout(data.ArrayLayout(slots, banks), LANES))
-        for bank, contents in enumerate(self.contents):
-            m.submodules[f"bank_{bank}"] = ram = memory.Memory(contents)
-            for lane_number, lane in enumerate(self.lanes):
+        # What an announcement and a sweep write, and to whose entry.
+        entry = Signal(entry_bits)
+        announcer = Signal(slots)
+        m.d.comb += [
+            entry.eq(Mux(sweep, entry_of(Const(0, tag_bits)), announced.data)),
+            announcer.eq(1 << self.slot),
+        ]
+        found = Signal(data.ArrayLayout(data.ArrayLayout(data.ArrayLayout(entry_bits, slots), banks), LANES))
+        for lane_number, lane in enumerate(self.lanes):
+            sweeps = sweep if lane_number == 0 else Const(0, 1)
+            enable = Signal(slots, name=f"enable_{lane_number}")
+            announces = (lane.operation == SlotFilterOperation.ANNOUNCE) & self.ready
+            m.d.comb += enable.eq(Mux(sweeps, swept, Mux(announces, announcer, 0)))
+            for bank, ram in enumerate(banks_of_ram):
                 # Read and write port share address and clock, so that they become one port of the block RAM.
                 read = ram.read_port()
                 write = ram.write_port(granularity=1)
                 row = Signal.like(lane.rows[bank], name=f"row_{bank}_{lane_number}")
-                tag = Signal(tag_bits, name=f"tag_{bank}_{lane_number}")
-                m.d.comb += [read.en.eq(1), read.addr.eq(row), write.addr.eq(row)]
-                with m.If(sweep):
-                    m.d.comb += [row.eq(Cat(lane_number == 1, pair)), write.en.eq(swept)]
-                with m.Else():
-                    m.d.comb += [row.eq(lane.rows[bank]), tag.eq(generations[lane.slot])]
-                    with m.If(lane.operation == SlotFilterOperation.ANNOUNCE):
-                        m.d.comb += write.en.bit_select(lane.slot, 1).eq(1)
-                entry = Cat(tag, parity_of(tag))
-                for slot in range(slots):
-                    found = read.data[slot]
-                    m.d.comb += write.data[slot].eq(entry)
-                    # A lookup that read before the sweep was over also finds `scrubbing` set here, since a sweep and a
-                    # lookup never share a clock cycle.
-                    m.d.sync += present[lane_number][bank][slot].eq(
-                        ((found[:tag_bits] == generations[slot]) | is_bad(found, tag_bits)) & ~self.scrubbing[slot]
-                    )
+                m.d.comb += [
+                    row.eq(Mux(sweeps, swept_row, lane.rows[bank])),
+                    read.en.eq(1),
+                    read.addr.eq(row),
+                    write.addr.eq(row),
+                    write.en.eq(enable),
+                    found[lane_number][bank].eq(read.data),
+                    *(write.data[slot].eq(entry if lane_number == 0 else announced.data) for slot in range(slots)),
+                ]
 
-        looked_up = Signal(data.ArrayLayout(2, LANES))
-        for lane_number, lane in enumerate(self.lanes):
-            stages = looked_up[lane_number]
-            asks = self.ready & (lane.operation == SlotFilterOperation.LOOKUP)
-            m.d.sync += stages.eq(Cat(asks, stages[0]))
-            everywhere = functools.reduce(operator.and_, present[lane_number])
-            m.d.comb += self.hits[lane_number].eq(Mux(stages[1], everywhere, 0))
+            asks = Signal(name=f"asks_{lane_number}")
+            m.d.sync += asks.eq(self.ready & (lane.operation == SlotFilterOperation.LOOKUP))
+            for slot in range(slots):
+                agrees = Signal(entry_bits, name=f"agrees_{lane_number}_{slot}")
+                all_agree, all_but_one = Const(1, 1), Const(1, 1)
+                for bit in range(entry_bits):
+                    expected = generations[slot][bit]
+                    bits = Cat(found[lane_number][bank][slot][bit] for bank in range(banks))
+                    with m.If(asks):
+                        m.d.sync += agrees[bit].eq(Mux(expected, bits.all(), ~bits.any()))
+                    with m.Else():
+                        m.d.sync += agrees[bit].eq(0)
+                    all_but_one = Mux(agrees[bit], all_but_one, all_agree)
+                    all_agree = all_agree & agrees[bit]
+                m.d.comb += self.hits[lane_number][slot].eq(all_but_one)
         return m

@@ -4,9 +4,10 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import EPOCH_BITS, Parameters
-from bloomgate.registers import ErrorCode
+from bloomgate.registers import SLOT_PAGE, ErrorCode, RequestKind
 
 from bloomgate_hdl.error_log import error_layout
+from bloomgate_hdl.flight_port import SlotFlightSignature
 from bloomgate_hdl.per_slot import PerSlot
 from bloomgate_hdl.read_mux import ReadMux
 from bloomgate_hdl.register_decode import APERTURE_PAGE, selects
@@ -23,13 +24,17 @@ __all__ = ["SlotPages"]
 
 
 class SlotPages(wiring.Component):
-    """State of all slots between the bus and the arbiter, but for their queue pairs.
+    """State of all slots between the bus and the arbiter, but for their queue pairs and transactions in flight.
 
     A slot is idle (its request is being filled) or busy (submitted and undecided). Keys go to the key log: the read
     set from position 0 up, write and commute sets from the last position down, so that the sets share the slot's
     space in any proportion. A write that cannot be honoured is dropped, logged, and remembered: the request it
     belonged to can then only be aborted. A write to a busy slot counts against the slot's next request, since the
     one in progress is complete. Nothing ever stalls the bus.
+
+    What a write means for a transaction in flight is handed on through ``flight``. A request for the token that waits
+    for it keeps its slot busy, but DISCARD withdraws it. A reset does not mark what belongs to a transaction in flight:
+    its snapshot is of an older epoch, which is reason enough.
 
     One bit of each slot's state lives in a vector of flip-flops, words live in LUT RAM. LUT RAM has one write port, so
     each word is written from one side only: counts and snapshot by the bus, verdicts by the arbiter. In place of
@@ -67,6 +72,7 @@ class SlotPages(wiring.Component):
                 "append_slot": Out(parameters.slot_bits),
                 "append_position": Out(range(parameters.aperture_depth)),
                 "append_key": Out(parameters.key_bits),
+                "flight": Out(SlotFlightSignature(parameters)),
                 #: A write that was not honoured.
                 "error": Out(error_layout(parameters)),
                 #: Strobe: a request has been submitted (for measurements).
@@ -96,7 +102,10 @@ class SlotPages(wiring.Component):
 
         # Words of state.
         fill_layout = data.StructLayout({"reads": range(p.aperture_depth + 1), "writes": range(p.aperture_depth + 1)})
-        submission_layout = data.StructLayout({"request": REQUEST_BITS, "bad_request": 1, "overflow": 1, "busy": 1})
+        kind_field = SLOT_PAGE.register("SUBMIT")["KIND"]
+        submission_layout = data.StructLayout(
+            {"request": REQUEST_BITS, "kind": kind_field.width, "bad_request": 1, "overflow": 1, "busy": 1}
+        )
         snapshot_epochs = per_slot.words("snapshot_epochs", EPOCH_BITS)
         snapshot_counts = per_slot.words("snapshot_counts", COUNT_WORD_BITS)
         fills = per_slot.words("fills", fill_layout)
@@ -109,7 +118,7 @@ class SlotPages(wiring.Component):
             name: Signal(name=f"to_{name.lower()}")
             for name in (
                 *("READ_APERTURE", "WRITE_APERTURE", "COMMUTE_APERTURE"),
-                *("SNAPSHOT_EPOCH", "SNAPSHOT_COUNT", "SUBMIT", "DISCARD"),
+                *("SNAPSHOT_EPOCH", "SNAPSHOT_COUNT", "SUBMIT", "DISCARD", "ANNOUNCE", "PARK"),
             )
         }
         slot = Signal(p.slot_bits)
@@ -128,12 +137,15 @@ class SlotPages(wiring.Component):
         whole = strobe.all()
         is_busy = busy.bit_select(slot, 1)
         adds_read, submits, discards = words["READ_APERTURE"], words["SUBMIT"], words["DISCARD"]
+        announces, parks = words["ANNOUNCE"], words["PARK"]
         adds_write = Signal()
         adds_key = Signal()
+        sets_snapshot = Signal()
         writable = Signal()
         m.d.comb += [
             adds_write.eq(words["WRITE_APERTURE"] | words["COMMUTE_APERTURE"]),
             adds_key.eq(adds_read | adds_write),
+            sets_snapshot.eq(words["SNAPSHOT_EPOCH"] | words["SNAPSHOT_COUNT"]),
             writable.eq(Cat(words.values()).any()),
         ]
 
@@ -147,12 +159,30 @@ class SlotPages(wiring.Component):
         refused_partial = Signal()
         refused_range = Signal()
         refused_full = Signal()
+        refused_flight = Signal()
+        flight = self.flight
+        on = written[0]
+        kind = written[kind_field.lsb : kind_field.lsb + kind_field.width]
+        bad_kind = Signal()
+        withdraws = Signal()
+        m.d.comb += withdraws.eq(discards & whole & flight.withdrawable.bit_select(slot, 1))
+        with m.Switch(kind):
+            with m.Case(RequestKind.COMMIT.value):
+                m.d.comb += bad_kind.eq(0)
+            with m.Case(RequestKind.TOKEN.value):
+                m.d.comb += bad_kind.eq(~(flight.in_flight & ~flight.holds).bit_select(slot, 1))
+            with m.Case(RequestKind.GUARD.value):
+                m.d.comb += bad_kind.eq(~flight.holds.bit_select(slot, 1))
+            with m.Default():
+                m.d.comb += bad_kind.eq(1)
         append = self.append
         key_too_wide = written[p.key_bits :].any() if p.key_bits < 32 else Const(0, 1)
-        with m.If(writable & is_busy):
+        with m.If(writable & is_busy & ~withdraws):
             m.d.comb += refused_busy.eq(1)
-        with m.Elif((adds_key | submits | discards) & ~whole):
+        with m.Elif(writable & ~sets_snapshot & ~whole):
             m.d.comb += refused_partial.eq(1)
+        with m.Elif(submits & bad_kind | parks & on & ~flight.parkable.bit_select(slot, 1)):
+            m.d.comb += refused_flight.eq(1)
         with m.Elif(adds_key & key_too_wide):
             m.d.comb += refused_range.eq(1)
         with m.Elif(adds_key & full):
@@ -162,14 +192,26 @@ class SlotPages(wiring.Component):
 
         submit = Signal()
         discard = Signal()
+        announce = Signal()
         m.d.comb += [
             # A partial SUBMIT still submits, so that its client gets a verdict; see `submissions` below.
             submit.eq(submits & ~is_busy),
-            discard.eq(discards & whole & ~is_busy),
+            discard.eq(discards & whole & (~is_busy | withdraws)),
+            announce.eq(announces & on & whole & ~is_busy),
             self.submitted.eq(submit),
             self.append_slot.eq(slot),
             self.append_key.eq(written),
             self.append_position.eq(Mux(adds_read, fill.reads, p.aperture_depth - 1 - fill.writes)),
+            flight.slot.eq(slot),
+            flight.announce.eq(announce),
+            flight.pause.eq(announces & ~on & whole & ~is_busy),
+            flight.append.eq(append & adds_read),
+            flight.snapshot.eq(sets_snapshot & ~is_busy),
+            flight.submit.eq(submit),
+            flight.kind.eq(Mux(refused_partial | refused_flight, RequestKind.COMMIT.value, kind)),
+            flight.discard.eq(discard),
+            flight.park.eq(parks & on & whole & ~is_busy & ~refused_flight),
+            flight.unpark.eq(parks & ~on & whole & ~is_busy),
         ]
 
         for slot_ram, name in ((snapshot_epochs, "SNAPSHOT_EPOCH"), (snapshot_counts, "SNAPSHOT_COUNT")):
@@ -183,7 +225,7 @@ class SlotPages(wiring.Component):
         fill_write = fills.write_port()
         m.d.comb += [
             fill_write.addr.eq(slot),
-            fill_write.en.eq(append | submit),
+            fill_write.en.eq(append | submit | announce),
             fill_write.data.reads.eq(fill.reads + (append & adds_read)),
             fill_write.data.writes.eq(fill.writes + (append & adds_write)),
         ]
@@ -193,7 +235,10 @@ class SlotPages(wiring.Component):
             submission_write.addr.eq(slot),
             submission_write.en.eq(submit),
             submission_write.data.request.eq(written),
-            submission_write.data.bad_request.eq(refused_partial | bad_request_error.bit_select(slot, 1)),
+            submission_write.data.kind.eq(flight.kind),
+            submission_write.data.bad_request.eq(
+                refused_partial | refused_flight | bad_request_error.bit_select(slot, 1)
+            ),
             submission_write.data.overflow.eq(overflow_error.bit_select(slot, 1)),
             submission_write.data.busy.eq(busy_error.bit_select(slot, 1)),
         ]
@@ -201,33 +246,37 @@ class SlotPages(wiring.Component):
         submit_mask = Signal(slots)
         clear_mask = Signal(slots)
         decided_mask = Signal(slots)
+        discard_mask = Signal(slots)
         reset_mask = Signal(slots)
+        owed = Signal(slots)
         m.d.comb += [
             submit_mask.eq(per_slot.one_hot(slot, submit)),
-            clear_mask.eq(per_slot.one_hot(slot, submit | discard)),
+            discard_mask.eq(per_slot.one_hot(slot, discard)),
+            clear_mask.eq(submit_mask | discard_mask),
+            owed.eq(busy & ~flight.withdrawable),
             decided_mask.eq(per_slot.one_hot(self.decided_slot, self.decided)),
-            reset_mask.eq(Mux(self.reset, ~fresh, 0) | Mux(self.resetting, submit_mask, 0)),
+            reset_mask.eq(Mux(self.reset, ~fresh & ~flight.in_flight | owed, 0) | Mux(self.resetting, submit_mask, 0)),
         ]
         bad = refused_partial & ~submits | refused_range
         m.d.sync += [
-            pending.eq(pending & ~per_slot.one_hot(self.request_slot, self.take) | submit_mask),
-            busy.eq(busy & ~decided_mask | submit_mask),
+            pending.eq(pending & ~(per_slot.one_hot(self.request_slot, self.take) | discard_mask) | submit_mask),
+            busy.eq(busy & ~(decided_mask | discard_mask) | submit_mask),
             done.eq(done & ~submit_mask | decided_mask),
-            fresh.eq(fresh & ~per_slot.one_hot(slot, append | submit) | decided_mask | per_slot.one_hot(slot, discard)),
+            fresh.eq(fresh & ~per_slot.one_hot(slot, append | submit | announce) | decided_mask | discard_mask),
             # These describe the request being filled; submitting hands them on.
             busy_error.eq(busy_error & ~clear_mask | per_slot.one_hot(slot, refused_busy)),
             overflow_error.eq(overflow_error & ~clear_mask | per_slot.one_hot(slot, refused_full)),
             bad_request_error.eq(bad_request_error & ~clear_mask | per_slot.one_hot(slot, bad)),
-            reset_owed.eq((reset_owed | Mux(self.reset, busy, 0)) & ~decided_mask),
+            reset_owed.eq((reset_owed | Mux(self.reset, owed, 0)) & ~decided_mask),
             # This one sticks to a request until it is decided, since a reset also hits requests already submitted.
-            reset_error.eq((reset_error | reset_mask) & ~decided_mask & ~per_slot.one_hot(slot, discard)),
+            reset_error.eq((reset_error | reset_mask) & ~decided_mask & ~discard_mask),
         ]
 
         m.d.comb += self.reset_owed.eq(reset_owed.any())
 
         error = self.error
         m.d.comb += [
-            error.valid.eq(refused_busy | refused_partial | refused_range | refused_full),
+            error.valid.eq(refused_busy | refused_partial | refused_flight | refused_range | refused_full),
             error.slot.eq(slot),
             error.detail.eq(written),
         ]
@@ -241,6 +290,8 @@ class SlotPages(wiring.Component):
             )
         with m.Elif(refused_partial):
             m.d.comb += [error.code.eq(ErrorCode.PARTIAL_WRITE.value), error.detail.eq(word << 2)]
+        with m.Elif(refused_flight):
+            m.d.comb += error.code.eq(ErrorCode.NOT_IN_FLIGHT.value)
         with m.Elif(refused_range):
             m.d.comb += error.code.eq(ErrorCode.KEY_RANGE.value)
         with m.Else():
@@ -252,6 +303,7 @@ class SlotPages(wiring.Component):
         asked = per_slot.word(fills, looked_at)
         m.d.comb += [
             self.request.request.eq(submission.request),
+            self.request.kind.eq(submission.kind),
             self.request.snapshot_epoch.eq(per_slot.word(snapshot_epochs, looked_at)),
             self.request.snapshot_count.eq(per_slot.word(snapshot_counts, looked_at)),
             self.request.read_count.eq(asked.reads),
@@ -277,6 +329,8 @@ class SlotPages(wiring.Component):
         read_fresh = fresh.bit_select(read_slot, 1)
         read_busy = busy.bit_select(read_slot, 1)
         read_fill = per_slot.word(fills, read_slot)
+        m.d.comb += flight.look_slot.eq(read_slot)
+        state = flight.state
         values = {
             **verdict_registers(verdict, done.bit_select(read_slot, 1)),
             "STATUS": {
@@ -290,6 +344,19 @@ class SlotPages(wiring.Component):
             "WRITE_COUNT": Mux(read_fresh, 0, read_fill.writes),
             "SNAPSHOT_EPOCH": per_slot.word(snapshot_epochs, read_slot),
             "SNAPSHOT_COUNT": per_slot.word(snapshot_counts, read_slot),
+            "FLIGHT": {
+                "DOOMED": state.doomed,
+                "KEY_KNOWN": state.doom.key_known,
+                "PARKED": state.parked,
+                "TOKEN_WAITING": state.token_waiting,
+                "HOLDER": state.holder,
+                "REVOKED": state.revoked,
+                "ANNOUNCING_DONE": state.announcing_done,
+                "WAKE_SEQUENCE": state.wake_sequence,
+            },
+            "DOOM_KEY": state.doom.key,
+            "DOOM_EPOCH": state.doom.epoch,
+            "DOOM_COUNT": state.doom.count,
         }
         m.submodules.read_mux = read_mux = ReadMux(APERTURE_PAGE)
         m.d.comb += [read_mux.word.eq(read_word), read_mux.drive(values)]

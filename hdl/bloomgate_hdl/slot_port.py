@@ -18,12 +18,16 @@ def request_layout(parameters: Parameters) -> data.StructLayout:
         {
             # The number that the client wrote to SUBMIT.
             "request": REQUEST_BITS,
+            # A RequestKind.
+            "kind": 2,
             # The snapshot as the client wrote it, not yet checked.
             "snapshot_epoch": EPOCH_BITS,
             "snapshot_count": COUNT_WORD_BITS,
             # Keys in the read set, and in the write and commute sets together.
             "read_count": range(parameters.aperture_depth + 1),
             "write_count": range(parameters.aperture_depth + 1),
+            # Keys at the beginning of the read set that need no validation, unless something happens meanwhile.
+            "skip_count": range(parameters.aperture_depth + 1),
             # Reasons for which the request must not commit, whatever its keys.
             "reset": 1,
             "bad_request": 1,

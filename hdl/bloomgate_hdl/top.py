@@ -9,9 +9,11 @@ from bloomgate.verdict import Reason
 
 from bloomgate_hdl.axi3 import Axi3Signature
 from bloomgate_hdl.axi3_slave import Axi3Slave
+from bloomgate_hdl.books import Books
 from bloomgate_hdl.commit_arbiter import CommitArbiter
 from bloomgate_hdl.control_page import ControlPage
 from bloomgate_hdl.error_log import ErrorLog
+from bloomgate_hdl.flights import Flights
 from bloomgate_hdl.key_log import KeyLog
 from bloomgate_hdl.memory_master import MemoryMaster
 from bloomgate_hdl.memory_port import ACP, HP, MemoryPort
@@ -84,7 +86,9 @@ class Bloomgate(wiring.Component):
         m.submodules.key_log = key_log = KeyLog(p)
         m.submodules.arbiter = arbiter = CommitArbiter(p)
         m.submodules.pipeline = pipeline = ValidationPipeline(p)
+        m.submodules.flights = flights = Flights(p)
         m.submodules.statistics = statistics = Statistics(p)
+        m.submodules.books = books = Books(p)
         m.submodules.error_log = error_log = ErrorLog(p)
         m.submodules.queues = queues = QueueEngine(p)
         m.submodules.memory_master = memory_master = MemoryMaster(
@@ -131,10 +135,11 @@ class Bloomgate(wiring.Component):
 
         # Requests to the arbiter, verdicts back.
         m.d.comb += [
-            arbiter.pending.eq(slot_pages.pending),
+            arbiter.pending.eq(slot_pages.pending & ~flights.hidden),
             slot_pages.take.eq(arbiter.take),
-            slot_pages.request_slot.eq(arbiter.request_slot),
+            slot_pages.request_slot.eq(flights.request_slot),
             arbiter.request.eq(slot_pages.request),
+            arbiter.request.skip_count.eq(flights.skip_count),
             slot_pages.decided.eq(arbiter.decided & ~arbiter.decided_queued),
             slot_pages.decided_slot.eq(arbiter.decided_slot),
             slot_pages.verdict.eq(arbiter.verdict),
@@ -154,7 +159,7 @@ class Bloomgate(wiring.Component):
             queues.start_pass.eq(arbiter.queue_pass),
             arbiter.queue_ending.eq(queues.ending),
             arbiter.queue_keys.eq(queues.keys),
-            queues.pipeline_ready.eq(pipeline.ready),
+            queues.pipeline_ready.eq(arbiter.queue_ready),
             queues.next_chunk.eq(arbiter.queue_next_chunk),
             queues.rotate.eq(arbiter.queue_rotate),
             queues.again.eq(arbiter.queue_again),
@@ -189,6 +194,40 @@ class Bloomgate(wiring.Component):
             pipeline.inject_row.eq(control.inject_row),
         ]
 
+        # Transactions in flight.
+        connect(m, slot_pages.flight, flights.pages)
+        connect(m, control.token, flights.token)
+        m.d.comb += [
+            flights.takes.eq(arbiter.take),
+            flights.take_slot.eq(arbiter.request_slot),
+            flights.request.eq(slot_pages.request),
+            flights.decided.eq(arbiter.decided & ~arbiter.decided_queued),
+            flights.decided_slot.eq(arbiter.decided_slot),
+            flights.decided_keeps.eq(arbiter.decided_keeps),
+            flights.verdict.eq(arbiter.verdict),
+            arbiter.announce.eq(flights.announce),
+            arbiter.announce_slot.eq(flights.request_slot),
+            arbiter.announce_word.eq(flights.announce_word),
+            arbiter.announce_lanes.eq(flights.announce_lanes),
+            arbiter.announce_late.eq(flights.announce_late),
+            arbiter.announce_count.eq(slot_pages.request.snapshot_count),
+            flights.fault.eq(arbiter.inject),
+            flights.reset_begins.eq(arbiter.reset_begins),
+            flights.epoch.eq(arbiter.epoch),
+            flights.count.eq(arbiter.count),
+            flights.busy.eq(arbiter.busy),
+            flights.ready.eq(pipeline.ready),
+            flights.outcome.eq(pipeline.outcome),
+            pipeline.clear.eq(flights.clear),
+            pipeline.clear_slot.eq(slot_pages.flight.slot),
+            pipeline.hold.eq(arbiter.inserting),
+            flights.scrubbing.eq(pipeline.slots_scrubbing),
+        ]
+        for name in ("in_flight", "logged", "revalidate", "holds", "revoked"):
+            m.d.comb += getattr(arbiter, name).eq(getattr(flights, name))
+        for name in ("contended", "inserting", "winner", "winner_known", "floor_rises", "epoch_ended"):
+            m.d.comb += getattr(flights, name).eq(getattr(arbiter, name))
+
         # Commands and state.
         m.d.comb += [
             arbiter.reset.eq(control.soft_reset),
@@ -202,6 +241,8 @@ class Bloomgate(wiring.Component):
             control.state.fault_pending.eq(arbiter.fault_pending),
             control.state.epoch.eq(arbiter.epoch),
             control.state.count.eq(arbiter.count),
+            control.state.settled.eq(flights.settled),
+            control.woke.eq(flights.events.woke),
             control.state.previous_epoch.eq(arbiter.previous_epoch),
             control.state.previous_count.eq(arbiter.previous_count),
             control.state.floor.eq(arbiter.floor),
@@ -230,13 +271,28 @@ class Bloomgate(wiring.Component):
             control.statistics_sequence.eq(statistics.sequence),
             events.clocks.eq(1),
             events.busy_clocks.eq(arbiter.busy),
-            events.commits.eq(arbiter.decided & arbiter.verdict.committed),
+            events.commits.eq(arbiter.decided & arbiter.verdict.committed & ~arbiter.decided_keeps),
             events.keys_validated.eq(sum(queries)),
             events.keys_inserted.eq(arbiter.keys_inserted),
             events.parity_errors.eq(arbiter.parity_errors + queues.parity_errors),
             events.floor_raises.eq(arbiter.floor_raised),
             events.epoch_steps.eq(arbiter.epoch_stepped),
             events.errors.eq(arbiter.error.valid + slot_pages.error.valid + queues.errors),
+        ]
+        m.d.comb += [
+            books.began.eq(arbiter.begins),
+            books.decided.eq(arbiter.decided & ~arbiter.decided_queued),
+            books.decided_slot.eq(arbiter.decided_slot),
+            books.reason.eq(arbiter.verdict.reason),
+            books.counts.eq(flights.ends),
+            books.conflict.eq(flights.events.conflict),
+            books.loser.eq(flights.events.loser),
+            books.doom.eq(flights.events.doom),
+            books.doomed.eq(flights.events.doomed),
+            flights.events_ready.eq(books.ready),
+            control.conflict_head.eq(books.head),
+            books.read_word.eq(control.books_word),
+            control.books_data.eq(books.read_data),
         ]
         for reason in Reason:
             m.d.comb += events[f"aborts_{reason.name.lower()}"].eq(

@@ -23,12 +23,22 @@ from __future__ import annotations
 import abc
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from operator import index
 from typing import NamedTuple, Optional, Union
 
 from bloomgate.device import Device, DeviceInfo
-from bloomgate.errors import BloomgateError, DeviceTimeout, DeviceUnavailable, ParameterError, VersionMismatch
+from bloomgate.errors import (
+    BloomgateError,
+    DeviceInUse,
+    DeviceTimeout,
+    DeviceUnavailable,
+    ParameterError,
+    VersionMismatch,
+)
+from bloomgate.flight_registers import FlightRegisters
+from bloomgate.in_flight import Conflict, Wake
 from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.queue_pair import QueuePair
 from bloomgate.queue_port import QueuePort
@@ -43,8 +53,10 @@ from bloomgate.registers import (
     WORD_BYTES,
     ErrorCode,
     Fault,
+    RequestKind,
     slot_page_offset,
 )
+from bloomgate.slots import Slot
 from bloomgate.verdict import Verdict
 from bloomgate.verdict_words import verdict_of
 
@@ -61,6 +73,8 @@ _REQUEST = _VERDICT["REQUEST"]
 _REQUEST_NUMBERS = 1 << _REQUEST.width
 _VERDICT_WORDS = 4
 _SLOT_BUSY = SLOT_PAGE.register("STATUS")["BUSY"].mask
+_SUBMIT = SLOT_PAGE.register("SUBMIT")
+_FLIGHT = SLOT_PAGE.register("FLIGHT")
 _APERTURES = tuple(SLOT_PAGE.window(name) for name in ("READ_APERTURE", "WRITE_APERTURE", "COMMUTE_APERTURE"))
 
 _STATUS = CONTROL_PAGE.register("STATUS")
@@ -71,13 +85,15 @@ _COMMAND = CONTROL_PAGE.register("COMMAND")
 
 # The version of the register interface that brought queue pairs.
 _QUEUES_SINCE = (0, 2, 0)
+# And the one that brought transactions in flight.
+_FLIGHT_SINCE = (0, 3, 0)
 
 _LAST_EPOCH = (1 << EPOCH_BITS) - 1
 
 # What a slot holds.
-_EMPTY = 0
-_FILLING = 1  # some of a request's keys, perhaps
-_SUBMITTED = 2  # a request, perhaps decided, whose verdict has not reached its caller
+EMPTY = 0
+FILLING = 1  # some of a request's keys, perhaps, or a transaction in flight
+SUBMITTED = 2  # a request, perhaps decided, whose verdict has not reached its caller
 
 
 class RegisterBus(abc.ABC):
@@ -91,6 +107,8 @@ class RegisterBus(abc.ABC):
     unit: str = "s"
     #: How long the device may take for anything, in that unit: far longer than any request, scrub or reset takes.
     patience: float = 5.0
+    #: Time passes in accesses only: whoever wants to see what comes of an access has to make more of them.
+    stands_still: bool = False
 
     @abc.abstractmethod
     def read(self, offset: int, words: int) -> list[int]:
@@ -138,19 +156,24 @@ class ErrorEntry(NamedTuple):
     detail: int
 
 
-class _Slot:
+class SlotPage:
     """The driver's side of one slot page."""
 
-    __slots__ = ("number", "offset", "owner", "request", "state")
+    __slots__ = ("counted", "number", "offset", "opened", "owner", "request", "state", "wake")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.offset = slot_page_offset(number)
         #: Identifier of the thread that is using it.
         self.owner: Optional[int] = None
+        #: It is a :class:`~bloomgate.slots.Slot`'s, and nobody else's.
+        self.opened = False
+        #: What such slots have counted, and the newest wake that they have seen.
+        self.counted: Counter[str] = Counter()
+        self.wake = Wake(0, 0)
         #: Number of the request submitted last.
         self.request = 0
-        self.state = _EMPTY
+        self.state = EMPTY
 
 
 class ProgrammedIODevice(Device):
@@ -185,11 +208,12 @@ class ProgrammedIODevice(Device):
             self._version, parameters = identify(bus, expected)
             self.parameters = parameters  # for last_timestamp(), which the base class needs
             self._queues = QueueSlots(parameters.slots, lambda slot: bus.open_queue(slot, parameters))
-            self._slots = tuple(_Slot(number) for number in range(parameters.slots))
+            self._slots = tuple(SlotPage(number) for number in range(parameters.slots))
+            self._flight = FlightRegisters(self)
             #: Signalled when a slot becomes free.
             self._freed = threading.Condition()
             #: The slot that each thread is using: how it finds one that an interrupt made it forget.
-            self._held: dict[int, _Slot] = {}
+            self._held: dict[int, SlotPage] = {}
             #: Some slot is not empty although no thread is using it.
             self._unsettled = False
             #: A reset was begun, in this epoch, and `published` has not been told.
@@ -197,6 +221,8 @@ class ProgrammedIODevice(Device):
             self._await(_STATUS.offset, 1, _IN_TRANSITION, 0, "the device did not become ready")
             for slot in self._slots:
                 self._take_over(slot)
+            if self._version >= _FLIGHT_SINCE:
+                self._flight.begin()
             super().__init__(parameters, self.last_timestamp())
             self._statistics_before = self._latched_statistics()
             if initial_epoch > 0:
@@ -227,6 +253,7 @@ class ProgrammedIODevice(Device):
             words = self._decide(slot, index(snapshot), (reads, writes, commutes))
             verdict = self._verdict(words)
             self._release(slot, thread)
+            self._flight.settle()
             return verdict
         except BaseException as error:
             # After a timeout there is no point in waiting once more.
@@ -282,9 +309,11 @@ class ProgrammedIODevice(Device):
             self._reset_from = before
             self._bus.write(_COMMAND.offset, (_COMMAND["SOFT_RESET"].insert(1),))
             self._settle_reset(certain=True)
+        self._flight.settle()
 
     def raise_floor(self) -> None:
         self._command("RAISE_FLOOR")
+        self._flight.settle()
 
     def inject_parity_error(self, table: int, row: int) -> None:
         self._require_word(table, row)
@@ -297,6 +326,7 @@ class ProgrammedIODevice(Device):
             self._bus.write(register.offset, (word,))
         pending = _STATUS["FAULT_PENDING"].mask
         self._await(_STATUS.offset, 1, pending, 0, "the device did not inject the fault")
+        self._flight.settle()
 
     def error_log(self) -> list[ErrorEntry]:
         """The entries that the device still has, oldest first: the last 16 at most."""
@@ -322,6 +352,51 @@ class ProgrammedIODevice(Device):
             entries.append(ErrorEntry(number, code, head >> 8 & 0xFF, detail))
         return entries
 
+    def open_slot(self, number: Optional[int] = None) -> Slot:
+        from bloomgate.programmed_slot import ProgrammedSlot
+
+        self._require_flight()
+        deadline = time.monotonic() + SLOT_SECONDS
+        with self._freed:
+            while True:
+                self._require_open()
+                wanted = [slot for slot in self._slots if number in (None, slot.number) and not slot.opened]
+                if not wanted and number is not None:
+                    raise DeviceInUse(f"slot {number} is open, or not one of the {len(self._slots)} of the device")
+                if not wanted:
+                    raise DeviceInUse(f"all {len(self._slots)} slots of the device are open: close one")
+                for slot in wanted:
+                    if slot.owner is None and slot.state == EMPTY:
+                        slot.opened = True
+                        return ProgrammedSlot(self, slot)
+                self._freed.wait(1.0)
+                if time.monotonic() > deadline:
+                    raise DeviceTimeout(f"no slot became free within {SLOT_SECONDS} s; use fewer threads")
+
+    def conflicts(self) -> list[Conflict]:
+        self._require_flight()
+        return self._flight.conflicts()
+
+    def revoke_token(self) -> Optional[int]:
+        self._require_flight()
+        return self._flight.revoke_token()
+
+    def set_token_watchdog(self, ticks: int) -> None:
+        self._require_flight()
+        self._flight.set_watchdog(ticks)
+
+    def tick(self, ticks: int = 1) -> None:
+        self._require_flight()
+        self._flight.tick(ticks)
+
+    def _require_flight(self) -> None:
+        self._require_open()
+        if self._version < _FLIGHT_SINCE:
+            raise DeviceUnavailable(
+                f"gateware of version {'.'.join(map(str, self._version))} of the register interface has no in-flight"
+                f" filters; load version {'.'.join(map(str, _FLIGHT_SINCE))} or newer"
+            )
+
     @property
     def clock_cycles(self) -> Optional[int]:
         return self._bus.clock_cycles
@@ -346,7 +421,7 @@ class ProgrammedIODevice(Device):
 
     # Slots.
 
-    def _claim(self, thread: int) -> _Slot:
+    def _claim(self, thread: int) -> SlotPage:
         """A slot for this thread; waits until one is free."""
         self._settle(thread)
         deadline = time.monotonic() + SLOT_SECONDS
@@ -354,11 +429,13 @@ class ProgrammedIODevice(Device):
             while True:
                 self._require_open()
                 for slot in self._slots:
-                    if slot.owner is None and slot.state == _EMPTY:
+                    if slot.owner is None and slot.state == EMPTY and not slot.opened:
                         # In this order: a slot that has an owner is found through the owner.
                         self._held[thread] = slot
                         slot.owner = thread
                         return slot
+                if all(slot.opened for slot in self._slots):
+                    raise DeviceInUse(f"all {len(self._slots)} slots of the device are open: close one")
                 if all(slot.owner is None for slot in self._slots):
                     raise DeviceTimeout(
                         f"none of the {len(self._slots)} slots has decided its last request; reset the device"
@@ -367,14 +444,22 @@ class ProgrammedIODevice(Device):
                 if time.monotonic() > deadline:
                     raise DeviceTimeout(f"no slot became free within {SLOT_SECONDS} s; use fewer threads")
 
-    def _release(self, slot: _Slot, thread: int) -> None:
+    def _release(self, slot: SlotPage, thread: int) -> None:
         """The request is decided, and its verdict is on the way to its caller."""
         with self._freed:
             self._freed.notify()
             # Without a call between, so that no interrupt comes between: the slot is either whole or free.
-            slot.state = _EMPTY
+            slot.state = EMPTY
             slot.owner = None
         self._held.pop(thread, None)
+
+    def _give_back(self, slot: SlotPage) -> None:
+        """The slot that was opened on it is closed."""
+        with self._freed:
+            slot.opened = False
+            if slot.state != EMPTY:
+                self._unsettled = True
+            self._freed.notify()
 
     def _abandon(self, thread: int, patient: bool) -> None:
         """Settle what this thread has left in the slot that it holds, and let the slot go."""
@@ -383,13 +468,13 @@ class ProgrammedIODevice(Device):
             return
         if slot.owner == thread:
             try:
-                if slot.state != _EMPTY and not self._closed:
+                if slot.state != EMPTY and not self._closed:
                     self._settle_slot(slot, patient)
             except BloomgateError:
                 pass  # the exception that led here says more; the slot stays out of use
             finally:
                 with self._freed:
-                    if slot.state != _EMPTY:
+                    if slot.state != EMPTY:
                         self._unsettled = True
                     slot.owner = None
                     self._freed.notify()
@@ -404,18 +489,18 @@ class ProgrammedIODevice(Device):
                 self._require_open()
                 self._unsettled = False
                 for slot in self._slots:
-                    if slot.owner is None and slot.state != _EMPTY:
+                    if slot.owner is None and slot.state != EMPTY and not slot.opened:
                         self._settle_slot(slot, patient=False)
-                        if slot.state != _EMPTY:
+                        if slot.state != EMPTY:
                             self._unsettled = True
         if self._reset_from is not None:
             with self._lock:
                 self._require_open()
                 self._settle_reset()
 
-    def _settle_slot(self, slot: _Slot, patient: bool) -> None:
+    def _settle_slot(self, slot: SlotPage, patient: bool) -> None:
         """Empty a slot whose caller has gone, if it can be done; ``patient``: wait for the decision."""
-        if slot.state == _SUBMITTED:
+        if slot.state == SUBMITTED:
             deadline = self._bus.now() + self._bus.patience
             while True:
                 with self._lock:
@@ -423,7 +508,7 @@ class ProgrammedIODevice(Device):
                     words = self._bus.read(slot.offset + _VERDICT.offset, _VERDICT_WORDS)
                 if self._is_decided(slot, words):
                     self.publish(self._verdict(words).timestamp)
-                    slot.state = _EMPTY
+                    slot.state = EMPTY
                     return
                 if not status & _SLOT_BUSY:
                     # It was idle, and still the verdict is another one: SUBMIT never arrived.
@@ -432,11 +517,15 @@ class ProgrammedIODevice(Device):
                     return
         with self._lock:
             self._bus.write(slot.offset + SLOT_PAGE.register("DISCARD").offset, (0,))
-        slot.state = _EMPTY
+        slot.state = EMPTY
 
-    def _take_over(self, slot: _Slot) -> None:
+    def _take_over(self, slot: SlotPage) -> None:
         """Empty a slot in which an earlier user may have left anything."""
         status = SLOT_PAGE.register("STATUS").offset
+        if self._version >= _FLIGHT_SINCE:
+            (word,) = self._bus.read(slot.offset + _FLIGHT.offset, 1)
+            if word & _FLIGHT["TOKEN_WAITING"].mask:
+                self._bus.write(slot.offset + SLOT_PAGE.register("DISCARD").offset, (0,))
         self._await(slot.offset + status, 1, _SLOT_BUSY, 0, f"slot {slot.number} did not decide its last request")
         self._bus.write(slot.offset + SLOT_PAGE.register("DISCARD").offset, (0,))
         (word,) = self._bus.read(slot.offset + _VERDICT.offset, 1)
@@ -445,9 +534,15 @@ class ProgrammedIODevice(Device):
 
     # Requests.
 
-    def _decide(self, slot: _Slot, snapshot: int, sets: Sequence[Sequence[int]]) -> list[int]:
+    def _decide(self, slot: SlotPage, snapshot: int, sets: Sequence[Sequence[int]]) -> list[int]:
         """Fill the slot, submit, and wait for the verdict block."""
-        slot.state = _FILLING
+        slot.state = FILLING
+        self._fill(slot, sets)
+        self._submit(slot, RequestKind.COMMIT, self.parameters.epoch_and_count(snapshot))
+        return self._answer(slot)
+
+    def _fill(self, slot: SlotPage, sets: Sequence[Sequence[int]]) -> None:
+        """Add to the read, write and commute set of the slot."""
         for window, keys in zip(_APERTURES, sets):
             if not len(keys):
                 continue
@@ -458,25 +553,33 @@ class ProgrammedIODevice(Device):
                 with self._lock:
                     self._require_open()
                     self._bus.write(slot.offset + window.offset, values[begin : begin + room])
-        epoch, count = self.parameters.epoch_and_count(snapshot)
+
+    def _submit(self, slot: SlotPage, kind: RequestKind, snapshot: tuple[int, ...] = ()) -> None:
+        """``snapshot``: epoch and count, if they have not been written."""
         request = (slot.request + 1) % _REQUEST_NUMBERS
         with self._lock:
             self._require_open()
             self._settle_reset()
             slot.request = request
-            slot.state = _SUBMITTED
+            if kind is RequestKind.COMMIT:
+                slot.state = SUBMITTED  # only this one can be assigned a timestamp
             # SNAPSHOT_EPOCH, SNAPSHOT_COUNT and SUBMIT are neighbours.
-            self._bus.write(slot.offset + SLOT_PAGE.register("SNAPSHOT_EPOCH").offset, (epoch, count, request))
+            first = _SUBMIT.offset - len(snapshot) * WORD_BYTES
+            word = _SUBMIT["REQUEST"].insert(request) | _SUBMIT["KIND"].insert(kind)
+            self._bus.write(slot.offset + first, (*snapshot, word))
+
+    def _answer(self, slot: SlotPage) -> list[int]:
+        """Wait for the verdict block of what was submitted last."""
         return self._await(
             slot.offset + _VERDICT.offset,
             _VERDICT_WORDS,
             _DONE | _REQUEST.mask,
-            _DONE | _REQUEST.insert(request),
+            _DONE | _REQUEST.insert(slot.request),
             f"slot {slot.number} did not decide its request",
         )
 
     @staticmethod
-    def _is_decided(slot: _Slot, words: Sequence[int]) -> bool:
+    def _is_decided(slot: SlotPage, words: Sequence[int]) -> bool:
         return words[0] & (_DONE | _REQUEST.mask) == _DONE | _REQUEST.insert(slot.request)
 
     def _verdict(self, words: Sequence[int]) -> Verdict:

@@ -19,7 +19,8 @@ Every method is one atomic step; :class:`~bloomgate.backends.model.ModelDevice` 
   and grows by ``PASSED_OVER`` whenever another waiting slot is preferred; so nobody waits for ever. When it is granted,
   the whole read set is validated: failure is an ordinary abort. From then on no commit of another slot with a key that
   hits the holder's filter is let through: it is refused with IRREVOCABLE, and its slot is woken when the token is free
-  again. The holder's own commit queries nothing and cannot fail. It enters further keys with :meth:`InFlight.guard`.
+  again. The holder's own commit queries nothing and cannot fail, but when the token was taken away meanwhile: that is
+  REVOKED. The holder enters further keys with :meth:`InFlight.guard`.
 
 Source: the irrevocable transactions of Welc, Saha & Adl-Tabatabai, "Irrevocable Transactions and their Applications",
 SPAA 2008, with Bloom filters for read locks; early aborts as in RingSTM (Spear, Michael & von Praun, SPAA 2008).
@@ -33,14 +34,13 @@ from enum import Enum
 from typing import Callable, NamedTuple, Optional
 
 from bloomgate.parameters import Parameters
+from bloomgate.registers import CONFLICT_LOG_ENTRIES
 from bloomgate.verdict import Reason, Verdict
 
-__all__ = ["CONFLICT_LOG_ENTRIES", "SLOT_FILTER_ROWS", "Conflict", "Doom", "InFlight", "Token", "Wake"]
+__all__ = ["SLOT_FILTER_ROWS", "Conflict", "Doom", "InFlight", "Token", "Wake"]
 
 #: Rows of each bank of the slot filters; as many as the recency filter has where that is fewer.
 SLOT_FILTER_ROWS = 1024
-#: Entries of the conflict log, a ring; the oldest is lost when it is full.
-CONFLICT_LOG_ENTRIES = 256
 #: How much older a slot gets when the token passes it by; ages saturate at ``OLDEST``.
 PASSED_OVER = 32
 OLDEST = 255
@@ -101,7 +101,7 @@ class _Slot:
         self.in_flight = False
         self.epoch = 0
         self.count = 0
-        #: Announced keys in their order.
+        #: Announced keys in their order, until the token is granted.
         self.log: list[int] = []
         #: Rows of announced keys, a set for each bank.
         self.rows: list[set[int]] = [set() for _ in range(banks)]
@@ -185,7 +185,7 @@ class InFlight:
     def reads_to_query(self, slot: int, reads: Sequence[int]) -> Sequence[int]:
         """What the commit of a transaction with these further reads has to query, in order."""
         state = self._slots[slot]
-        if state.token is Token.HOLDER:
+        if state.token in (Token.HOLDER, Token.REVOKED):
             return ()
         return [*state.log, *reads] if state.revalidate else reads
 
@@ -250,7 +250,7 @@ class InFlight:
     def floor_raised(self, winner: Optional[int] = None) -> None:
         """The floor is the newest timestamp, by a commit of ``winner`` if there is one: any key may have changed."""
         for slot, state in enumerate(self._slots):
-            if slot != winner and state.log:
+            if slot != winner and state.rows[0]:
                 self._doom(slot, winner, None)
 
     def fault_injected(self) -> None:
@@ -260,12 +260,14 @@ class InFlight:
 
     def epoch_ended(self, by_reset: bool) -> None:
         """Snapshots of before are of no use any more. A reset takes the token away, too."""
-        holder = self.holder
-        if by_reset and holder is not None:
-            self.revoke()
+        revoked = self.holder if by_reset else None
+        if revoked is not None:
+            self._slots[revoked].token = Token.REVOKED
         for slot, state in enumerate(self._slots):
             if state.in_flight:
                 self._doom(slot, None, None)
+        if revoked is not None:
+            self._release(revoked)
         self._grant()
 
     # -- parking ---------------------------------------------------------------------------
@@ -282,6 +284,10 @@ class InFlight:
     def unpark(self, slot: int) -> None:
         """Not be woken any more; the transaction goes on."""
         self._slots[slot].parked = False
+
+    def is_refused(self, slot: int) -> bool:
+        """Whether the slot's last transaction was refused with IRREVOCABLE, and it has not begun another."""
+        return self._slots[slot].refused
 
     def is_parked(self, slot: int) -> bool:
         """Whether the slot still waits to be woken."""
@@ -413,6 +419,7 @@ class InFlight:
             refusal = self._validate(chosen)
             if refusal is None:
                 state.token = Token.HOLDER
+                state.log.clear()  # which nothing will query again
                 self._held_for = 0
             else:
                 state.token = Token.NONE

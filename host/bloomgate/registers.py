@@ -18,6 +18,9 @@ from bloomgate.verdict import Reason
 
 __all__ = [
     "BASE_ADDRESS",
+    "CONFLICT_ENTRY",
+    "CONFLICT_ENTRY_BYTES",
+    "CONFLICT_LOG_ENTRIES",
     "CONTROL_PAGE",
     "ERROR_LOG_ENTRIES",
     "IDENTIFICATION",
@@ -26,6 +29,8 @@ __all__ = [
     "QUEUE_RECORD_BYTES",
     "SLOT_PAGE",
     "SLOT_RECORD_BYTES",
+    "SLOT_STATISTICS",
+    "SLOT_STATISTICS_BYTES",
     "STATISTICS",
     "VERSION",
     "Access",
@@ -34,6 +39,7 @@ __all__ = [
     "Field",
     "Page",
     "Register",
+    "RequestKind",
     "Window",
     "page_count",
     "region_bytes",
@@ -48,13 +54,19 @@ WORD_BYTES = 4
 #: "BLMG", little endian.
 IDENTIFICATION = int.from_bytes(b"BLMG", "little")
 #: (major, minor, patch) of the register interface. A host refuses another major version.
-VERSION = (0, 2, 0)
+VERSION = (0, 3, 0)
 
 #: Entries of the error log, a ring.
 ERROR_LOG_ENTRIES = 16
 #: Bytes of one slot's record in SLOT_RECORDS and in QUEUE_RECORDS.
 SLOT_RECORD_BYTES = 16
 QUEUE_RECORD_BYTES = 32
+
+#: Entries of the conflict log, a ring, and the bytes of one.
+CONFLICT_LOG_ENTRIES = 128
+CONFLICT_ENTRY_BYTES = 16
+#: Bytes of one slot's statistics in the books.
+SLOT_STATISTICS_BYTES = 64
 
 
 class Access(Enum):
@@ -96,6 +108,22 @@ class ErrorCode(IntEnum):
     COMPLETION_ERROR = 12
     #: A window was set while its queue was not disabled; dropped. DETAIL: the data word.
     WINDOW_IN_USE = 13
+    #: PARK of a slot that nothing could wake; dropped. Or SUBMIT of a TOKEN without a transaction that has begun, of a
+    #: GUARD without the token, or of an unknown KIND; aborted with BAD_REQUEST. DETAIL: the data word.
+    NOT_IN_FLIGHT = 14
+
+
+class RequestKind(IntEnum):
+    """KIND of a SUBMIT."""
+
+    #: Decide the transaction.
+    COMMIT = 0
+    #: Validate the read set and grant the irrevocable token; decided when nobody else holds it. The verdict is a commit
+    #: without a timestamp.
+    TOKEN = 1
+    #: Of the token's holder: guard the keys of the read set from now on. The verdict is a commit, with the newest
+    #: timestamp.
+    GUARD = 2
 
 
 class Fault(IntEnum):
@@ -120,6 +148,16 @@ STATISTICS = (
     ("floor_raises", "commits that raised the floor because they had more than buffer_depth keys to insert"),
     ("errors", "errors found; of two in one clock cycle the error log has one"),
 )
+
+#: The statistics of each slot, 32 bits each, in the order of its words in the books. An abort's number is its reason.
+SLOT_STATISTICS = (
+    ("commits", "transactions committed"),
+    *((f"aborts_{reason.name.lower()}", f"requests aborted with {reason.name}") for reason in Reason),
+    ("dooms", "transactions doomed"),
+    ("validation_clocks", "clock cycles from the beginning of a request's validation to its verdict"),
+)
+assert all(SLOT_STATISTICS[reason][0] == f"aborts_{reason.name.lower()}" for reason in Reason)
+assert len(SLOT_STATISTICS) * 4 <= SLOT_STATISTICS_BYTES
 
 
 @dataclass(frozen=True)
@@ -300,6 +338,7 @@ CONTROL_PAGE = Page(
             Field("RESETTING", 2, 1, "a soft reset is in progress; requests get ABORT(RESET)"),
             Field("EXHAUSTED", 3, 1, "the last epoch has ended; every request gets ABORT(ROLLOVER)"),
             Field("FAULT_PENDING", 4, 1, "a FAULT_INJECTION of KIND 1 waits for the arbiter; another would replace it"),
+            Field("SETTLED", 5, 1, "what was written and decided so far has had all its effects on other slots"),
         ),
     ),
     Register("EPOCH", 0x020, Access.RO, "The current epoch."),
@@ -340,6 +379,7 @@ CONTROL_PAGE = Page(
             Field("EPOCH", 1, 1, "the epoch stepped"),
             Field("VERDICT", 2, 1, "a request was decided"),
             Field("COMPLETION", 3, 1, "completions were written to memory, see COALESCE"),
+            Field("WAKE", 4, 1, "a parked slot was woken"),
         ),
     ),
     Register(
@@ -352,6 +392,7 @@ CONTROL_PAGE = Page(
             Field("EPOCH", 1, 1, "as in INTERRUPT_PENDING"),
             Field("VERDICT", 2, 1, "as in INTERRUPT_PENDING"),
             Field("COMPLETION", 3, 1, "as in INTERRUPT_PENDING"),
+            Field("WAKE", 4, 1, "as in INTERRUPT_PENDING"),
         ),
     ),
     Register(
@@ -381,6 +422,45 @@ CONTROL_PAGE = Page(
             Field("CLOCKS", 16, 16, "clock cycles from the first of them, at most this and one more; 0: no such limit"),
         ),
     ),
+    Register(
+        "TOKEN",
+        0x054,
+        Access.RO,
+        "State of the irrevocable token.",
+        (
+            Field("HELD", 0, 1, "HOLDER has it"),
+            Field("WAITING", 1, 1, "a slot waits for it"),
+            Field("HOLDER", 8, 8, "the slot that has it, or had it last"),
+            Field("GRANTS", 16, 16, "how often it was granted, modulo 2**16"),
+        ),
+    ),
+    Register(
+        "TOKEN_REVOKE",
+        0x058,
+        Access.WO,
+        "Takes the token away from its holder, if that is the slot that is written here.",
+        (Field("HOLDER", 0, 8, "the slot"),),
+    ),
+    Register(
+        "TOKEN_WATCHDOG",
+        0x05C,
+        Access.RW,
+        "Clock cycles for which the token may be held before it is taken away; 0, as after power-up: any number.",
+    ),
+    Register(
+        "CONFLICT_HEAD",
+        0x060,
+        Access.RO,
+        "Entries ever written to the conflict log, modulo 2**16; the newest is number (CONFLICT_HEAD - 1) modulo the"
+        " ring's length.",
+    ),
+    Register(
+        "BOOKS_BANK",
+        0x064,
+        Access.RW,
+        "Which quarter of the books the window BOOKS shows.",
+        (Field("BANK", 0, 2, "0 and 1: the conflict log; 2 and 3: the statistics of slots 0 to 15, 16 to 31"),),
+    ),
     Window(
         "ERROR_LOG",
         0x100,
@@ -394,6 +474,14 @@ CONTROL_PAGE = Page(
         len(STATISTICS) * 8,
         Access.RO,
         "64-bit values, low word first, as of the last LATCH_STATISTICS.",
+    ),
+    Window(
+        "BOOKS",
+        0x400,
+        0x400,
+        Access.RO,
+        "The bank chosen by BOOKS_BANK: 64 entries of the conflict log, a ring over both its banks, or for each of 16"
+        " slots its statistics since power-up, a word each.",
     ),
     Window(
         "SLOT_RECORDS",
@@ -458,6 +546,26 @@ QUEUE_RECORD = Page(
     Register("COMPLETED", 0x1C, Access.RO, "Completions that memory has, modulo 2**16; 0 when the queue is enabled."),
 )
 
+#: One entry of the conflict log; offsets are bytes within the entry.
+CONFLICT_ENTRY = Page(
+    "CONFLICT",
+    Register(
+        "SLOTS",
+        0x00,
+        Access.RO,
+        "Who met.",
+        (
+            Field("LOSER", 0, 8, "the slot that was doomed or refused"),
+            Field("WINNER", 8, 8, "the slot that committed, or that held the token"),
+            Field("WINNER_KNOWN", 16, 1, "WINNER is a slot whose transaction was in flight"),
+            Field("KEY_KNOWN", 17, 1, "they met at KEY, else possibly at any key"),
+        ),
+    ),
+    Register("KEY", 0x04, Access.RO, "Where they met, 0 when that is not known."),
+    Register("EPOCH", 0x08, Access.RO, "Epoch of the timestamp: of the winner's commit, of a refusal the newest one."),
+    Register("COUNT", 0x0C, Access.RO, "Count of the timestamp."),
+)
+
 _APERTURE_BYTES = 0x400
 
 _DOORBELL_FIELDS = (
@@ -470,7 +578,7 @@ SLOT_PAGE = Page(
     Register("VERDICT", 0x000, Access.RO, "The verdict on the last request.", _VERDICT_FIELDS),
     Register("TIMESTAMP_EPOCH", 0x004, Access.RO, "Epoch of the commit timestamp."),
     Register("TIMESTAMP_COUNT", 0x008, Access.RO, "Count of the commit timestamp."),
-    Register("CONFLICT_KEY", 0x00C, Access.RO, "On CONFLICT and PARITY the first failing key."),
+    Register("CONFLICT_KEY", 0x00C, Access.RO, "On CONFLICT, PARITY and IRREVOCABLE the first failing key."),
     Register(
         "STATUS",
         0x010,
@@ -493,9 +601,18 @@ SLOT_PAGE = Page(
         0x028,
         Access.WO,
         "Submits the request. One burst can write the snapshot and this.",
-        (Field("REQUEST", 0, 16, "a number that VERDICT repeats"),),
+        (
+            Field("REQUEST", 0, 16, "a number that VERDICT repeats"),
+            Field("KIND", 16, 2, "0: decide the transaction, 1: grant the token, 2: guard the read set"),
+        ),
     ),
-    Register("DISCARD", 0x02C, Access.WO, "Any word empties the sets being filled and clears the errors."),
+    Register(
+        "DISCARD",
+        0x02C,
+        Access.WO,
+        "Any word empties the sets being filled, clears the errors, and ends a transaction in flight. It withdraws a"
+        " request for the token, and gives the token back.",
+    ),
     Register(
         "COMPLETION_HEAD",
         0x030,
@@ -512,6 +629,45 @@ SLOT_PAGE = Page(
     ),
     Register("SUBMISSION_HEAD", 0x038, Access.RO, "Submissions taken out of the ring, modulo 2**16."),
     Register("QUEUE_STATUS", 0x03C, Access.RO, "State of the slot's queue.", _QUEUE_STATUS_FIELDS),
+    Register(
+        "ANNOUNCE",
+        0x040,
+        Access.WO,
+        "The slot's transaction is in flight: write the snapshot first.",
+        (Field("ON", 0, 1, "announce the read set, the keys that come as well; else not those that come"),),
+    ),
+    Register(
+        "PARK",
+        0x044,
+        Access.WO,
+        "Waits for a change of the announced keys, or for the end of the token's time after IRREVOCABLE.",
+        (Field("ON", 0, 1, "wake the slot when that is, also if it has been; else do not wake it"),),
+    ),
+    Register(
+        "FLIGHT",
+        0x048,
+        Access.RO,
+        "State of the transaction in flight.",
+        (
+            Field("DOOMED", 0, 1, "an announced key may have changed, see DOOM_KEY and what follows it"),
+            Field("KEY_KNOWN", 1, 1, "DOOM_KEY is that key, else it may be any"),
+            Field("PARKED", 2, 1, "nothing has woken the slot since PARK"),
+            Field("TOKEN_WAITING", 3, 1, "a request for the token is undecided"),
+            Field("HOLDER", 4, 1, "the slot has the token"),
+            Field("REVOKED", 5, 1, "it had the token, which was taken away"),
+            Field("ANNOUNCING_DONE", 6, 1, "all keys that are to be announced are"),
+            Field("WAKE_SEQUENCE", 16, 16, "grows by 1 with every wake, modulo 2**16"),
+        ),
+    ),
+    Register("DOOM_KEY", 0x04C, Access.RO, "The announced key that may have changed."),
+    Register(
+        "DOOM_EPOCH",
+        0x050,
+        Access.RO,
+        "Epoch of the timestamp with which the change is visible. From a wake until the next doom: of the timestamp to"
+        " begin again with.",
+    ),
+    Register("DOOM_COUNT", 0x054, Access.RO, "Count of that timestamp."),
     Window("READ_APERTURE", 0x400, _APERTURE_BYTES, Access.WO, "A word adds a key to the read set."),
     Window("WRITE_APERTURE", 0x800, _APERTURE_BYTES, Access.WO, "A word adds a key to the write set."),
     Window("COMMUTE_APERTURE", 0xC00, _APERTURE_BYTES, Access.WO, "A word adds a key to the commute set."),

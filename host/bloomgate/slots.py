@@ -105,7 +105,7 @@ class Slot(Closing):
     def park(self) -> None:
         """Ask to be woken by the first commit that may have changed an announced key, also one in the past.
 
-        After ABORT(IRREVOCABLE): by the end of the token's time.
+        After ABORT(IRREVOCABLE): by the end of the token's time. Not for a slot that has the token, or asked for it.
         """
 
     @property
@@ -120,7 +120,10 @@ class Slot(Closing):
 
     @abc.abstractmethod
     def request_token(self) -> None:
-        """Ask for the irrevocable token. See :attr:`token` and :attr:`token_refusal` for what comes of it."""
+        """Ask for the irrevocable token. See :attr:`token` and :attr:`token_refusal` for what comes of it.
+
+        Until there is an answer the transaction can only be cancelled.
+        """
 
     @property
     @abc.abstractmethod
@@ -211,8 +214,14 @@ class Slot(Closing):
         if not in_flight:
             raise RequestError("no transaction has begun: call begin() with a snapshot first")
 
+    @staticmethod
+    def _require_not_waiting(token: Token) -> None:
+        if token is Token.WAITING:
+            raise RequestError("the slot has asked for the token: wait for the answer, or cancel()")
+
     def _require_announceable(self, in_flight: bool, token: Token, announced: int, keys: Sequence[int]) -> None:
         self._require_in_flight(in_flight)
+        self._require_not_waiting(token)
         if token is Token.HOLDER:
             raise RequestError("the holder of the token guards its keys, it does not announce them")
         self._require_keys(announced, keys)
@@ -221,6 +230,14 @@ class Slot(Closing):
         self._require_in_flight(in_flight)
         if token is not Token.NONE:
             raise RequestError("the slot has asked for the token already")
+
+    @classmethod
+    def _require_parkable(cls, wakeable: bool, token: Token) -> None:
+        if not wakeable:
+            raise RequestError("no transaction has begun, or was refused with IRREVOCABLE: nothing would wake the slot")
+        if token is Token.HOLDER:
+            raise RequestError("nobody can change what the holder of the token has read: nothing would wake the slot")
+        cls._require_not_waiting(token)
 
     @staticmethod
     def _require_holder(token: Token) -> None:

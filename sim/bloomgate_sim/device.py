@@ -90,6 +90,7 @@ class SimulatedBus(RegisterBus):
 
     unit = "clock cycles"
     patience = PATIENCE_CLOCKS
+    stands_still = True
 
     def __init__(self, parameters: Parameters, *, poll_interval: int = 0, access_clocks: int = ACCESS_CLOCKS) -> None:
         """``poll_interval``: idle clocks between two polls. ``access_clocks``: the bound for one access.

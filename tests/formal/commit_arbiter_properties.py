@@ -5,6 +5,7 @@ from amaranth.hdl import Array, Assert, Assume, Cover, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In
 from bloomgate.parameters import LANES, Parameters
+from bloomgate.registers import RequestKind
 from bloomgate.verdict import Reason
 from bloomgate_hdl.commit_arbiter import CommitArbiter
 from bloomgate_hdl.recency_filter import FilterResult
@@ -88,6 +89,8 @@ class CommitArbiterProperties(wiring.Component):
             decided = dut.decided & (dut.decided_slot == slot)
             submission = self.submissions[slot]
             m.d.comb += Assume(submission.read_count + submission.write_count <= depth)
+            # Requests of a slot that has announced nothing; nobody holds the token.
+            m.d.comb += Assume((submission.kind == RequestKind.COMMIT.value) & (submission.skip_count == 0))
             with m.If(accepted):
                 m.d.sync += [pending[slot].eq(1), busy[slot].eq(1), requests[slot].eq(submission)]
                 m.d.sync += hit_by_reset[slot].eq(dut.resetting)

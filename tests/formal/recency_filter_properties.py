@@ -23,7 +23,7 @@ class RecencyFilterProperties(wiring.Component):
     """
 
     #: A reset does not clear block RAM.
-    arbitrary_memories = True
+    arbitrary_memories = "*"
 
     def __init__(self, cover: bool = False):
         self._cover = cover

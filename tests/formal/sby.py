@@ -2,7 +2,8 @@
 
 A harness is an Amaranth elaboratable that holds the design under proof together with `Assert`, `Assume` and `Cover`
 statements. Its `In` ports are free inputs, and so is `rst`: the proof covers a reset at any time. A harness with
-`arbitrary_memories = True` starts with anything in its memories, as block RAM does after a reset. In a test::
+`arbitrary_memories`, a pattern of module names, starts with anything in the memories there, as block RAM does after a
+reset. In a test::
 
     from tests.formal import sby
 
@@ -104,7 +105,8 @@ def run(harness, name: str, *, mode: str = "bmc", depth: int, timeout: int = 300
     folder = BUILD / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "top.il").write_text(rtlil.convert(harness, name="top"), encoding="utf-8")
-    forget = "delete t:$meminit_v2\n" if getattr(harness, "arbitrary_memories", False) else ""
+    arbitrary = getattr(harness, "arbitrary_memories", "")
+    forget = f"delete {arbitrary}/t:$meminit_v2\n" if arbitrary else ""
     (folder / "run.sby").write_text(
         f"[options]\nmode {mode}\ndepth {depth}\n\n[engines]\n{engine}\n\n"
         # Memories become flip-flops: those of a harness are small, and the solver is faster without arrays.

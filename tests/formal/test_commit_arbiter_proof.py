@@ -30,8 +30,8 @@ MUTATIONS = [
     Mutation(
         "timestamp given twice",
         "commit_arbiter.py",
-        "verdict.count.eq(next_count)",
-        "verdict.count.eq(counter.count)",
+        "Mux(guards, counter.count, next_count)",
+        "Mux(guards, counter.count, counter.count)",
         "two commits would share a timestamp",
     ),
     Mutation(

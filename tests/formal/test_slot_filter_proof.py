@@ -6,7 +6,7 @@ from tests.formal import mutations, sby
 from tests.formal.mutations import Mutation
 from tests.formal.slot_filter_properties import SlotFilterProperties
 
-#: Clock cycles: a scrub takes 2, a lookup 3, and the third time a set is emptied its generation wraps.
+#: Clock cycles: a scrub takes 4, a lookup 3, and the third time a set is emptied its generation wraps.
 DEPTH = 20 if sby.FULL else 12
 HARNESS = "tests.formal.slot_filter_properties:SlotFilterProperties"
 FILE = "slot_filter.py"
@@ -15,15 +15,15 @@ MUTATIONS = [
     Mutation(
         "a wrap asks for no scrub",
         FILE,
-        "wrapped.bit_select(self.clear_slot, 1).eq(1)",
-        "wrapped.bit_select(self.clear_slot, 1).eq(0)",
+        "wrapped[slot].eq(last)",
+        "wrapped[slot].eq(0)",
         "keys of the slot's first life would be in its set again",
     ),
     Mutation(
         "a scrub empties the sets of all slots",
         FILE,
-        "write.en.eq(swept)",
-        "write.en.eq(~0)",
+        "Mux(sweeps, swept,",
+        "Mux(sweeps, ~0,",
         "one slot's wrap would lose the others' keys",
     ),
     Mutation(
@@ -36,21 +36,21 @@ MUTATIONS = [
     Mutation(
         "the sweep leaves out the last rows",
         FILE,
-        "last_pair = (1 << (len(self.lanes[0].rows[0]) - 1)) - 1",
-        "last_pair = (1 << (len(self.lanes[0].rows[0]) - 1)) - 2",
+        "sweep & swept_row.all()",
+        "sweep & swept_row[1:].all()",
         "old tags would survive there",
     ),
     Mutation(
-        "a scrubbed slot's old tags count",
+        "a key may differ in any bit",
         FILE,
-        "& ~self.scrubbing[slot]",
-        "& 1",
-        "the new generation is that of its first life",
+        "Mux(agrees[bit], all_but_one, all_agree)",
+        "Mux(agrees[bit], all_but_one, all_but_one)",
+        "everything would be in every set",
     ),
     Mutation(
         "a sweep that takes the lanes leaves them ready",
         FILE,
-        "self.ready.eq(~sweep | idle)",
+        "self.ready.eq(~due)",
         "self.ready.eq(1)",
         "an announcement would be lost",
     ),

@@ -7,7 +7,7 @@ from amaranth.hdl import Module
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.registers import CONTROL_PAGE, SLOT_PAGE, STATISTICS, Fault
-from bloomgate.verdict import Reason, Verdict
+from bloomgate.verdict import KEY_REASONS, Reason, Verdict
 from bloomgate_hdl.axi3 import Axi3Signature
 from bloomgate_hdl.register_port import READ_LATENCY, RegisterPortSignature
 from bloomgate_hdl.top import Bloomgate
@@ -60,8 +60,8 @@ class Core:
         recorded = self.memories
 
         class Recorded(memory.Memory):
-            def __init__(self, **options):
-                super().__init__(**options)
+            def __init__(self, *contents, **options):
+                super().__init__(*contents, **options)
                 recorded.append(self)
 
         monkeypatch.setattr(memory, "Memory", Recorded)
@@ -173,7 +173,7 @@ class Core:
         if not fields["TIMESTAMPED"]:
             assert (epoch, count) == (0, 0)
         timestamp = p.timestamp(epoch, count) if fields["TIMESTAMPED"] else None
-        has_key = reason in (Reason.CONFLICT, Reason.PARITY)
+        has_key = reason in KEY_REASONS
         assert has_key or key == 0
         return Verdict(bool(fields["COMMITTED"]), timestamp, reason, key if has_key else None)
 

@@ -31,7 +31,13 @@ PARAMETERS = Parameters(
     hash_seed=0xCAFE_F00D,
 )
 STROBES = ("soft_reset", "raise_floor", "latch_statistics", "inject_filter_word", "inject_next_key")
-CAUSES = {"ERROR": "error_logged", "EPOCH": "epoch_stepped", "VERDICT": "decided", "COMPLETION": "completed"}
+CAUSES = {
+    "ERROR": "error_logged",
+    "EPOCH": "epoch_stepped",
+    "VERDICT": "decided",
+    "COMPLETION": "completed",
+    "WAKE": "woke",
+}
 COMMAND = CONTROL_PAGE.register("COMMAND")
 FAULT_INJECTION = CONTROL_PAGE.register("FAULT_INJECTION")
 
@@ -85,15 +91,20 @@ def test_state_is_shown(seed):
         bus = PageBus(ctx, dut.bus)
         for _ in range(6):
             flags = {
-                name: rng.getrandbits(1) for name in ("ready", "scrubbing", "resetting", "exhausted", "fault_pending")
+                name: rng.getrandbits(1)
+                for name in ("ready", "scrubbing", "resetting", "exhausted", "fault_pending", "settled")
             }
             words = {name: rng.getrandbits(width) for name, width in widths.items()}
             ctx.set(dut.state, {**flags, **words})
             assert await bus.fields("STATUS") == {name.upper(): value for name, value in flags.items()}
             for name, value in words.items():
                 assert await bus.read(CONTROL_PAGE.register(name.upper())) == value
-            for port, name in (("error_count", "ERROR_COUNT"), ("statistics_sequence", "STATISTICS_SEQUENCE")):
-                value = rng.getrandbits(32)
+            for port, name, width in (
+                ("error_count", "ERROR_COUNT", 32),
+                ("statistics_sequence", "STATISTICS_SEQUENCE", 32),
+                ("conflict_head", "CONFLICT_HEAD", 16),
+            ):
+                value = rng.getrandbits(width)
                 ctx.set(getattr(dut, port), value)
                 assert await bus.read(CONTROL_PAGE.register(name)) == value
 
@@ -119,6 +130,59 @@ def test_windows(name, word, data):
             assert await bus.read(window, index=index) == 0xA5A5_0000 + index
 
     simulate(dut, bench, clocks=200, background=(answer,))
+
+
+def test_the_books_are_shown_bank_by_bank(seed):
+    rng = random.Random(seed)
+    dut = ControlPage(PARAMETERS)
+    window = CONTROL_PAGE.window("BOOKS")
+    bank_words = window.size // 4
+    bank_register = CONTROL_PAGE.register("BOOKS_BANK")
+
+    async def answer(ctx):
+        """A block RAM: the word that is asked for in one clock cycle is there in the next one."""
+        async for _, _, word in ctx.tick().sample(dut.books_word):
+            ctx.set(dut.books_data, 0xA5A5_0000 + word)
+
+    async def bench(ctx):
+        bus = PageBus(ctx, dut.bus)
+        for bank in (0, 3, 1, 2):
+            await bus.write(bank_register, bank)
+            assert await bus.read(bank_register) == bank
+            for index in (0, bank_words - 1, *(rng.randrange(bank_words) for _ in range(4))):
+                assert await bus.read(window, index=index) == 0xA5A5_0000 + bank * bank_words + index
+        assert not await bus.write(bank_register, 0xFFFF_FF01, strobe=0b1110)
+        assert await bus.read(bank_register) == 2
+
+    simulate(dut, bench, clocks=200, background=(answer,))
+
+
+def test_the_token(seed):
+    rng = random.Random(seed)
+    dut = ControlPage(PARAMETERS)
+    revoke, watchdog = CONTROL_PAGE.register("TOKEN_REVOKE"), CONTROL_PAGE.register("TOKEN_WATCHDOG")
+
+    async def bench(ctx):
+        bus = PageBus(ctx, dut.bus)
+        assert ctx.get(dut.token.watchdog) == await bus.read(watchdog) == 0, "off after power-up"
+        for _ in range(10):
+            state = {"held": rng.getrandbits(1), "waiting": rng.getrandbits(1), "grants": rng.getrandbits(16)}
+            drive(ctx, dut.token, holder=rng.randrange(5), **state)
+            fields = {name.upper(): value for name, value in state.items()}
+            assert await bus.fields("TOKEN") == fields | {"HOLDER": ctx.get(dut.token.holder)}
+            limit = rng.getrandbits(32)
+            await bus.write(watchdog, limit)
+            assert ctx.get(dut.token.watchdog) == await bus.read(watchdog) == limit
+            for slot in range(8):
+                for strobe in (0b1111, 0b0001):
+                    refused = await bus.write(revoke, slot, strobe=strobe)
+                    assert refused == (strobe != 0b1111)
+                    # Not from a slot that is not its holder, so that a late command does not hit the next one.
+                    assert ctx.get(dut.token.revoke) == (slot == ctx.get(dut.token.holder) and not refused)
+                    await ctx.tick()
+                    assert not ctx.get(dut.token.revoke)
+
+    simulate(dut, bench, clocks=600)
 
 
 def test_holes_are_refused_and_what_is_write_only_reads_as_zero():

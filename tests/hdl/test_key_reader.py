@@ -12,7 +12,11 @@ from tests.hdl.simulation import drive, simulate
 
 DEPTH = 16
 PARAMETERS = Parameters(slots=3, aperture_depth=DEPTH, key_bits=12, D=16)
-NONE, QUERY, CHECK, REPAIR, INSERT = (KeyOperation[name] for name in ("NONE", "QUERY", "CHECK", "REPAIR", "INSERT"))
+NONE, QUERY, CHECK, REPAIR, INSERT, ANNOUNCE = (
+    KeyOperation[name] for name in ("NONE", "QUERY", "CHECK", "REPAIR", "INSERT", "ANNOUNCE")
+)
+#: CHECK has nothing here, its keys are in the queues' buffers.
+PASSES = (Pass.DRAIN, Pass.VALIDATE, Pass.REPAIR, Pass.INSERT)
 NO_KEY = (NONE, None, None)
 
 
@@ -21,7 +25,7 @@ def stored(slot, position):
     return slot * DEPTH + position + 1, (slot + position) % 5 == 0
 
 
-def beats_of(which, slot, reads, writes):
+def beats_of(which, slot, reads, writes, skips=0):
     """The beats that a pass must make: ([(operation, key, bad) a lane], last)."""
     read_set = [stored(slot, position) for position in range(reads)]
     write_set = [stored(slot, DEPTH - 1 - position) for position in range(writes)]
@@ -32,6 +36,12 @@ def beats_of(which, slot, reads, writes):
         Pass.INSERT: [],
     }[which]
     beats = []
+    if which is Pass.VALIDATE and skips:
+        # Whole words of the log from the first key on, but for what is left out.
+        left_out, sets = read_set[:skips], [(QUERY, read_set[skips:]), *sets[1:]]
+        if len(left_out) % LANES and skips < reads:
+            beats.append([NO_KEY, (QUERY, *read_set[skips])])
+            sets[0] = (QUERY, read_set[skips + 1 :])
     for operation, keys in sets:
         for start in range(0, len(keys), LANES):
             lanes = [(operation, key, bad) for key, bad in keys[start : start + LANES]]
@@ -50,11 +60,21 @@ def beats_of(which, slot, reads, writes):
 class Bench:
     """Runs passes back to back or with gaps and records what enters the pipeline, with the clock cycle."""
 
-    def __init__(self, passes, *, ready=lambda: True, gap=lambda: 0):
-        self.passes, self.ready, self.gap = passes, ready, gap
+    def __init__(self, passes, *, ready=lambda: True, gap=lambda: 0, announcing=None):
+        """``announcing``: where the decisions come from when somebody announces, too."""
+        self.passes, self.ready, self.gap, self.rng = passes, ready, gap, announcing
+        self.announcements, self.announced = [], []
         self.dut = KeyReader(PARAMETERS)
         self.taken = []
         self.started = []
+
+    def announce(self, ctx):
+        """Asks for a word to be announced now and then: (slot, word, lanes), or None."""
+        if self.rng is None or self.rng.random() < 0.6:
+            return None
+        asked = self.rng.randrange(3), self.rng.randrange(DEPTH // LANES), self.rng.randrange(4)
+        drive(ctx, self.dut, announce=1, announce_slot=asked[0], announce_word=asked[1], announce_lanes=asked[2])
+        return asked
 
     def beat(self, ctx):
         beat = self.dut.beat
@@ -74,6 +94,7 @@ class Bench:
         for clock in itertools.count():
             ready = self.ready()
             ctx.set(dut.ready, ready)
+            asked = self.announce(ctx) if ready and not ctx.get(dut.inserting) else None
             ending = ctx.get(dut.ending)
             assert not ending or (ready and running)
             running = running and not ending
@@ -81,18 +102,27 @@ class Bench:
             wait -= not running
             ctx.set(dut.start, start)
             if start:
-                which, slot, reads, writes = waiting.pop(0)
+                which, slot, reads, writes, *skips = waiting.pop(0)
                 drive(ctx, dut, start_pass=which, slot=slot, read_count=reads, write_count=writes)
+                ctx.set(dut.skip_count, *skips or [0])
                 running, wait = True, self.gap()
                 self.started.append(clock)
             else:
                 # Without `start` they mean nothing.
                 drive(ctx, dut, start_pass=Pass.VALIDATE, slot=clock % 3, read_count=clock % 16, write_count=1)
+                ctx.set(dut.skip_count, clock % 5)
             lanes, last = self.beat(ctx)
-            if ready and (last or lanes != [NO_KEY] * LANES):
+            if ready and ctx.get(dut.announces):
+                assert not last
+                self.announced.append((ctx.get(dut.beat.slot), lanes))
+            elif ready and (last or lanes != [NO_KEY] * LANES):
                 self.taken.append((clock, lanes, last))
             read, slot, word = ctx.get(dut.read), ctx.get(dut.read_slot), ctx.get(dut.read_word)
+            if asked:
+                self.announcements.append(asked)
+                assert (slot, word) == asked[:2]
             await ctx.tick()
+            ctx.set(dut.announce, 0)
             # The key log.
             if read:
                 for lane in range(LANES):
@@ -107,13 +137,20 @@ class Bench:
     def check(self):
         simulate(self.dut, self.run, clocks=6000)
         expected = []
-        for which, slot, reads, writes in self.passes:
-            beats = beats_of(which, slot, reads, writes)
+        for some_pass in self.passes:
+            beats = beats_of(*some_pass)
             expected += [beat for beat in beats if beat[1] or beat[0] != [NO_KEY] * LANES]
         assert [(lanes, last) for _, lanes, last in self.taken] == expected
+        assert len(self.announcements) - len(self.announced) <= 1, "the last one may be on its way"
+        for (slot, lanes), (asked_slot, word, present) in zip(self.announced, self.announcements, strict=False):
+            assert slot == asked_slot
+            assert lanes == [
+                (ANNOUNCE, *stored(slot, word * LANES + lane)) if present >> lane & 1 else NO_KEY
+                for lane in range(LANES)
+            ]
 
 
-@pytest.mark.parametrize("which", list(Pass), ids=lambda which: which.name)
+@pytest.mark.parametrize("which", PASSES, ids=lambda which: which.name)
 def test_every_split_of_the_sets(which):
     """Odd and even numbers of keys, up to a slot full of either set or of both: order, lanes, last."""
     counts = [(reads, writes) for reads in range(DEPTH + 1) for writes in range(DEPTH + 1 - reads)]
@@ -121,12 +158,29 @@ def test_every_split_of_the_sets(which):
     Bench([(which, (r + w) % 3, r, w) for r, w in counts]).check()
 
 
+@pytest.mark.parametrize("skips", range(1, 6))
+def test_validation_leaves_out_what_was_announced(skips):
+    Bench([(Pass.VALIDATE, 1, r, w, skips) for r in range(skips, 8) for w in range(4)]).check()
+
+
+def test_passes_go_on_behind_announcements(seed):
+    rng = random.Random(seed)
+    passes = []
+    for _ in range(30):
+        reads = rng.randint(0, DEPTH)
+        skips = rng.choice((0, rng.randint(0, reads)))
+        passes.append((rng.choice(PASSES), rng.randrange(3), reads, rng.randint(0, DEPTH - reads), skips))
+    bench = Bench(passes, ready=lambda: rng.random() < 0.7, gap=lambda: rng.choice((0, 0, 3)), announcing=rng)
+    bench.check()
+    assert bench.announcements
+
+
 def test_random_passes_with_backpressure_and_gaps(seed):
     rng = random.Random(seed)
     passes = []
     for _ in range(20):
         reads = rng.randint(0, DEPTH)
-        passes.append((rng.choice(list(Pass)), rng.randrange(3), reads, rng.randint(0, DEPTH - reads)))
+        passes.append((rng.choice(PASSES), rng.randrange(3), reads, rng.randint(0, DEPTH - reads)))
     for unready in (0.0, 0.5, 0.9):
         Bench(passes, ready=lambda p=unready: rng.random() >= p, gap=lambda: rng.choice((0, 0, 1, 3))).check()
 

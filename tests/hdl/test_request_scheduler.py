@@ -26,10 +26,12 @@ class Bench:
         self.pending.add(slot)
         self.requests[slot] = {
             "request": rng.getrandbits(16),
+            "kind": rng.randrange(3),
             "snapshot_epoch": rng.getrandbits(32),
             "snapshot_count": rng.getrandbits(32),
             "read_count": rng.randint(0, 8),
             "write_count": rng.randint(0, 8),
+            "skip_count": rng.randint(0, 8),
             **{name: rng.getrandbits(1) for name in ("reset", "bad_request", "bus_error", "overflow", "busy")},
         }
 

@@ -5,7 +5,8 @@ import random
 
 import pytest
 from bloomgate.parameters import Parameters
-from bloomgate.registers import PAGE_BYTES, SLOT_PAGE, Access, ErrorCode, Register
+from bloomgate.registers import PAGE_BYTES, SLOT_PAGE, Access, ErrorCode, Register, RequestKind
+from bloomgate_hdl.flight_port import flight_layout
 from bloomgate_hdl.register_decode import APERTURE_PAGE
 from bloomgate_hdl.register_port import READ_LATENCY
 from bloomgate_hdl.slot_pages import SlotPages
@@ -17,10 +18,15 @@ PARAMETERS = Parameters(K=1, D=16, timestamp_bits=20, key_bits=24, slots=3, aper
 ITEMS = {item.word + n: item for item in APERTURE_PAGE for n in range(item.size // 4)}
 APERTURES = {name: SLOT_PAGE.window(f"{name}_APERTURE") for name in ("READ", "WRITE", "COMMUTE")}
 SUBMIT, DISCARD = SLOT_PAGE.register("SUBMIT"), SLOT_PAGE.register("DISCARD")
+ANNOUNCE, PARK = SLOT_PAGE.register("ANNOUNCE"), SLOT_PAGE.register("PARK")
+KIND = SUBMIT["KIND"]
 SNAPSHOT = {name: SLOT_PAGE.register(f"SNAPSHOT_{name}") for name in ("EPOCH", "COUNT")}
 VERDICT, STATUS = SLOT_PAGE.register("VERDICT"), SLOT_PAGE.register("STATUS")
 WHOLE = 0b1111
 ERRORS = ("BUSY_ERROR", "OVERFLOW_ERROR", "BAD_REQUEST_ERROR")
+#: What the transactions in flight say of each slot, and what they are told.
+FLIGHT_STATE = ("in_flight", "parkable", "holds", "withdrawable")
+FLIGHT_STROBES = ("announce", "pause", "append", "snapshot", "submit", "discard", "park", "unpark")
 
 
 @dataclasses.dataclass
@@ -40,6 +46,11 @@ class Slot:
     submitted: dict = dataclasses.field(default_factory=dict)
     verdict: dict | None = None
     done: bool = False
+    # What is said of its transaction in flight.
+    in_flight: bool = False
+    parkable: bool = False
+    holds: bool = False
+    withdrawable: bool = False
 
 
 class Model:
@@ -55,19 +66,33 @@ class Model:
         if item is None or item.access not in (Access.RW, Access.WO):
             return "refused", None, None
         aperture = item in APERTURES.values()
+        if item is DISCARD and strobe == WHOLE and state.withdrawable:
+            return "discard", None, None
         if state.busy:
             busy = ErrorCode.SUBMIT_WHILE_BUSY if item in (SUBMIT, DISCARD) else ErrorCode.WRITE_WHILE_BUSY
             return "BUSY_ERROR", busy, data
         if item not in SNAPSHOT.values() and strobe != WHOLE:
             # A partial SUBMIT must not leave its client without a verdict.
             return "submit" if item is SUBMIT else "BAD_REQUEST_ERROR", ErrorCode.PARTIAL_WRITE, word * 4
+        if item is SUBMIT and KIND.extract(data) not in self.kinds(slot):
+            return "submit", ErrorCode.NOT_IN_FLIGHT, data
+        if item is PARK and data & 1 and not state.parkable:
+            return "nothing", ErrorCode.NOT_IN_FLIGHT, data
         if aperture and data > p.max_key:
             return "BAD_REQUEST_ERROR", ErrorCode.KEY_RANGE, data
         if aperture and state.reads + state.writes == p.aperture_depth:
             return "OVERFLOW_ERROR", ErrorCode.KEY_OVERFLOW, data
         if aperture:
             return "append", None, None
+        if item in (ANNOUNCE, PARK):
+            return {ANNOUNCE: ("pause", "announce"), PARK: ("unpark", "park")}[item][data & 1], None, None
         return {SUBMIT: "submit", DISCARD: "discard"}.get(item, "snapshot"), None, None
+
+    def kinds(self, slot):
+        """What the slot may ask for."""
+        state = self.slots[slot]
+        token = {RequestKind.TOKEN} if state.in_flight and not state.holds else set()
+        return {RequestKind.COMMIT} | token | ({RequestKind.GUARD} if state.holds else set())
 
     def request(self, slot):
         state = self.slots[slot]
@@ -78,6 +103,7 @@ class Model:
             "write_count": state.writes,
             "reset": int(state.reset),
             "bus_error": 0,
+            "skip_count": 0,
         }
 
     def clock(self, write=None, *, take=None, decided=None, reset=False, resetting=False):
@@ -86,7 +112,11 @@ class Model:
         if write is not None:
             slot, word, data, strobe = write
             effect, code, _ = self.write(slot, word, data, strobe)
-        marked = [state for state in self.slots if reset and state.touched]
+        marked = [
+            state
+            for state in self.slots
+            if reset and (state.touched and not state.in_flight or state.busy and not state.withdrawable)
+        ]
         if take is not None:
             self.slots[take].pending = False
         for state in marked:
@@ -111,13 +141,16 @@ class Model:
             mask = sum(0xFF << 8 * byte for byte in range(4) if strobe >> byte & 1)
             name = "EPOCH" if item is SNAPSHOT["EPOCH"] else "COUNT"
             state.snapshot[name] = state.snapshot[name] & ~mask | data & mask
+        elif effect == "announce":
+            state.touched = True
         elif effect == "discard":
             state.reads = state.writes = 0
             state.errors.clear()
-            state.touched = state.reset = False
+            state.touched = state.reset = state.busy = state.pending = False
         elif effect == "submit":
             state.submitted = {
                 "request": data & 0xFFFF,
+                "kind": RequestKind.COMMIT if code is not None else KIND.extract(data),
                 "bad_request": int("BAD_REQUEST_ERROR" in state.errors or code is not None),
                 "overflow": int("OVERFLOW_ERROR" in state.errors),
                 "busy": int("BUSY_ERROR" in state.errors),
@@ -139,6 +172,8 @@ class Model:
             fields |= dict.fromkeys(state.errors, 1)
             fields["BUSY"], fields["RESET_ERROR"] = int(state.busy), int(state.reset and not state.busy)
             return sum(STATUS[name].insert(bit) for name, bit in fields.items())
+        if item.name == "FLIGHT" or item.name.startswith("DOOM_"):
+            return 0
         if item in SNAPSHOT.values():
             return state.snapshot[item.name.removeprefix("SNAPSHOT_")]
         if item.name in ("READ_COUNT", "WRITE_COUNT"):
@@ -181,6 +216,9 @@ class Bench:
                 ctx.set(dut.request_slot, slot)
                 assert value_of(self.request_members, ctx.get(dut.request)) == model.request(slot)
         # The clock cycle itself.
+        for name in FLIGHT_STATE:
+            vector = sum(getattr(state, name) << number for number, state in enumerate(model.slots))
+            ctx.set(getattr(dut.flight, name), vector)
         drive(ctx, dut, take=take is not None, request_slot=take or 0, reset=reset, resetting=reset or resetting)
         ctx.set(dut.decided, decided is not None)
         if decided is not None:
@@ -201,6 +239,12 @@ class Bench:
         else:
             assert not ctx.get(dut.error.valid)
         assert ctx.get(dut.submitted) == (effect == "submit")
+        told = {name for name in FLIGHT_STROBES if ctx.get(getattr(dut.flight, name))}
+        reads_more = effect == "append" and ITEMS[word] is APERTURES["READ"]
+        assert told == ({effect} if effect in FLIGHT_STROBES and (effect != "append" or reads_more) else set())
+        assert not told or ctx.get(dut.flight.slot) == slot
+        if effect == "submit":
+            assert ctx.get(dut.flight.kind) == (RequestKind.COMMIT if code is not None else KIND.extract(data))
         assert ctx.get(dut.append) == (effect == "append")
         if effect == "append":
             state = model.slots[slot]
@@ -390,7 +434,9 @@ def test_a_key_that_is_too_wide_makes_a_bad_request(key):
     bench.run(run)
 
 
-@pytest.mark.parametrize("item", [*APERTURES.values(), *SNAPSHOT.values(), SUBMIT, DISCARD], ids=lambda item: item.name)
+@pytest.mark.parametrize(
+    "item", [*APERTURES.values(), *SNAPSHOT.values(), SUBMIT, DISCARD, ANNOUNCE, PARK], ids=lambda item: item.name
+)
 @pytest.mark.parametrize("when", ["pending", "taken", "decided now"])
 def test_a_write_to_a_busy_slot_is_dropped_and_counts_against_the_next_request(item, when):
     bench = Bench()
@@ -505,6 +551,139 @@ def test_reset_marks_what_is_filled_or_undecided_and_nothing_else():
     bench.run(run)
 
 
+# -- transactions in flight ---------------------------------------------------------------
+
+
+def test_announcing_and_pausing():
+    """The counts are valid behind ANNOUNCE, and it empties nothing."""
+    bench = Bench()
+
+    async def run(ctx):
+        # Of an earlier request.
+        await bench.write(ctx, 1, APERTURES["READ"], 5)
+        await bench.write(ctx, 1, SUBMIT, 3)
+        await bench.finish(ctx, 1)
+        await bench.write(ctx, 1, ANNOUNCE, 1)
+        ctx.set(bench.dut.request_slot, 1)
+        assert ctx.get(bench.dut.request.read_count) == 0
+        bench.model.slots[1].in_flight = True
+        await bench.check_all(ctx)
+        await bench.write(ctx, 1, APERTURES["READ"], 5)
+        await bench.write(ctx, 1, ANNOUNCE, 0)
+        await bench.write(ctx, 1, APERTURES["READ"], 6)
+        await bench.write(ctx, 1, ANNOUNCE, 0xFFFF_FFFF)
+        assert bench.model.slots[1].reads == 2
+        await bench.check_all(ctx)
+        await bench.write(ctx, 1, SUBMIT, 4)
+        await bench.finish(ctx, 1)
+        await bench.check_all(ctx)
+
+    bench.run(run)
+
+
+@pytest.mark.parametrize("kind", range(4))
+@pytest.mark.parametrize("state", [(), ("in_flight",), ("in_flight", "holds")], ids=["nothing", "in flight", "holder"])
+def test_what_may_be_asked_for(kind, state):
+    """A request that may not be made is one to commit that is refused: its client gets a verdict, and soon."""
+    bench = Bench()
+
+    async def run(ctx):
+        for name in state:
+            setattr(bench.model.slots[2], name, True)
+        legal = bench.model.kinds(2)
+        await bench.write(ctx, 2, SUBMIT, KIND.insert(kind) | 7)
+        expected = {"kind": kind, "bad_request": 0} if kind in legal else {"kind": 0, "bad_request": 1}
+        assert bench.model.request(2) == bench.model.request(2) | expected | {"request": 7}
+        await bench.finish(ctx, 2)
+        await bench.check_all(ctx)
+
+    bench.run(run)
+
+
+def test_a_request_for_the_token_can_be_withdrawn_until_it_is_taken():
+    bench = Bench()
+
+    async def run(ctx):
+        for taken in (False, True):
+            slot = bench.model.slots[0]
+            await bench.write(ctx, 0, ANNOUNCE, 1)
+            slot.in_flight = True
+            await bench.write(ctx, 0, APERTURES["READ"], 5)
+            await bench.write(ctx, 0, SUBMIT, KIND.insert(RequestKind.TOKEN))
+            slot.withdrawable = not taken
+            if taken:
+                await bench.step(ctx, take=0)
+            await bench.write(ctx, 0, DISCARD, 0, strobe=0b0111)
+            assert slot.busy
+            await bench.write(ctx, 0, DISCARD, 0)
+            slot.withdrawable = False
+            assert slot.busy == taken
+            await bench.check_all(ctx)
+            if not taken:
+                assert (slot.pending, slot.done, slot.reads, slot.errors) == (False, False, 0, set())
+
+    bench.run(run)
+
+
+def test_parking_with_nothing_to_wake_it_is_an_error():
+    bench = Bench()
+
+    async def run(ctx):
+        for word in (1, 0):
+            await bench.write(ctx, 1, PARK, word)
+        bench.model.slots[1].parkable = True
+        for word in (1, 0, 0xFFFF_FFFF):
+            await bench.write(ctx, 1, PARK, word)
+        assert not bench.model.slots[1].errors, "the next request has nothing to do with it"
+        await bench.check_all(ctx)
+
+    bench.run(run)
+
+
+def test_a_reset_marks_neither_a_transaction_in_flight_nor_who_waits_for_the_token():
+    bench = Bench()
+
+    async def run(ctx):
+        for slot in range(3):
+            await bench.write(ctx, slot, ANNOUNCE, 1)
+            bench.model.slots[slot].in_flight = True
+            await bench.write(ctx, slot, APERTURES["READ"], 5)
+        await bench.write(ctx, 1, SUBMIT, KIND.insert(RequestKind.TOKEN))
+        bench.model.slots[1].withdrawable = True
+        await bench.write(ctx, 2, SUBMIT, 1)
+        assert not ctx.get(bench.dut.reset_owed)
+        await bench.step(ctx, reset=True)
+        assert [state.reset for state in bench.model.slots] == [False, False, True]
+        assert ctx.get(bench.dut.reset_owed)
+        await bench.check_all(ctx)
+        await bench.finish(ctx, 2)
+        assert not ctx.get(bench.dut.reset_owed)
+        await bench.check_all(ctx)
+
+    bench.run(run)
+
+
+def test_flight_registers_are_where_the_register_map_has_them(seed):
+    bench = Bench()
+    rng = random.Random(seed)
+    names = ("DOOMED", "PARKED", "TOKEN_WAITING", "HOLDER", "REVOKED", "ANNOUNCING_DONE", "WAKE_SEQUENCE")
+
+    async def run(ctx):
+        bus = PageBus(ctx, bench.dut.bus)
+        for slot in range(3):
+            state = {name: rng.getrandbits(shape.width) for name, shape in flight_layout(PARAMETERS) if name != "doom"}
+            doom = {"key_known": rng.getrandbits(1), "key": rng.getrandbits(24)}
+            doom |= {"epoch": rng.getrandbits(32), "count": rng.getrandbits(20)}
+            ctx.set(bench.dut.flight.state, {**state, "doom": doom})
+            fields = await bus.fields("FLIGHT", slot)
+            assert ctx.get(bench.dut.flight.look_slot) == slot
+            assert fields == {name: state[name.lower()] for name in names} | {"KEY_KNOWN": doom["key_known"]}
+            for name in ("key", "epoch", "count"):
+                assert await bus.read(SLOT_PAGE.register(f"DOOM_{name.upper()}"), slot) == doom[name]
+
+    bench.run(run)
+
+
 # -- everything at once -------------------------------------------------------------------
 
 
@@ -514,11 +693,16 @@ def test_random_accesses_in_every_clock(slots, seed):
     rng = random.Random(seed)
     p = dataclasses.replace(PARAMETERS, slots=slots, key_bits=rng.choice((24, 32)))
     bench = Bench(p)
-    targets = [*APERTURES.values()] * 5 + [*SNAPSHOT.values(), DISCARD] + [SUBMIT] * 4
+    targets = [*APERTURES.values()] * 5 + [*SNAPSHOT.values(), DISCARD, ANNOUNCE, PARK] + [SUBMIT] * 4
 
     async def run(ctx):
         taken, resetting = [], 0
         for _ in range(500):
+            for state in bench.model.slots:
+                if rng.random() < 0.1:
+                    for name in ("in_flight", "parkable", "holds"):
+                        setattr(state, name, rng.random() < 0.5)
+                state.withdrawable = state.pending and state.submitted["kind"] == RequestKind.TOKEN
             write = None
             if rng.random() < 0.95:
                 item = rng.choice(targets)
@@ -530,6 +714,8 @@ def test_random_accesses_in_every_clock(slots, seed):
                 write = (rng.randrange(slots), word, data, strobe)
             pending = [slot for slot, state in enumerate(bench.model.slots) if state.pending]
             take = rng.choice(pending) if pending and rng.random() < 0.2 else None
+            if take is not None:
+                bench.model.slots[take].withdrawable = False
             decided = None
             if taken and rng.random() < 0.2:
                 decided = (taken.pop(0), random_verdict(rng, p))

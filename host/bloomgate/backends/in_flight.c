@@ -98,7 +98,7 @@ static void empty_slot(bg_device *device, uint32_t slot) {
 static void raise_floor(bg_device *device, uint32_t winner) {
     device->floor = device->last;
     for (uint32_t slot = 0; slot < device->flight.count; slot++)
-        if (slot != winner && slot_of(device, slot)->logged)
+        if (slot != winner && slot_of(device, slot)->entered)
             doom(device, slot, winner, false, 0);
 }
 
@@ -140,6 +140,7 @@ static void grant(bg_device *device) {
         bg_verdict verdict = examine(device, &so_far);
         if (verdict.code == BG_COMMIT) {
             flight->held_for = 0;
+            state->logged = 0;
             flight->holder = chosen;
             BG_POINT(FLIGHT_GRANTING);
             in_this_order();
@@ -174,11 +175,14 @@ static uint32_t revoke_token(bg_device *device) {
 }
 
 static void epoch_has_ended(bg_device *device, bool by_reset) {
-    if (by_reset)
-        revoke_token(device);
+    uint32_t revoked = by_reset ? device->flight.holder : NOBODY;
+    if (revoked != NOBODY)
+        slot_of(device, revoked)->token = TOKEN_REVOKED;
     for (uint32_t slot = 0; slot < device->flight.count; slot++)
         if (slot_of(device, slot)->in_flight)
             doom(device, slot, NOBODY, false, 0);
+    if (revoked != NOBODY)
+        release_token(device, TOKEN_REVOKED);
     grant(device);
 }
 
@@ -288,11 +292,11 @@ static bool take_transaction(bg_device *device, uint32_t slot, bg_request *reque
     bg_slot_state *state = slot_of(device, slot);
     uint32_t *log = log_of(device, slot);
     uint32_t announced = state->logged, reads = request->reads.count;
-    if (!state->in_flight ||
+    if (!state->in_flight || state->token == TOKEN_WAITING ||
         !has_room(device, slot, (uint64_t)reads + request->writes.count + request->commutes.count))
         return false;
     memcpy(log + announced, request->reads.keys, reads * sizeof *log);
-    if (state->token == TOKEN_HOLDER)
+    if (state->token == TOKEN_HOLDER || state->token == TOKEN_REVOKED)
         request->reads.count = 0;
     else if (state->revalidate)
         request->reads = (key_set){(const char *)log, announced + reads};
@@ -355,7 +359,8 @@ static bool perform(bg_device *device, uint32_t slot, uint32_t operation, const 
             doom(device, slot, NOBODY, false, 0);
         return true;
     case BG_SLOT_ANNOUNCE:
-        if (!state->in_flight || state->token == TOKEN_HOLDER || !has_room(device, slot, count))
+        if (!state->in_flight || state->token == TOKEN_HOLDER || state->token == TOKEN_WAITING ||
+            !has_room(device, slot, count))
             return false;
         announce(device, slot, words, count);
         return true;

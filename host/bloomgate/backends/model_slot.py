@@ -51,7 +51,9 @@ class ModelSlot(Slot):
     def commit(self, *, reads: Sequence[int] = (), writes: Sequence[int] = (), commutes: Sequence[int] = ()) -> Verdict:
         flight = self._flight()
         with self.device._lock:
-            self._require_in_flight(flight.is_in_flight(self.number))
+            in_flight, token = self._state(flight)
+            self._require_in_flight(in_flight)
+            self._require_not_waiting(token)
             self._require_keys(len(flight.log(self.number)), reads, writes, commutes)
             return self.device._decide_slot(
                 self.number, [index(key) for key in reads], [index(key) for key in (*writes, *commutes)]
@@ -66,6 +68,8 @@ class ModelSlot(Slot):
     def park(self) -> None:
         flight = self._flight()
         with self.device._lock:
+            in_flight, token = self._state(flight)
+            self._require_parkable(in_flight or flight.is_refused(self.number), token)
             flight.park(self.number)
 
     @property

@@ -12,10 +12,10 @@ from bloomgate.backends.soft_source import NAMES
 from bloomgate.device import Device, DeviceInfo
 from bloomgate.errors import VersionMismatch
 from bloomgate.h3 import matrices
-from bloomgate.in_flight import CONFLICT_LOG_ENTRIES, Conflict
+from bloomgate.in_flight import Conflict
 from bloomgate.parameters import Parameters
 from bloomgate.queue_pair import QueuePair
-from bloomgate.registers import VERSION
+from bloomgate.registers import CONFLICT_LOG_ENTRIES, VERSION
 from bloomgate.shm.commands import Command
 from bloomgate.shm.guards import Guards
 from bloomgate.shm.layout import HEADER, MODE_SERVER, MODE_SERVERLESS

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from bloomgate.backends.soft_slot import CSlot
 from bloomgate.backends.soft_source import SLOT_OPERATIONS
-from bloomgate.in_flight import Doom
+from bloomgate.in_flight import Doom, Token
 from bloomgate.queue_layout import FORMAT_IN_FLIGHT
 from bloomgate.queue_pair import QueuePair
 from bloomgate.shm.commands import Command
@@ -61,6 +61,7 @@ class ShmSlot(CSlot):
     def commit(self, *, reads: Sequence[int] = (), writes: Sequence[int] = (), commutes: Sequence[int] = ()) -> Verdict:
         state = self._operate("state").state
         self._require_in_flight(bool(state.in_flight))
+        self._require_not_waiting(Token(state.token))
         self._require_keys(state.logged, reads, writes, commutes)
         self._queue.settle(self.port.publication.publish)
         verdict = self._queue.commit(snapshot=self._snapshot, reads=reads, writes=writes, commutes=commutes)

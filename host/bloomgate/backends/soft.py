@@ -32,10 +32,10 @@ from bloomgate.backends.soft_source import (
 from bloomgate.device import Device, DeviceInfo
 from bloomgate.errors import DeviceUnavailable
 from bloomgate.h3 import matrices
-from bloomgate.in_flight import CONFLICT_LOG_ENTRIES, Conflict
+from bloomgate.in_flight import Conflict
 from bloomgate.parameters import Parameters
 from bloomgate.queue_pair import QueuePair
-from bloomgate.registers import VERSION
+from bloomgate.registers import CONFLICT_LOG_ENTRIES, VERSION
 from bloomgate.slots import SlotNumbers
 from bloomgate.verdict import KEY_REASONS, Reason, Verdict
 

@@ -63,6 +63,8 @@ class CSlot(Slot):
         self._operate("cancel")
 
     def park(self) -> None:
+        state = self._operate("state").state
+        self._require_parkable(bool(state.in_flight or state.refused), Token(state.token))
         self._operate("park")
 
     @property
@@ -132,6 +134,7 @@ class SoftSlot(CSlot):
         answer = self._operate("commit", [*map(len, sets), *sets[0], *sets[1], *sets[2]])
         if answer.refused:
             self._require_in_flight(bool(answer.state.in_flight))
+            self._require_not_waiting(Token(answer.state.token))
             self._require_keys(answer.state.logged, *sets)
         verdict = self._verdict(answer.verdict)
         if verdict.timestamp is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from bloomgate.in_flight import CONFLICT_LOG_ENTRIES, GRANT_MARGIN, OLDEST, PASSED_OVER, SLOT_FILTER_ROWS
-from bloomgate.registers import SLOT_PAGE, STATISTICS
+from bloomgate.in_flight import GRANT_MARGIN, OLDEST, PASSED_OVER, SLOT_FILTER_ROWS
+from bloomgate.registers import CONFLICT_LOG_ENTRIES, SLOT_PAGE, STATISTICS
 from bloomgate.shm.layout import c_definitions
 from bloomgate.verdict import Reason
 

@@ -13,7 +13,7 @@
 /* What IDENTIFICATION and VERSION read. Refuse a device with another major version. */
 #define BLOOMGATE_IDENTIFICATION                              0x474D4C42u /* "BLMG" */
 #define BLOOMGATE_VERSION_MAJOR                               0u
-#define BLOOMGATE_VERSION_MINOR                               2u
+#define BLOOMGATE_VERSION_MINOR                               3u
 #define BLOOMGATE_VERSION_PATCH                               0u
 
 /* The default geometry. What a device really has is in GEOMETRY, CAPACITY and HASH_SEED. */
@@ -47,6 +47,9 @@
 #define BLOOMGATE_ERROR_LOG_ENTRY_BYTES                       8u
 #define BLOOMGATE_SLOT_RECORD_BYTES                           16u
 #define BLOOMGATE_QUEUE_RECORD_BYTES                          32u
+#define BLOOMGATE_CONFLICT_LOG_ENTRIES                        128u
+#define BLOOMGATE_CONFLICT_ENTRY_BYTES                        16u
+#define BLOOMGATE_SLOT_STATISTICS_BYTES                       64u
 
 /* Byte offsets in the control page, then the fields of that register. */
 
@@ -109,6 +112,9 @@
 /* 4: a FAULT_INJECTION of KIND 1 waits for the arbiter; another would replace it */
 #define BLOOMGATE_CONTROL_STATUS_FAULT_PENDING_SHIFT          4
 #define BLOOMGATE_CONTROL_STATUS_FAULT_PENDING_MASK           0x00000010u
+/* 5: what was written and decided so far has had all its effects on other slots */
+#define BLOOMGATE_CONTROL_STATUS_SETTLED_SHIFT                5
+#define BLOOMGATE_CONTROL_STATUS_SETTLED_MASK                 0x00000020u
 
 /* Read-only. What queue pairs can use. */
 #define BLOOMGATE_CONTROL_QUEUE_CAPACITY                      0x018u
@@ -178,6 +184,9 @@
 /* 3: completions were written to memory, see COALESCE */
 #define BLOOMGATE_CONTROL_INTERRUPT_PENDING_COMPLETION_SHIFT  3
 #define BLOOMGATE_CONTROL_INTERRUPT_PENDING_COMPLETION_MASK   0x00000008u
+/* 4: a parked slot was woken */
+#define BLOOMGATE_CONTROL_INTERRUPT_PENDING_WAKE_SHIFT        4
+#define BLOOMGATE_CONTROL_INTERRUPT_PENDING_WAKE_MASK         0x00000010u
 
 /* Read-write. Which causes raise the interrupt line; none after power-up. */
 #define BLOOMGATE_CONTROL_INTERRUPT_ENABLE                    0x044u
@@ -193,6 +202,9 @@
 /* 3: as in INTERRUPT_PENDING */
 #define BLOOMGATE_CONTROL_INTERRUPT_ENABLE_COMPLETION_SHIFT   3
 #define BLOOMGATE_CONTROL_INTERRUPT_ENABLE_COMPLETION_MASK    0x00000008u
+/* 4: as in INTERRUPT_PENDING */
+#define BLOOMGATE_CONTROL_INTERRUPT_ENABLE_WAKE_SHIFT         4
+#define BLOOMGATE_CONTROL_INTERRUPT_ENABLE_WAKE_MASK          0x00000010u
 
 /* Read-only. Entries ever written to the error log; the newest is number (ERROR_COUNT - 1) modulo the
  * ring's length.
@@ -222,6 +234,43 @@
 #define BLOOMGATE_CONTROL_COALESCE_CLOCKS_SHIFT               16
 #define BLOOMGATE_CONTROL_COALESCE_CLOCKS_MASK                0xFFFF0000u
 
+/* Read-only. State of the irrevocable token. */
+#define BLOOMGATE_CONTROL_TOKEN                               0x054u
+/* 0: HOLDER has it */
+#define BLOOMGATE_CONTROL_TOKEN_HELD_SHIFT                    0
+#define BLOOMGATE_CONTROL_TOKEN_HELD_MASK                     0x00000001u
+/* 1: a slot waits for it */
+#define BLOOMGATE_CONTROL_TOKEN_WAITING_SHIFT                 1
+#define BLOOMGATE_CONTROL_TOKEN_WAITING_MASK                  0x00000002u
+/* 15:8: the slot that has it, or had it last */
+#define BLOOMGATE_CONTROL_TOKEN_HOLDER_SHIFT                  8
+#define BLOOMGATE_CONTROL_TOKEN_HOLDER_MASK                   0x0000FF00u
+/* 31:16: how often it was granted, modulo 2**16 */
+#define BLOOMGATE_CONTROL_TOKEN_GRANTS_SHIFT                  16
+#define BLOOMGATE_CONTROL_TOKEN_GRANTS_MASK                   0xFFFF0000u
+
+/* Write-only, reads as 0. Takes the token away from its holder, if that is the slot that is written here. */
+#define BLOOMGATE_CONTROL_TOKEN_REVOKE                        0x058u
+/* 7:0: the slot */
+#define BLOOMGATE_CONTROL_TOKEN_REVOKE_HOLDER_SHIFT           0
+#define BLOOMGATE_CONTROL_TOKEN_REVOKE_HOLDER_MASK            0x000000FFu
+
+/* Read-write. Clock cycles for which the token may be held before it is taken away; 0, as after power-up:
+ * any number.
+ */
+#define BLOOMGATE_CONTROL_TOKEN_WATCHDOG                      0x05Cu
+
+/* Read-only. Entries ever written to the conflict log, modulo 2**16; the newest is number (CONFLICT_HEAD -
+ * 1) modulo the ring's length.
+ */
+#define BLOOMGATE_CONTROL_CONFLICT_HEAD                       0x060u
+
+/* Read-write. Which quarter of the books the window BOOKS shows. */
+#define BLOOMGATE_CONTROL_BOOKS_BANK                          0x064u
+/* 1:0: 0 and 1: the conflict log; 2 and 3: the statistics of slots 0 to 15, 16 to 31 */
+#define BLOOMGATE_CONTROL_BOOKS_BANK_BANK_SHIFT               0
+#define BLOOMGATE_CONTROL_BOOKS_BANK_BANK_MASK                0x00000003u
+
 /* Read-only. A ring of two words an entry: CODE in bits 7:0 and the slot in bits 15:8, then DETAIL. */
 #define BLOOMGATE_CONTROL_ERROR_LOG                           0x100u
 #define BLOOMGATE_CONTROL_ERROR_LOG_BYTES                     0x080u
@@ -229,6 +278,12 @@
 /* Read-only. 64-bit values, low word first, as of the last LATCH_STATISTICS. */
 #define BLOOMGATE_CONTROL_STATISTICS                          0x200u
 #define BLOOMGATE_CONTROL_STATISTICS_BYTES                    0x098u
+
+/* Read-only. The bank chosen by BOOKS_BANK: 64 entries of the conflict log, a ring over both its banks, or
+ * for each of 16 slots its statistics since power-up, a word each.
+ */
+#define BLOOMGATE_CONTROL_BOOKS                               0x400u
+#define BLOOMGATE_CONTROL_BOOKS_BYTES                         0x400u
 
 /* Read-only. For each slot the four words VERDICT, TIMESTAMP_EPOCH, TIMESTAMP_COUNT and CONFLICT_KEY of
  * its page.
@@ -266,7 +321,7 @@
 /* Read-only. Count of the commit timestamp. */
 #define BLOOMGATE_SLOT_TIMESTAMP_COUNT                        0x008u
 
-/* Read-only. On CONFLICT and PARITY the first failing key. */
+/* Read-only. On CONFLICT, PARITY and IRREVOCABLE the first failing key. */
 #define BLOOMGATE_SLOT_CONFLICT_KEY                           0x00Cu
 
 /* Read-only. State of the slot. A request submitted while one of bits 7:4 is set is aborted with that
@@ -306,8 +361,13 @@
 /* 15:0: a number that VERDICT repeats */
 #define BLOOMGATE_SLOT_SUBMIT_REQUEST_SHIFT                   0
 #define BLOOMGATE_SLOT_SUBMIT_REQUEST_MASK                    0x0000FFFFu
+/* 17:16: 0: decide the transaction, 1: grant the token, 2: guard the read set */
+#define BLOOMGATE_SLOT_SUBMIT_KIND_SHIFT                      16
+#define BLOOMGATE_SLOT_SUBMIT_KIND_MASK                       0x00030000u
 
-/* Write-only, reads as 0. Any word empties the sets being filled and clears the errors. */
+/* Write-only, reads as 0. Any word empties the sets being filled, clears the errors, and ends a
+ * transaction in flight. It withdraws a request for the token, and gives the token back.
+ */
 #define BLOOMGATE_SLOT_DISCARD                                0x02Cu
 
 /* Write-only, reads as 0. Doorbell: completions before INDEX have been read, and their entries may be used
@@ -346,6 +406,58 @@
 /* 31:16: of the owner */
 #define BLOOMGATE_SLOT_QUEUE_STATUS_GENERATION_SHIFT          16
 #define BLOOMGATE_SLOT_QUEUE_STATUS_GENERATION_MASK           0xFFFF0000u
+
+/* Write-only, reads as 0. The slot's transaction is in flight: write the snapshot first. */
+#define BLOOMGATE_SLOT_ANNOUNCE                               0x040u
+/* 0: announce the read set, the keys that come as well; else not those that come */
+#define BLOOMGATE_SLOT_ANNOUNCE_ON_SHIFT                      0
+#define BLOOMGATE_SLOT_ANNOUNCE_ON_MASK                       0x00000001u
+
+/* Write-only, reads as 0. Waits for a change of the announced keys, or for the end of the token's time
+ * after IRREVOCABLE.
+ */
+#define BLOOMGATE_SLOT_PARK                                   0x044u
+/* 0: wake the slot when that is, also if it has been; else do not wake it */
+#define BLOOMGATE_SLOT_PARK_ON_SHIFT                          0
+#define BLOOMGATE_SLOT_PARK_ON_MASK                           0x00000001u
+
+/* Read-only. State of the transaction in flight. */
+#define BLOOMGATE_SLOT_FLIGHT                                 0x048u
+/* 0: an announced key may have changed, see DOOM_KEY and what follows it */
+#define BLOOMGATE_SLOT_FLIGHT_DOOMED_SHIFT                    0
+#define BLOOMGATE_SLOT_FLIGHT_DOOMED_MASK                     0x00000001u
+/* 1: DOOM_KEY is that key, else it may be any */
+#define BLOOMGATE_SLOT_FLIGHT_KEY_KNOWN_SHIFT                 1
+#define BLOOMGATE_SLOT_FLIGHT_KEY_KNOWN_MASK                  0x00000002u
+/* 2: nothing has woken the slot since PARK */
+#define BLOOMGATE_SLOT_FLIGHT_PARKED_SHIFT                    2
+#define BLOOMGATE_SLOT_FLIGHT_PARKED_MASK                     0x00000004u
+/* 3: a request for the token is undecided */
+#define BLOOMGATE_SLOT_FLIGHT_TOKEN_WAITING_SHIFT             3
+#define BLOOMGATE_SLOT_FLIGHT_TOKEN_WAITING_MASK              0x00000008u
+/* 4: the slot has the token */
+#define BLOOMGATE_SLOT_FLIGHT_HOLDER_SHIFT                    4
+#define BLOOMGATE_SLOT_FLIGHT_HOLDER_MASK                     0x00000010u
+/* 5: it had the token, which was taken away */
+#define BLOOMGATE_SLOT_FLIGHT_REVOKED_SHIFT                   5
+#define BLOOMGATE_SLOT_FLIGHT_REVOKED_MASK                    0x00000020u
+/* 6: all keys that are to be announced are */
+#define BLOOMGATE_SLOT_FLIGHT_ANNOUNCING_DONE_SHIFT           6
+#define BLOOMGATE_SLOT_FLIGHT_ANNOUNCING_DONE_MASK            0x00000040u
+/* 31:16: grows by 1 with every wake, modulo 2**16 */
+#define BLOOMGATE_SLOT_FLIGHT_WAKE_SEQUENCE_SHIFT             16
+#define BLOOMGATE_SLOT_FLIGHT_WAKE_SEQUENCE_MASK              0xFFFF0000u
+
+/* Read-only. The announced key that may have changed. */
+#define BLOOMGATE_SLOT_DOOM_KEY                               0x04Cu
+
+/* Read-only. Epoch of the timestamp with which the change is visible. From a wake until the next doom: of
+ * the timestamp to begin again with.
+ */
+#define BLOOMGATE_SLOT_DOOM_EPOCH                             0x050u
+
+/* Read-only. Count of that timestamp. */
+#define BLOOMGATE_SLOT_DOOM_COUNT                             0x054u
 
 /* Write-only, reads as 0. A word adds a key to the read set. */
 #define BLOOMGATE_SLOT_READ_APERTURE                          0x400u
@@ -422,6 +534,32 @@
 /* Read-only. Completions that memory has, modulo 2**16; 0 when the queue is enabled. */
 #define BLOOMGATE_QUEUE_COMPLETED                             0x01Cu
 
+/* Byte offsets in an entry of the conflict log, then the fields of that register. */
+
+/* Read-only. Who met. */
+#define BLOOMGATE_CONFLICT_SLOTS                              0x000u
+/* 7:0: the slot that was doomed or refused */
+#define BLOOMGATE_CONFLICT_SLOTS_LOSER_SHIFT                  0
+#define BLOOMGATE_CONFLICT_SLOTS_LOSER_MASK                   0x000000FFu
+/* 15:8: the slot that committed, or that held the token */
+#define BLOOMGATE_CONFLICT_SLOTS_WINNER_SHIFT                 8
+#define BLOOMGATE_CONFLICT_SLOTS_WINNER_MASK                  0x0000FF00u
+/* 16: WINNER is a slot whose transaction was in flight */
+#define BLOOMGATE_CONFLICT_SLOTS_WINNER_KNOWN_SHIFT           16
+#define BLOOMGATE_CONFLICT_SLOTS_WINNER_KNOWN_MASK            0x00010000u
+/* 17: they met at KEY, else possibly at any key */
+#define BLOOMGATE_CONFLICT_SLOTS_KEY_KNOWN_SHIFT              17
+#define BLOOMGATE_CONFLICT_SLOTS_KEY_KNOWN_MASK               0x00020000u
+
+/* Read-only. Where they met, 0 when that is not known. */
+#define BLOOMGATE_CONFLICT_KEY                                0x004u
+
+/* Read-only. Epoch of the timestamp: of the winner's commit, of a refusal the newest one. */
+#define BLOOMGATE_CONFLICT_EPOCH                              0x008u
+
+/* Read-only. Count of the timestamp. */
+#define BLOOMGATE_CONFLICT_COUNT                              0x00Cu
+
 /* Why a request was aborted. The values are the codes of the REASON field on the wire. */
 enum bloomgate_reason {
     /* A key of the read set may have been committed after the snapshot. */
@@ -486,6 +624,11 @@ enum bloomgate_error_code {
     BLOOMGATE_ERROR_CODE_COMPLETION_ERROR = 12,
     /* A window was set while its queue was not disabled; dropped. DETAIL: the data word. */
     BLOOMGATE_ERROR_CODE_WINDOW_IN_USE = 13,
+    /* PARK of a slot that nothing could wake; dropped. Or SUBMIT of a TOKEN without a transaction that has
+     * begun, of a GUARD without the token, or of an unknown KIND; aborted with BAD_REQUEST. DETAIL: the data
+     * word.
+     */
+    BLOOMGATE_ERROR_CODE_NOT_IN_FLIGHT = 14,
 };
 
 /* KIND of a FAULT_INJECTION command. An injected fault can only cause aborts, never a false commit. */
@@ -494,6 +637,20 @@ enum bloomgate_fault {
     BLOOMGATE_FAULT_FILTER_WORD = 1,
     /* Store the next buffered key, of any slot, with bad parity. */
     BLOOMGATE_FAULT_NEXT_KEY = 2,
+};
+
+/* KIND of a SUBMIT. */
+enum bloomgate_request_kind {
+    /* Decide the transaction. */
+    BLOOMGATE_REQUEST_KIND_COMMIT = 0,
+    /* Validate the read set and grant the irrevocable token; decided when nobody else holds it. The verdict is
+     * a commit without a timestamp.
+     */
+    BLOOMGATE_REQUEST_KIND_TOKEN = 1,
+    /* Of the token's holder: guard the keys of the read set from now on. The verdict is a commit, with the
+     * newest timestamp.
+     */
+    BLOOMGATE_REQUEST_KIND_GUARD = 2,
 };
 #define BLOOMGATE_KEY_REASONS                                 0x212u /* bit n: CONFLICT_KEY is the key of reason n */
 
@@ -540,6 +697,36 @@ enum bloomgate_statistic {
 };
 #define BLOOMGATE_STATISTICS                                  19u
 
+/* Index of each 32-bit value among a slot's statistics in the books. */
+enum bloomgate_slot_statistic {
+    /* transactions committed */
+    BLOOMGATE_SLOT_STATISTIC_COMMITS = 0,
+    /* requests aborted with CONFLICT */
+    BLOOMGATE_SLOT_STATISTIC_ABORTS_CONFLICT = 1,
+    /* requests aborted with ROLLOVER */
+    BLOOMGATE_SLOT_STATISTIC_ABORTS_ROLLOVER = 2,
+    /* requests aborted with OVERFLOW */
+    BLOOMGATE_SLOT_STATISTIC_ABORTS_OVERFLOW = 3,
+    /* requests aborted with PARITY */
+    BLOOMGATE_SLOT_STATISTIC_ABORTS_PARITY = 4,
+    /* requests aborted with BAD_REQUEST */
+    BLOOMGATE_SLOT_STATISTIC_ABORTS_BAD_REQUEST = 5,
+    /* requests aborted with BUSY */
+    BLOOMGATE_SLOT_STATISTIC_ABORTS_BUSY = 6,
+    /* requests aborted with RESET */
+    BLOOMGATE_SLOT_STATISTIC_ABORTS_RESET = 7,
+    /* requests aborted with BUS_ERROR */
+    BLOOMGATE_SLOT_STATISTIC_ABORTS_BUS_ERROR = 8,
+    /* requests aborted with IRREVOCABLE */
+    BLOOMGATE_SLOT_STATISTIC_ABORTS_IRREVOCABLE = 9,
+    /* requests aborted with REVOKED */
+    BLOOMGATE_SLOT_STATISTIC_ABORTS_REVOKED = 10,
+    /* transactions doomed */
+    BLOOMGATE_SLOT_STATISTIC_DOOMS = 11,
+    /* clock cycles from the beginning of a request's validation to its verdict */
+    BLOOMGATE_SLOT_STATISTIC_VALIDATION_CLOCKS = 12,
+};
+
 /* The first words of a slot page, and a slot's record in SLOT_RECORDS: read them in one burst. */
 struct bloomgate_verdict {
     uint32_t verdict;
@@ -573,5 +760,6 @@ _Static_assert(BLOOMGATE_SLOT_SUBMIT == BLOOMGATE_SLOT_SNAPSHOT_EPOCH + 8u, "one
 _Static_assert(BLOOMGATE_CONTROL_QUEUE_RECORDS + BLOOMGATE_CONTROL_QUEUE_RECORDS_BYTES <= BLOOMGATE_PAGE_BYTES, "CONTROL fits its page");
 _Static_assert(BLOOMGATE_SLOT_COMMUTE_APERTURE + BLOOMGATE_SLOT_COMMUTE_APERTURE_BYTES <= BLOOMGATE_PAGE_BYTES, "SLOT fits its page");
 _Static_assert(BLOOMGATE_QUEUE_COMPLETED + 4u <= BLOOMGATE_PAGE_BYTES, "QUEUE fits its page");
+_Static_assert(BLOOMGATE_CONFLICT_COUNT + 4u <= BLOOMGATE_PAGE_BYTES, "CONFLICT fits its page");
 
 #endif

@@ -25,7 +25,6 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bloomgate.in_flight import CONFLICT_LOG_ENTRIES
 from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.queue_layout import (
     COMPLETION,
@@ -35,7 +34,7 @@ from bloomgate.queue_layout import (
     MAX_READ_KEYS,
 )
 from bloomgate.queue_pair import window_bytes
-from bloomgate.registers import SLOT_PAGE, Field
+from bloomgate.registers import CONFLICT_LOG_ENTRIES, SLOT_PAGE, Field
 
 __all__ = [
     "ARENA",

@@ -1,0 +1,170 @@
+"""Who has the irrevocable token, and who gets it next."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from bloomgate.in_flight import GRANT_MARGIN, OLDEST, PASSED_OVER
+from bloomgate.parameters import Parameters
+from bloomgate.registers import RequestKind
+
+from bloomgate_hdl.flight_port import SEQUENCE_BITS, WATCHDOG_BITS
+from bloomgate_hdl.per_slot import PerSlot
+
+__all__ = ["TokenKeeper"]
+
+
+class TokenKeeper(wiring.Component):
+    """The token as bloomgate.in_flight describes it: given to the oldest of those who wait.
+
+    Ages are in LUT RAM and are gone through one a clock cycle: first to find the oldest, from the slot behind the one
+    that was chosen last; then again, and those who were passed over grow older. The request for the token of the chosen
+    slot is the only one that the scheduler sees; its verdict says whether the slot has it. A verdict on a request takes
+    its clock cycle from the search.
+
+    Latency: 2 clock cycles for each slot from a request for a free token until the scheduler sees it.
+    Reset state: free, nobody waits, everybody is of age 0.
+    """
+
+    def __init__(self, parameters: Parameters):
+        self._parameters = parameters
+        p = parameters
+        super().__init__(
+            {
+                #: See SlotFlightSignature.
+                "slot": In(p.slot_bits),
+                "begin": In(1),
+                "submit": In(1),
+                "kind": In(2),
+                "discard": In(1),
+                #: Strobe: the request of ``decided_slot`` has its verdict: whether it was committed, and whether its
+                #: transaction goes on, so that it was granted the token or has guarded a key.
+                "decided": In(1),
+                "decided_slot": In(p.slot_bits),
+                "committed": In(1),
+                "keeps": In(1),
+                #: The newest timestamp's count.
+                "count": In(p.timestamp_bits),
+                #: Strobe: take the token away; and clock cycles for which it is left to a holder, 0 for ever.
+                "revoke": In(1),
+                "watchdog": In(WATCHDOG_BITS),
+                #: Requests that the scheduler must not see.
+                "hidden": Out(p.slots),
+                "waiting": Out(p.slots),
+                "held": Out(1),
+                "holder": Out(p.slot_bits),
+                "holds": Out(p.slots),
+                "revoked": Out(p.slots),
+                "grants": Out(SEQUENCE_BITS),
+                #: Nobody is about to be chosen, or has been and has no verdict yet.
+                "settled": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        p = self._parameters
+        per_slot = PerSlot(m, p.slots)
+
+        by_bus = per_slot.one_hot(self.slot, 1)
+        decided = per_slot.one_hot(self.decided_slot, self.decided)
+        discarded = Mux(self.discard, by_bus, 0)
+        waiting = self.waiting
+        asks = self.submit & (self.kind == RequestKind.TOKEN.value)
+        m.d.sync += waiting.eq((waiting | Mux(asks, by_bus, 0)) & ~decided & ~discarded)
+
+        # --- Who has it -------------------------------------------------------------------------------------------
+        held = self.held
+        held_for = Signal(WATCHDOG_BITS)
+        expired = Signal()
+        over = (decided | discarded) & self.holds
+        gives_back = Signal()
+        m.d.comb += [
+            self.holds.eq(per_slot.one_hot(self.holder, held)),
+            gives_back.eq(over.any() & ~(self.decided & self.keeps)),
+        ]
+        m.d.sync += [
+            expired.eq(held & (held_for == self.watchdog) & (self.watchdog != 0)),
+            held_for.eq(Mux(held, held_for + 1, 0)),
+        ]
+        revoked = Mux(self.revoke | expired, self.holds, 0)
+        ends = Mux(self.keeps, 0, decided) | discarded | Mux(self.begin, by_bus, 0)
+        m.d.sync += self.revoked.eq((self.revoked | revoked) & ~ends)
+        with m.If(self.decided & self.keeps & ~held):
+            m.d.sync += [held.eq(1), self.holder.eq(self.decided_slot), self.grants.eq(self.grants + 1)]
+        with m.Elif(gives_back | self.revoke | expired):
+            m.d.sync += held.eq(0)
+
+        # --- Who is next ------------------------------------------------------------------------------------------
+        age_bits = OLDEST.bit_length()
+        ages = per_slot.words("ages", age_bits)
+        last = p.slots - 1
+        place = Signal(range(max(p.slots, 2)))
+        step = Signal(range(max(p.slots, 2)))
+        oldest = Signal(age_bits)
+        found = Signal()
+        chosen = Signal(p.slot_bits, init=last)
+        near_end = Signal()
+        margin = min(GRANT_MARGIN, p.max_count // 2)
+        m.d.sync += near_end.eq(self.count >= p.max_count - margin)
+
+        looked_at = Mux(self.decided, self.decided_slot, place)
+        age = Signal(age_bits)
+        grown = Signal(age_bits + 1)
+        amount = Signal(range(PASSED_OVER + 1))
+        write = ages.write_port()
+        m.d.comb += [
+            age.eq(per_slot.word(ages, looked_at)),
+            amount.eq(Mux(self.decided, 1, PASSED_OVER)),
+            grown.eq(age + amount),
+            write.addr.eq(looked_at),
+            write.data.eq(Mux(grown > OLDEST, OLDEST, grown)),
+        ]
+        with m.If(self.decided):
+            m.d.comb += write.en.eq(~self.keeps)
+            with m.If(self.committed):
+                m.d.comb += write.data.eq(0)
+
+        waits = waiting.bit_select(place, 1)
+        visible = Signal()
+        with m.FSM(name="token"):
+
+            def go_through(then):
+                m.d.sync += [place.eq(Mux(place == last, 0, place + 1)), step.eq(step + 1)]
+                with m.If(step == last):
+                    m.d.sync += step.eq(0)
+                    then()
+
+            with m.State("FREE"):
+                m.d.sync += [place.eq(Mux(chosen == last, 0, chosen + 1)), step.eq(0), oldest.eq(0), found.eq(0)]
+                with m.If(waiting.any() & ~held & ~near_end):
+                    m.next = "SEARCH"
+                with m.Else():
+                    m.d.comb += self.settled.eq(1)
+
+            with m.State("SEARCH"):
+                with m.If(~self.decided):
+                    with m.If(waits & (~found | (age > oldest))):
+                        m.d.sync += [found.eq(1), oldest.eq(age), chosen.eq(place)]
+
+                    def searched():
+                        m.next = "PASS"
+
+                    go_through(searched)
+
+            with m.State("PASS"):
+                with m.If(~self.decided):
+                    m.d.comb += write.en.eq(waits & (place != chosen))
+
+                    def passed():
+                        m.next = "CHOSEN"
+
+                    go_through(passed)
+
+            with m.State("CHOSEN"):
+                m.d.comb += visible.eq(1)
+                # It has its verdict, or does not want it any more.
+                with m.If(~waiting.bit_select(chosen, 1)):
+                    m.next = "FREE"
+
+        m.d.comb += self.hidden.eq(waiting & ~per_slot.one_hot(chosen, visible))
+        return m
