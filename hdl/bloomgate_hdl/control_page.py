@@ -172,8 +172,8 @@ class ControlPage(wiring.Component):
         m.d.sync += read_word.eq(bus.read_address)
         m.d.comb += [
             self.error_word.eq(read_word - CONTROL_PAGE.window("ERROR_LOG").word),
-            self.statistics_word.eq(read_word - CONTROL_PAGE.window("STATISTICS").word),
-            # The books answer a clock cycle later than the others, so they are asked a clock cycle before.
+            # Block RAM answers a clock cycle later than the others, so it is asked a clock cycle before.
+            self.statistics_word.eq(bus.read_address - CONTROL_PAGE.window("STATISTICS").word),
             self.books_word.eq(Cat(bus.read_address[: len(self.books_word) - len(bank)], bank)),
         ]
         state = self.state

@@ -23,7 +23,7 @@ def event_layout(parameters: Parameters) -> data.StructLayout:
 
 
 class Statistics(wiring.Component):
-    """Totals of all statistics in LUT RAM, brought up to date in turns.
+    """Totals of all statistics in block RAM, brought up to date in turns.
 
     Events gather in small counters. A pass, as long as there are statistics, takes all of these at once and adds them
     to the totals one a clock cycle. A latch copies the totals on the way, so that they are all as of one clock cycle.
@@ -40,7 +40,7 @@ class Statistics(wiring.Component):
                 "latch": In(1),
                 #: Grows by 1, modulo 2**32, when a latch has completed.
                 "sequence": Out(32),
-                #: Word of the latched totals, low word first, and its value in the same clock cycle.
+                #: Word of the latched totals, low word first, and its value 1 clock cycle later.
                 "read_word": In(range(2 * len(STATISTICS))),
                 "read_data": Out(32),
             }
@@ -49,8 +49,10 @@ class Statistics(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         length = len(STATISTICS)
-        totals = memory.Memory(shape=_TOTAL_BITS, depth=length, init=[])
-        latched = memory.Memory(shape=_TOTAL_BITS, depth=length, init=[])
+        # So few words go to LUT RAM by themselves; but LUTs are what is scarce.
+        block_ram = {"ram_style": "block"}
+        totals = memory.Memory(shape=_TOTAL_BITS, depth=length, init=[], attrs=block_ram)
+        latched = memory.Memory(shape=_TOTAL_BITS, depth=length, init=[], attrs=block_ram)
         m.submodules.totals = totals
         m.submodules.latched = latched
 
@@ -86,19 +88,20 @@ class Statistics(wiring.Component):
         # Read, add, write: a clock cycle each. The next turn of a statistic comes long after.
         stage = data.StructLayout({"turn": range(length), "last": 1, "latching": 1})
         read_stage, added_stage = Signal(stage), Signal(stage)
-        before, share, total = Signal(_TOTAL_BITS), Signal(max(map(len, shares))), Signal(_TOTAL_BITS)
-        total_read = totals.read_port(domain="comb")
+        share, total = Signal(max(map(len, shares))), Signal(_TOTAL_BITS)
+        total_read = totals.read_port()
         total_write = totals.write_port()
         latch_write = latched.write_port()
-        latch_read = latched.read_port(domain="comb")
+        latch_read = latched.read_port()
+        read_half = Signal()
         m.d.sync += [
             read_stage.turn.eq(turn),
             read_stage.last.eq(last),
             read_stage.latching.eq(latching),
-            before.eq(total_read.data),
             share.eq(Array(shares)[turn]),
             added_stage.eq(read_stage),
-            total.eq(before + share),
+            total.eq(total_read.data + share),
+            read_half.eq(self.read_word[0]),
         ]
         with m.If(added_stage.last & added_stage.latching):
             m.d.sync += self.sequence.eq(self.sequence + 1)
@@ -111,6 +114,6 @@ class Statistics(wiring.Component):
             latch_write.data.eq(total),
             latch_write.en.eq(added_stage.latching),
             latch_read.addr.eq(self.read_word[1:]),
-            self.read_data.eq(latch_read.data.word_select(self.read_word[0], 32)),
+            self.read_data.eq(latch_read.data.word_select(read_half, 32)),
         ]
         return m
