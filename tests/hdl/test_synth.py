@@ -30,7 +30,12 @@ def test_default_geometry(tmp_path):
     filter_bits = parameters.K * parameters.D * 36
     log_bits = parameters.slots * parameters.aperture_depth * 36
     queue_bits = parameters.request_buffers * parameters.buffer_depth * 72
-    assert report["ramb36"] == (filter_bits + log_bits + queue_bits) / RAMB36_BITS
+    # 4 banks of 1024 rows, an 8-bit tag and its parity for each slot.
+    slot_filter_bits = 4 * 1024 * parameters.slots * 9
+    # The conflict log with the slots' statistics; the totals and their latched copies.
+    others = 1 + 2
+    filled = filter_bits + log_bits + queue_bits + slot_filter_bits
+    assert report["ramb36"] == filled / RAMB36_BITS + others
     assert report["ramb18"] == 0
     assert LANES == 2  # one lane a port: more would need copies of the tables
 
