@@ -110,6 +110,11 @@ class ProgrammedSlot(Slot):
         self._end()
         self.device._flight.settle()
 
+    @property
+    def refused(self) -> bool:
+        self._require_usable()
+        return self._refused
+
     def park(self) -> None:
         in_flight, token = self._state()
         self._require_parkable(in_flight or self._refused, token)

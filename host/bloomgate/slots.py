@@ -101,11 +101,16 @@ class Slot(Closing):
     def cancel(self) -> None:
         """End the transaction without a verdict. The token, if the slot has it, is given back."""
 
+    @property
+    @abc.abstractmethod
+    def refused(self) -> bool:
+        """The last transaction ended with IRREVOCABLE, and no other one has begun."""
+
     @abc.abstractmethod
     def park(self) -> None:
         """Ask to be woken by the first commit that may have changed an announced key, also one in the past.
 
-        After ABORT(IRREVOCABLE): by the end of the token's time. Not for a slot that has the token, or asked for it.
+        A slot that is :attr:`refused`: by the end of the token's time. Not for one that has the token, or asked for it.
         """
 
     @property

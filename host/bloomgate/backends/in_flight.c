@@ -370,6 +370,8 @@ static bool perform(bg_device *device, uint32_t slot, uint32_t operation, const 
         cancel(device, slot);
         return true;
     case BG_SLOT_PARK:
+        if (!(state->in_flight || state->refused) || state->token == TOKEN_HOLDER || state->token == TOKEN_WAITING)
+            return false;
         park(device, slot);
         return true;
     case BG_SLOT_UNPARK:
