@@ -138,7 +138,7 @@ class Slot(Closing):
     @property
     @abc.abstractmethod
     def token_refusal(self) -> Optional[Verdict]:
-        """The ABORT that the last request for the token ended with, else None."""
+        """The ABORT that the request for the token ended with, until another transaction begins or :meth:`cancel`."""
 
     @abc.abstractmethod
     def guard(self, keys: Sequence[int]) -> int:
