@@ -10,6 +10,7 @@ Every method is one atomic step; :class:`~bloomgate.backends.model.ModelDevice` 
 * is **doomed** by the first thing that may have changed a key it announced: a commit of another slot with a key that
   hits its filter; its own query, when the change came first; a floor that was raised; the end of the epoch, also one
   before it began. The first doom is kept, with the key if one is known and the timestamp to wait for. Doom is a hint.
+  Of several keys of one commit it is the one that comes first in :func:`insertion_order`.
 * must **revalidate** if it was doomed, or if a word of bad parity was met or made since: then its commit queries the
   whole read set, in order, and else only what it did not announce. Either way the verdict is the same as if nothing had
   been announced.
@@ -29,15 +30,15 @@ SPAA 2008, with Bloom filters for read locks; early aborts as in RingSTM (Spear,
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from typing import Callable, NamedTuple, Optional
 
-from bloomgate.parameters import Parameters
+from bloomgate.parameters import LANES, Parameters
 from bloomgate.registers import CONFLICT_LOG_ENTRIES
 from bloomgate.verdict import Reason, Verdict
 
-__all__ = ["SLOT_FILTER_ROWS", "Conflict", "Doom", "InFlight", "Token", "Wake"]
+__all__ = ["SLOT_FILTER_ROWS", "Conflict", "Doom", "InFlight", "Token", "Wake", "insertion_order"]
 
 #: Rows of each bank of the slot filters; as many as the recency filter has where that is fewer.
 SLOT_FILTER_ROWS = 1024
@@ -94,6 +95,19 @@ class Token(Enum):
     REVOKED = 3
 
 
+def insertion_order(keys: Sequence[int]) -> Iterator[int]:
+    """The order in which a commit's writes and commutes are inserted and looked up, if it is not of a queue pair.
+
+    The gateware keeps LANES keys in a word, the last key of the request in the lowest place. It takes a word from the
+    low end and one from the high end in turns, so that the client may fill the slot anew from both ends meanwhile.
+    """
+    words = deque(keys[begin : begin + LANES][::-1] for begin in range(0, len(keys), LANES))
+    while words:
+        yield from words.pop()
+        if words:
+            yield from words.popleft()
+
+
 class _Slot:
     """What the device knows of one slot."""
 
@@ -111,7 +125,7 @@ class _Slot:
         self.refused = False
         self.wake = Wake(0, 0)
         self.token = Token.NONE
-        #: The verdict with which the last request for the token was refused.
+        #: The verdict with which the request for the token was refused.
         self.token_refusal: Optional[Verdict] = None
         self.age = 0
         self.statistics: Counter[str] = Counter()
@@ -209,6 +223,7 @@ class InFlight:
         if state.token is Token.HOLDER:
             self._release(slot)
         state.token = Token.NONE
+        state.token_refusal = None
 
     # -- commits ---------------------------------------------------------------------------
 
@@ -221,8 +236,8 @@ class InFlight:
         all_of_them = self._newest()[1] >= self._parameters.max_count - 2
         return next((key for key in insertions if all_of_them or self._hits(self._slots[holder], key)), None)
 
-    def committed(self, slot: Optional[int], insertions: Sequence[int]) -> None:
-        """A commit was numbered and its keys inserted."""
+    def committed(self, slot: Optional[int], insertions: Iterable[int]) -> None:
+        """A commit was numbered and its keys inserted, in this order."""
         for key in insertions:
             for loser, state in enumerate(self._slots):
                 if loser != slot and state.in_flight and self._hits(state, key):
@@ -311,11 +326,10 @@ class InFlight:
     def request_token(self, slot: int) -> None:
         """Ask for the token; it may be granted, or the transaction aborted, at once."""
         self._slots[slot].token = Token.WAITING
-        self._slots[slot].token_refusal = None
         self._grant()
 
     def token_refusal(self, slot: int) -> Optional[Verdict]:
-        """The verdict with which the slot's last request for the token was refused, if it was."""
+        """The verdict with which the slot's request for the token was refused, if it was."""
         return self._slots[slot].token_refusal
 
     def guard(self, slot: int, keys: Sequence[int]) -> int:

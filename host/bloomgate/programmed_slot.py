@@ -45,8 +45,8 @@ class ProgrammedSlot(Slot):
         #: The last transaction was refused with IRREVOCABLE.
         self._refused = False
         self._announced = 0
-        #: The token was asked for in this transaction; and what became of it if that was an ABORT.
-        self._asked = False
+        #: The token was asked for in this transaction, and granted; and what became of it if that was an ABORT.
+        self._asked = self._granted = False
         self._refusal: Optional[Verdict] = None
         #: The page's statistics when it was opened.
         self._before = device._flight.statistics(self.number)
@@ -110,6 +110,11 @@ class ProgrammedSlot(Slot):
         self._end()
         self.device._flight.settle()
 
+    @property
+    def refused(self) -> bool:
+        self._require_usable()
+        return self._refused
+
     def park(self) -> None:
         in_flight, token = self._state()
         self._require_parkable(in_flight or self._refused, token)
@@ -150,7 +155,8 @@ class ProgrammedSlot(Slot):
                 ("TOKEN_WAITING", Token.WAITING),
             ):
                 if flight & _FLIGHT[field].mask:
-                    if token is not Token.WAITING:
+                    if token is not Token.WAITING and not self._granted:
+                        self._granted = True
                         self._announced = 0  # the verdict on the token emptied the page
                     return token
             # The answer came between the two reads, or is an ABORT.
@@ -235,7 +241,7 @@ class ProgrammedSlot(Slot):
         self._page.state = EMPTY
 
     def _forget(self) -> None:
-        self._in_flight = self._refused = self._asked = False
+        self._in_flight = self._refused = self._asked = self._granted = False
         self._announced = 0
 
     def _end(self) -> None:
@@ -247,6 +253,7 @@ class ProgrammedSlot(Slot):
                 raise self.device._timeout("the slot's last request was not decided")
         self._discard()
         self._forget()
+        self._refusal = None
         self._page.state = EMPTY
 
     @contextlib.contextmanager

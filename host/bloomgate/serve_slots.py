@@ -146,6 +146,7 @@ class ServedSlots:
 
     def _describe(self, slot: Slot, state: Any) -> None:
         """Make a ``bg_slot_state`` of all that a client asks about."""
+        state.refused = slot.refused
         split = self._device.parameters.epoch_and_count
         announced, doom, wake, refusal = slot.announced, slot.doomed, slot.last_wake, slot.token_refusal
         state.in_flight = announced is not None

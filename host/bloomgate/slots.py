@@ -101,11 +101,16 @@ class Slot(Closing):
     def cancel(self) -> None:
         """End the transaction without a verdict. The token, if the slot has it, is given back."""
 
+    @property
+    @abc.abstractmethod
+    def refused(self) -> bool:
+        """The last transaction ended with IRREVOCABLE, and no other one has begun."""
+
     @abc.abstractmethod
     def park(self) -> None:
         """Ask to be woken by the first commit that may have changed an announced key, also one in the past.
 
-        After ABORT(IRREVOCABLE): by the end of the token's time. Not for a slot that has the token, or asked for it.
+        A slot that is :attr:`refused`: by the end of the token's time. Not for one that has the token, or asked for it.
         """
 
     @property
@@ -133,7 +138,7 @@ class Slot(Closing):
     @property
     @abc.abstractmethod
     def token_refusal(self) -> Optional[Verdict]:
-        """The ABORT that the last request for the token ended with, else None."""
+        """The ABORT that the request for the token ended with, until another transaction begins or :meth:`cancel`."""
 
     @abc.abstractmethod
     def guard(self, keys: Sequence[int]) -> int:

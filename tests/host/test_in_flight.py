@@ -46,8 +46,8 @@ def test_a_commit_of_an_announced_key_dooms(device):
     reader.announce([1, 2, 3])
     assert reader.doomed is None
     timestamp = committed(device, writer, 9, 2, 3)
-    assert reader.doomed == (2, timestamp)
-    assert device.conflicts() == [(writer.number, reader.number, 2, timestamp)]
+    assert reader.doomed == (3, timestamp), "the key that is inserted first"
+    assert device.conflicts() == [(writer.number, reader.number, 3, timestamp)]
     assert device.conflicts() == []
     verdict = reader.commit(writes=[1])
     assert (verdict.reason, verdict.conflict_key) == (Reason.CONFLICT, 2)
@@ -338,6 +338,38 @@ def test_who_was_refused_is_woken_when_the_token_is_free(device):
     assert other.last_wake.timestamp == verdict.timestamp
 
 
+def test_who_was_refused_may_park_until_another_transaction_begins(device):
+    holder, other = device.open_slot(), device.open_slot()
+    holder.begin(device.published)
+    holder.announce([1])
+    holder.request_token()
+
+    def is_refused():
+        other.begin(device.published)
+        assert not other.refused
+        assert other.commit(writes=[1]).reason is Reason.IRREVOCABLE
+        assert other.refused
+
+    def cannot_park():
+        assert not other.refused
+        with pytest.raises(RequestError, match="nothing would wake the slot"):
+            other.park()
+        assert not other.parked
+
+    cannot_park()
+    is_refused()
+    other.cancel()
+    cannot_park()
+    is_refused()
+    other.park()
+    holder.cancel()
+    assert other.last_wake.sequence == 1
+    other.park()
+    assert other.last_wake.sequence == 2, "the token is free: at once"
+    committed(device, other, 1)
+    cannot_park()
+
+
 def test_reads_that_are_stale_when_the_token_comes_are_an_ordinary_abort(device):
     slot, other = device.open_slot(), device.open_slot()
     slot.begin(device.published)
@@ -346,6 +378,9 @@ def test_reads_that_are_stale_when_the_token_comes_are_an_ordinary_abort(device)
     verdict = slot.irrevocable(60)
     assert (verdict.reason, verdict.conflict_key) == (Reason.CONFLICT, 2)
     assert slot.token is Token.NONE
+    assert slot.token_refusal == verdict
+    slot.close()
+    assert device.open_slot(slot.number).token_refusal is None, "it is another owner"
 
 
 def aborted(device, slot, times):

@@ -21,8 +21,27 @@ GEOMETRIES = (
     "K=3&D=16&timestamp_bits=32&key_bits=8&aperture_depth=32&slots=4",
 )
 #: What must have happened for a run to mean something; it goes on until it has, within limits.
-WANTED = {"aborts_conflict", "aborts_irrevocable", "aborts_revoked", "aborts_parity", "dooms", "wakes", "guard"}
+WANTED = {
+    *("aborts_conflict", "aborts_irrevocable", "aborts_revoked", "aborts_parity", "dooms", "wakes", "guard"),
+    *("doomed by a later key", "parked after a refusal"),
+}
 MOST_ROUNDS = 100
+#: Few, so that transactions meet.
+KEYS = 16
+
+
+def state_of(slot):
+    """All that can be seen of a slot."""
+    return (
+        slot.announced,
+        slot.doomed,
+        slot.parked,
+        slot.refused,
+        slot.last_wake,
+        slot.token,
+        slot.token_refusal,
+        {name: value for name, value in slot.stats().items() if value and "clocks" not in name},
+    )
 
 
 def visible(device, slots):
@@ -30,18 +49,9 @@ def visible(device, slots):
     return (
         device.last_timestamp(),
         {name: value for name, value in device.stats().items() if "clocks" not in name},
-        device.conflicts(),
-        [
-            (
-                slot.doomed,
-                slot.parked,
-                slot.last_wake,
-                slot.token,
-                slot.token_refusal,
-                {name: value for name, value in slot.stats().items() if value and "clocks" not in name},
-            )
-            for slot in slots
-        ],
+        # The commits of no slot are those of slot 0 where they go through a ring.
+        [conflict._replace(winner=conflict.winner or None) for conflict in device.conflicts()],
+        [state_of(slot) for slot in slots],
     )
 
 
@@ -51,11 +61,15 @@ class Sequence:
     def __init__(self, rng, parameters):
         self.rng = rng
         self.parameters = parameters
-        #: Of each slot: None between transactions, else how many keys it has announced.
-        self.announced = [None] * (parameters.slots - 1)
+        #: Of each slot: what it has announced.
+        self.announced = [[] for _ in range(parameters.slots - 1)]
 
     def keys(self, most=3):
-        return [self.rng.randrange(1 << self.parameters.key_bits) & 0x1F for _ in range(self.rng.randrange(most + 1))]
+        return [self.rng.randrange(KEYS) for _ in range(self.rng.randrange(most + 1))]
+
+    def snapshot(self, specification):
+        ago = self.rng.choice((0, 0, 0, 0, 0, 1, 1, 2, 5, 1 << self.parameters.timestamp_bits, -1))
+        return max(0, specification.last_timestamp() - ago)
 
     def next(self, specification, slots):
         """(which slot or None, name of the method, arguments)."""
@@ -63,45 +77,66 @@ class Sequence:
         number = rng.randrange(len(slots))
         slot = slots[number]
         if slot.parked:
-            return number, rng.choice(("cancel", "_unpark")), ()
-        if rng.random() < 0.08:
+            # Most sleep on until something wakes them.
+            if rng.random() < 0.5:
+                return number, rng.choice(("cancel", "_unpark", "park")), ()
+            return None, "commit", (specification.last_timestamp(), (), [rng.randrange(KEYS)])
+        if rng.random() < 0.12:
             return None, *rng.choice(
                 (
                     ("raise_floor", ()),
-                    ("inject_parity_error", (rng.randrange(p.K), rng.randrange(p.D))),
-                    ("inject_parity_error", (rng.randrange(p.K), rng.randrange(p.D))),
+                    *[("inject_parity_error", (rng.randrange(p.K), rng.randrange(p.D)))] * 3,
                     ("revoke_token", ()),
                     ("set_token_watchdog", (rng.choice((0, 5)),)),
                     ("tick", (rng.randrange(4),)),
                     ("reset", (rng.choice((0, 0, 7)),)),
+                    ("commit", (specification.last_timestamp(), self.keys(2), self.keys(1))),
                 )
             )
-        if self.announced[number] is None:
-            snapshot = specification.last_timestamp() - rng.choice((0, 0, 0, 1, 2, 5, 1 << p.timestamp_bits, -1))
-            self.announced[number] = 0
-            return number, "begin", (max(0, snapshot),)
-        if slot.token is Token.WAITING:
-            return number, "cancel", ()
-        kind = rng.choice(("announce", "announce", "commit", "commit", "commit", "cancel", "park", "token"))
         if rng.random() < 0.03:
             return number, "die", ()
+        if slot.announced is None:
+            if slot.refused and rng.random() < 0.7:
+                return number, "park", ()
+            self.announced[number] = []
+            return number, "begin", (self.snapshot(specification),)
+        if slot.token is Token.WAITING:
+            return number, "cancel", ()
+        kind = rng.choice(("announce", "announce", "announce", "commit", "commit", "cancel", "park", "token"))
         if kind == "announce":
             keys = self.keys()
             if slot.token is Token.HOLDER:
                 return number, "guard", (keys,)
-            if self.announced[number] + len(keys) <= p.aperture_depth // 2:
-                self.announced[number] += len(keys)
+            if slot.announced + len(keys) <= p.aperture_depth // 2:
+                self.announced[number] += keys
                 return number, "announce", (keys,)
         if kind == "token" and slot.token is Token.NONE:
             return number, "request_token", ()
-        if kind == "park" and self.announced[number] and slot.token is not Token.HOLDER:
+        if kind == "park" and slot.token is not Token.HOLDER:
             return number, "park", ()
         if kind == "cancel" and rng.random() < 0.3:
             return number, "cancel", ()
-        return number, "commit", (self.keys(2), self.keys(2), self.keys(2))
+        return number, "commit", (self.keys(2), self.keys(4), self.keys(2))
+
+    def seen(self, before, number, name, arguments, after):
+        """What is special about a step, by the states of the slots before and after it."""
+        yield name
+        if name == "park" and before[number][3]:
+            yield "parked after a refusal"
+        if name == "commit" and number is not None:
+            for other, (then, now) in enumerate(zip(before, after, strict=True)):
+                hits = [key for key in (*arguments[1], *arguments[2]) if key in self.announced[other]]
+                if other != number and then[1] is None and now[1] is not None and now[1].key not in (None, *hits[:1]):
+                    yield "doomed by a later key"
+        yield from (counter for state in after for counter in state[-1])
 
 
 def perform(device, slots, number, name, arguments):
+    if number is None and name == "commit":
+        snapshot, reads, writes = arguments
+        verdict = device.commit(snapshot=snapshot, reads=reads, writes=writes)
+        device.publish(verdict.timestamp)
+        return verdict
     target = device if number is None else slots[number]
     if name == "commit":
         reads, writes, commutes = arguments
@@ -147,6 +182,7 @@ def test_lockstep(kind, seed):
             for device, slot in ((one, slots[0]), (other, others[0])):
                 wind_up(device, slot, wakes)
             sequence = Sequence(rng, one.parameters)
+            before = [state_of(slot) for slot in slots]
             for step in range(400):
                 number, name, arguments = sequence.next(one, slots)
                 result = perform(one, slots, number, name, arguments)
@@ -154,16 +190,7 @@ def test_lockstep(kind, seed):
                 if step % every == 0:
                     state = visible(one, slots)
                     assert visible(other, others) == state, f"step {step}: after {number}.{name}{arguments}"
-                if name in ("commit", "cancel", "die"):
-                    sequence.announced[number] = None
-                for at, slot in enumerate(slots):
-                    # A request for the token that was refused has ended its transaction.
-                    if name == "request_token" and at == number and slot.token is Token.NONE:
-                        sequence.announced[at] = None
-                    elif slot.token_refusal is not None and slot.token is Token.NONE:
-                        slot.cancel()
-                        others[at].cancel()
-                        sequence.announced[at] = None
-                seen.update(counter for slot_state in state[3] for counter in slot_state[-1])
-                seen.add(name)
+                after = [state_of(slot) for slot in slots]
+                seen.update(sequence.seen(before, number, name, arguments, after))
+                before = after
     assert seen >= WANTED, f"the sequences never had {sorted(WANTED - seen)}"

@@ -6,7 +6,7 @@ import pytest
 from bloomgate import Reason
 from bloomgate.in_flight import OLDEST, PASSED_OVER, Token
 
-from tests.in_flight_devices import KINDS, opened
+from tests.in_flight_devices import PARAMS, opened
 
 #: Keys that the reader reads, one after the other. After each of them every writer commits one.
 READS = 40
@@ -38,9 +38,9 @@ class Writers:
             assert verdict.committed or verdict.reason is Reason.IRREVOCABLE
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=PARAMS)
 def device(request):
-    with opened(request.param, "D=65536") as device:
+    with opened(request.param, "") as device:
         yield device
 
 

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 import pytest
 from bloomgate import Reason
 
-from tests.in_flight_devices import KINDS, opened
+from tests.in_flight_devices import PARAMS, opened
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=PARAMS)
 def device(request):
-    with opened(request.param, "D=65536") as device:
+    with opened(request.param, "") as device:
         yield device
 
 

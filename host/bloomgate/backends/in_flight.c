@@ -229,18 +229,33 @@ static bool is_refused(bg_device *device, const bg_request *request, bg_verdict 
     return false;
 }
 
-/* A commit was numbered: whoever announced one of its keys is doomed. */
+/* One of the keys that a request writes and commutes is committed: whoever announced it is doomed. */
+static void look_up_one(bg_device *device, const bg_request *request, uint32_t number) {
+    uint32_t winner = request->client - 1, writes = request->writes.count;
+    uint32_t key =
+        number < writes ? key_at(request->writes.keys, number) : key_at(request->commutes.keys, number - writes);
+    uint32_t hit = slots_with(device, key);
+    for (uint32_t slot = 0; hit != 0; slot++, hit >>= 1)
+        if (hit & 1 && slot != winner && slot_of(device, slot)->in_flight)
+            doom(device, slot, winner, true, key);
+}
+
+/* A commit was numbered. Its keys come in the order of insertion, see insertion_order(); those of a queue pair as they
+ * are. */
 static void look_up(bg_device *device, const bg_request *request) {
-    uint32_t winner = request->client - 1;
-    const key_set *sets[] = {&request->writes, &request->commutes};
-    for (int set = 0; set < 2; set++)
-        for (uint32_t i = 0; i < sets[set]->count; i++) {
-            uint32_t key = key_at(sets[set]->keys, i);
-            uint32_t hit = slots_with(device, key);
-            for (uint32_t slot = 0; hit != 0; slot++, hit >>= 1)
-                if (hit & 1 && slot != winner && slot_of(device, slot)->in_flight)
-                    doom(device, slot, winner, true, key);
-        }
+    uint32_t keys = request->writes.count + request->commutes.count;
+    if (request->capacity != UINT32_MAX) {
+        for (uint32_t number = 0; number < keys; number++)
+            look_up_one(device, request, number);
+        return;
+    }
+    uint32_t words = (keys + BG_LANES - 1) / BG_LANES;
+    for (uint32_t turn = 0; turn < words; turn++) {
+        uint32_t word = turn % 2 != 0 ? turn / 2 : words - 1 - turn / 2;
+        for (uint32_t lane = BG_LANES; lane-- > 0;)
+            if (word * BG_LANES + lane < keys)
+                look_up_one(device, request, word * BG_LANES + lane);
+    }
 }
 
 /* After a process died while it changed the state: who has the token. Granting ends with the slot's word, and releasing
@@ -342,6 +357,7 @@ static void cancel(bg_device *device, uint32_t slot) {
     if (slot_of(device, slot)->token == TOKEN_HOLDER)
         release_token(device, TOKEN_NONE);
     slot_of(device, slot)->token = TOKEN_NONE;
+    slot_of(device, slot)->refusal.code = BG_COMMIT;
     device->flight.news++;
 }
 
@@ -370,6 +386,8 @@ static bool perform(bg_device *device, uint32_t slot, uint32_t operation, const 
         cancel(device, slot);
         return true;
     case BG_SLOT_PARK:
+        if (!(state->in_flight || state->refused) || state->token == TOKEN_HOLDER || state->token == TOKEN_WAITING)
+            return false;
         park(device, slot);
         return true;
     case BG_SLOT_UNPARK:
@@ -378,7 +396,6 @@ static bool perform(bg_device *device, uint32_t slot, uint32_t operation, const 
     case BG_SLOT_TOKEN:
         if (!state->in_flight || state->token != TOKEN_NONE)
             return false;
-        state->refusal.code = BG_COMMIT;
         state->token = TOKEN_WAITING;
         grant(device);
         return true;

@@ -55,7 +55,7 @@ from typing import Optional
 from bloomgate.backends.model_slot import ModelSlot
 from bloomgate.device import Device, DeviceInfo
 from bloomgate.h3 import H3
-from bloomgate.in_flight import Conflict, InFlight, Token
+from bloomgate.in_flight import Conflict, InFlight, Token, insertion_order
 from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.queue_pair import QueuePair, window_bytes
 from bloomgate.registers import STATISTICS, VERSION
@@ -280,7 +280,7 @@ class ModelDevice(Device):
             for key in insertions:
                 self._insert(key)
             self._statistics["keys_inserted"] += len(insertions)
-            self._in_flight.committed(slot, insertions)
+            self._in_flight.committed(slot, insertion_order(insertions) if capacity is None else insertions)
         return Verdict(True, timestamp, None, None)
 
     def _decided(self) -> None:

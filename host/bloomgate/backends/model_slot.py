@@ -65,6 +65,12 @@ class ModelSlot(Slot):
             flight.cancel(self.number)
             self.device._news.notify_all()
 
+    @property
+    def refused(self) -> bool:
+        flight = self._flight()
+        with self.device._lock:
+            return flight.is_refused(self.number)
+
     def park(self) -> None:
         flight = self._flight()
         with self.device._lock:

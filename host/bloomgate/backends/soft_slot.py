@@ -62,10 +62,14 @@ class CSlot(Slot):
     def cancel(self) -> None:
         self._operate("cancel")
 
+    @property
+    def refused(self) -> bool:
+        return bool(self._operate("state").state.refused)
+
     def park(self) -> None:
-        state = self._operate("state").state
-        self._require_parkable(bool(state.in_flight or state.refused), Token(state.token))
-        self._operate("park")
+        answer = self._operate("park")
+        if answer.refused:
+            self._require_parkable(bool(answer.state.in_flight or answer.state.refused), Token(answer.state.token))
 
     @property
     def parked(self) -> bool:

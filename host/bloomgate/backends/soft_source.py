@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from bloomgate.in_flight import GRANT_MARGIN, OLDEST, PASSED_OVER, SLOT_FILTER_ROWS
+from bloomgate.parameters import LANES
 from bloomgate.registers import CONFLICT_LOG_ENTRIES, SLOT_PAGE, STATISTICS
 from bloomgate.shm.layout import c_definitions
 from bloomgate.verdict import Reason
@@ -222,6 +223,7 @@ def _definitions() -> str:
         **{f"STATISTIC_{name.upper()}": index for index, name in enumerate(NAMES)},
         "CONFLICT_LOG_ENTRIES": CONFLICT_LOG_ENTRIES,
         "GRANT_MARGIN": GRANT_MARGIN,
+        "LANES": LANES,
         "OLDEST": OLDEST,
         "PASSED_OVER": PASSED_OVER,
         "SLOT_FILTER_ROWS": SLOT_FILTER_ROWS,
