@@ -70,11 +70,11 @@ POINTS: dict[str, tuple[str, ...]] = {
         "OKAY exclusive",
         "OKAY beside SLVERR in one burst",
     ),
-    # Programmed I/O fetches nothing, so it meets no BUS_ERROR; and these tests ask for no irrevocable transaction.
+    # Programmed I/O fetches nothing, so it meets no BUS_ERROR.
     "verdict": (
         "COMMIT",
         "COMMIT without timestamp",
-        *(reason.name for reason in Reason if reason not in (Reason.BUS_ERROR, Reason.IRREVOCABLE, Reason.REVOKED)),
+        *(reason.name for reason in Reason if reason is not Reason.BUS_ERROR),
     ),
     "error code": tuple(code.name for code in ErrorCode),
     "conflict": ("true", "false", "of several keys the first", "by floor", "own earlier commit"),
@@ -142,6 +142,10 @@ POINTS: dict[str, tuple[str, ...]] = {
         "BUSY ROLLOVER",
         "OVERFLOW CONFLICT",
     ),
+    "flight": (
+        *("doomed", "doomed by its announcement", "doomed beside others", "woken", "woken while parking"),
+        *("granted", "granted after a wait", "guarded", "refused", "revoked"),
+    ),
     "queued verdict": (
         "COMMIT",
         "COMMIT without timestamp",
@@ -184,6 +188,7 @@ REQUIRED = (
     "soft reset",
     "hard reset",
     "fault",
+    "flight",
     "queued verdict",
     "bad entry",
     "bus error",

@@ -10,7 +10,7 @@ from bloomgate.backends.model import ModelDevice
 from bloomgate.h3 import H3
 from bloomgate.reference import ReferenceSTM
 from bloomgate.registers import SLOT_PAGE, STATISTICS, ErrorCode
-from bloomgate.verdict import Reason, Verdict
+from bloomgate.verdict import KEY_REASONS, Reason, Verdict
 
 if TYPE_CHECKING:
     from testbench import Command, Request, Testbench
@@ -76,7 +76,7 @@ class Replay:
         assert committed == (reason is None), request
         timestamped = bool(field("TIMESTAMPED").extract(status))
         timestamp = parameters.timestamp(rest[0], rest[1]) if timestamped else None
-        key = rest[2] if reason in (Reason.CONFLICT, Reason.PARITY) else None
+        key = rest[2] if reason in KEY_REASONS else None
         assert timestamped or rest[:2] == [0, 0], f"timestamp without commit: {request}"
         assert key is not None or rest[2] == 0, f"conflict key without conflict: {request}"
         return Verdict(committed, timestamp, reason, key)
@@ -84,6 +84,8 @@ class Replay:
     def request(self, request: Request) -> None:
         parameters = self.parameters
         verdict = self.verdict(request)
+        if request.announced:
+            self.uncertain.add("keys_validated")
         committed, reason, key = request.committed, request.reason, verdict.conflict_key
         sets = {"reads": request.reads, "writes": request.writes, "commutes": request.commutes}
 
@@ -132,6 +134,22 @@ class Replay:
                 self.cover.hit("rollover", "with a request half filled")
             if not undecided and not filling:
                 self.cover.hit("rollover", "by a request alone")
+
+    def grant(self, request: Request) -> None:
+        """A request for the token: its reads are validated, and nothing else happens."""
+        verdict = self.verdict(request)
+        if not verdict.committed:
+            self.request(request)
+            return
+        assert verdict.timestamp is None, request
+        snapshot = self.parameters.timestamp(request.epoch, request.count)
+        true = self.reference.commit(snapshot=snapshot, reads=request.reads)
+        assert true.committed, f"{request}: granted, by exact sets {true}"
+
+    def guard(self, request: Request) -> None:
+        """The holder's guard: the newest timestamp."""
+        verdict = self.verdict(request)
+        assert verdict == Verdict(True, self.reference.last_timestamp(), None, None), request
 
     def assigned(self, request: Request, timestamp: int) -> bool:
         """Note what it has written; whether the epoch ended with it."""
@@ -235,4 +253,7 @@ class Replay:
         return expected
 
 
-_PRECEDENCE = (Reason.RESET, Reason.BAD_REQUEST, Reason.OVERFLOW, Reason.BUSY)
+_PRECEDENCE = (
+    *(Reason.RESET, Reason.REVOKED, Reason.BAD_REQUEST, Reason.OVERFLOW, Reason.BUSY),
+    Reason.IRREVOCABLE,  # of those that a test knows beforehand
+)

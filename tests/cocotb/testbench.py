@@ -36,7 +36,7 @@ from simulator import CLOCK_PERIOD_NS, GEOMETRIES
 if TYPE_CHECKING:
     from queues import QueueClient
 
-__all__ = ["FULL", "GEOMETRY", "Client", "Request", "Testbench", "bench"]
+__all__ = ["FULL", "GEOMETRY", "Client", "GrantRequest", "GuardRequest", "Request", "Testbench", "bench"]
 
 # cocotbext-axi 0.1.28 still uses names that cocotb 2 has deprecated.
 warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"cocotbext\..*")
@@ -96,6 +96,8 @@ class Request:
     maybe_reset: bool = False
     #: A key that was buffered with bad parity, as (the set's name, index).
     bad_key: tuple[str, int] | None = None
+    #: Keys of it may have been announced: they are validated then, and perhaps again.
+    announced: bool = False
     #: Every key is in the slot; SUBMIT has arrived there.
     filled: bool = False
     accepted: bool = False
@@ -119,6 +121,20 @@ class Request:
     @property
     def committed(self) -> bool:
         return bool(_VERDICT["COMMITTED"].extract(self.words[0]))
+
+
+class GrantRequest(Request):
+    """A request for the irrevocable token, with the read set so far."""
+
+    def judge(self, replay: Replay) -> None:
+        replay.grant(self)
+
+
+class GuardRequest(Request):
+    """The holder of the token guards its read set."""
+
+    def judge(self, replay: Replay) -> None:
+        replay.guard(self)
 
 
 @dataclass
