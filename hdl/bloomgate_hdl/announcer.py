@@ -84,7 +84,7 @@ class Announcer(wiring.Component):
         allowed = announcing & ~self.barred
         gone = Signal()
         m.d.comb += [
-            self.held_back.eq(announcing & (due | looked_at)),
+            self.held_back.eq(announcing & due),
             gone.eq(looking & ~allowed.bit_select(self.look_slot, 1)),
             # The one that is looked at is left out: it is known only later whether it has more.
             robin.requests.eq(due & allowed & ~looked_at),

@@ -48,6 +48,8 @@ def flight_layout(parameters: Parameters) -> data.StructLayout:
             "revoked": 1,
             # No key of the read set waits to be announced.
             "announcing_done": 1,
+            # ``doom`` and ``wake_sequence`` are of the present state.
+            "told": 1,
             "wake_sequence": SEQUENCE_BITS,
             # The first doom while ``doomed``; else what woke the slot last.
             "doom": doom_layout(parameters),

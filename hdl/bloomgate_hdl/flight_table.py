@@ -16,15 +16,17 @@ class FlightTable(wiring.Component):
 
     One commit can doom all slots in one clock cycle. So who is doomed is a vector of flip-flops, and why is an *event*:
     a word of LUT RAM with the losers and both lanes' keys. Events queue up. The losers of the oldest one come one a
-    clock cycle, lowest slot first, when the conflict log is ready: the event is copied to the slot's own doom, which
-    its page shows, and handed to the log, and the slot is woken if it is parked. When the queue is half full, the log
-    is not waited for and misses some: a slot is doomed once in a transaction, and fewer can begin than are served then.
+    clock cycle, lowest slot first, when the conflict log is ready, and are *told*: the event is copied to the slot's
+    own doom, which its page shows, and handed to the log, and the wake is counted if the slot is parked. Until then the
+    page shows only that it is doomed, and parked no more. When the queue is half full, the log is not waited for and
+    misses some: a slot is doomed once in a transaction, and fewer can begin than are served then.
 
     A slot that parks when it has been told of its doom is woken at once. When the irrevocable token becomes free, the
     slots that it refused are woken by an event that dooms nobody.
 
-    Latency: ``doomed`` 1 clock cycle behind its cause; the page and a wake 3 clock cycles, more by the losers that come
-    first and by what the log makes them wait. Throughput: any number of causes per clock cycle, of each kind one.
+    Latency: the page shows a doom, and that it ends the parking, 1 clock cycle behind its cause, of all losers at once;
+    the rest 3 clock cycles, more by the losers that come first and by what the log makes them wait. Throughput: any
+    number of causes per clock cycle, of each kind one.
     Reset state: nothing in flight.
     """
 
@@ -199,7 +201,7 @@ class FlightTable(wiring.Component):
         # A slot that parks may be woken now, and only one can be.
         m.d.comb += [
             get.addr.eq(oldest),
-            serves.eq(left.any() & (self.log_ready | queued[-1]) & ~self.park),
+            serves.eq(left.any() & (self.log_ready | queued[-1] | event.frees) & ~self.park),
             served.eq(per_slot.one_hot(number, serves)),
         ]
         m.d.sync += left.eq(left & ~served)
@@ -259,9 +261,15 @@ class FlightTable(wiring.Component):
             sequence_write.data.eq(sequence_now.data + 1),
             sequence_write.en.eq(wakes),
             sequence_read.addr.eq(self.look_slot),
-            self.state.doomed.eq(told.bit_select(self.look_slot, 1)),
-            self.state.parked.eq(parked.bit_select(self.look_slot, 1)),
             self.state.wake_sequence.eq(sequence_read.data),
+        ]
+
+        # A page shows at once that its slot is doomed, and so parked no more, and later why.
+        is_doomed_now = doomed.bit_select(self.look_slot, 1)
+        m.d.comb += [
+            self.state.doomed.eq(is_doomed_now),
+            self.state.parked.eq(parked.bit_select(self.look_slot, 1) & ~is_doomed_now),
+            self.state.told.eq(told.bit_select(self.look_slot, 1) | ~is_doomed_now),
         ]
 
         m.d.sync += [

@@ -170,6 +170,7 @@ class Flights(wiring.Component):
             keeper.decided_slot.eq(self.decided_slot),
             keeper.committed.eq(self.verdict.committed),
             keeper.keeps.eq(self.decided_keeps),
+            keeper.ends.eq(self.ends),
             keeper.count.eq(self.count),
             keeper.revoke.eq(self.token.revoke | self.reset_begins),
             keeper.watchdog.eq(self.token.watchdog),

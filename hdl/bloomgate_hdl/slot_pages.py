@@ -352,6 +352,7 @@ class SlotPages(wiring.Component):
                 "HOLDER": state.holder,
                 "REVOKED": state.revoked,
                 "ANNOUNCING_DONE": state.announcing_done,
+                "TOLD": state.told,
                 "WAKE_SEQUENCE": state.wake_sequence,
             },
             "DOOM_KEY": state.doom.key,

@@ -36,12 +36,14 @@ class TokenKeeper(wiring.Component):
                 "submit": In(1),
                 "kind": In(2),
                 "discard": In(1),
-                #: Strobe: the request of ``decided_slot`` has its verdict: whether it was committed, and whether its
-                #: transaction goes on, so that it was granted the token or has guarded a key.
+                #: Strobe: the request of ``decided_slot`` has its verdict: whether it was committed, whether its
+                #: transaction goes on, so that it was granted the token or has guarded a key, and whether it ends one
+                #: that was in flight.
                 "decided": In(1),
                 "decided_slot": In(p.slot_bits),
                 "committed": In(1),
                 "keeps": In(1),
+                "ends": In(1),
                 #: The newest timestamp's count.
                 "count": In(p.timestamp_bits),
                 #: Strobe: take the token away; and clock cycles for which it is left to a holder, 0 for ever.
@@ -120,7 +122,7 @@ class TokenKeeper(wiring.Component):
             write.data.eq(Mux(grown > OLDEST, OLDEST, grown)),
         ]
         with m.If(self.decided):
-            m.d.comb += write.en.eq(~self.keeps)
+            m.d.comb += write.en.eq(self.ends)
             with m.If(self.committed):
                 m.d.comb += write.data.eq(0)
 

@@ -286,9 +286,11 @@ class ProgrammedSlot(Slot):
     # The page.
 
     def _flight(self) -> list[int]:
-        """FLIGHT, and DOOM_KEY, DOOM_EPOCH and DOOM_COUNT."""
+        """FLIGHT, and DOOM_KEY, DOOM_EPOCH and DOOM_COUNT, which belong to it."""
+        self._require_usable()
         self.device._flight.settle()
-        return self._read("FLIGHT", 4)
+        told = _FLIGHT["TOLD"].mask
+        return self.device._await(self._offset("FLIGHT"), 4, told, told, f"slot {self.number} was not told of its doom")
 
     def _since_opened(self) -> Counter[str]:
         now = self.device._flight.statistics(self.number)

@@ -207,6 +207,7 @@ def test_random_events(seed):
                 ctx.set(dut.look_slot, other)
                 found = ctx.get(dut.state)
                 assert found.doomed == (state.doom is not None), f"{kind}: slot {other}"
+                assert found.told, f"{kind}: slot {other}"
                 assert found.parked == state.parked, f"{kind}: slot {other}"
                 assert found.wake_sequence == state.wakes % 2**16, f"{kind}: slot {other}"
                 if state.doom is not None or state.wakes:
@@ -222,13 +223,15 @@ def test_random_events(seed):
     assert len(expected.log) > 50
 
 
+@pytest.mark.parametrize("log_ready", [1, 0])
 @pytest.mark.parametrize("sleepers", [1, 5])
-def test_latency_to_doom_and_wake(sleepers):
-    """A commit that dooms and wakes: the page shows it 3 clock cycles later, and 1 more for each other slot."""
+def test_latency_to_doom_and_wake(sleepers, log_ready):
+    """All that a commit dooms and wakes see it in the next clock cycle, whatever the log is doing. What it was they are
+    told one after the other, and the log must be ready for each.
+    """
     dut = FlightTable(PARAMETERS)
 
     async def bench(ctx):
-        ctx.set(dut.log_ready, 1)
         for slot in range(PARAMETERS.slots):
             drive(ctx, dut, begin=1, slot=slot)
             await ctx.tick()
@@ -237,21 +240,44 @@ def test_latency_to_doom_and_wake(sleepers):
             drive(ctx, dut, park=1, slot=slot)
             await ctx.tick()
         idle(ctx, dut)
-        ctx.set(dut.look_slot, sleepers - 1)
-        drive(ctx, dut, logged=(1 << PARAMETERS.slots) - 1)
+        drive(ctx, dut, logged=(1 << PARAMETERS.slots) - 1, log_ready=log_ready)
         ctx.set(dut.hits[1], (1 << sleepers) - 1)
-        clocks = 0
-        doomed_after = None
-        while True:
+        for clocks in range(1, 20):
             await ctx.tick()
             idle(ctx, dut)
-            clocks += 1
-            state = ctx.get(dut.state)
-            if state.doomed and doomed_after is None:
-                doomed_after = clocks
-            if not state.parked:
-                break
-        assert doomed_after == 2 + sleepers
-        assert clocks == 2 + sleepers
+            for slot in range(PARAMETERS.slots):
+                ctx.set(dut.look_slot, slot)
+                state = ctx.get(dut.state)
+                assert state.doomed == (slot < sleepers)
+                assert not state.parked
+                told = log_ready and clocks >= 3 + slot
+                assert state.told == (told or slot >= sleepers)
+                assert state.wake_sequence == (told and slot < sleepers)
 
     simulate(dut, bench, clocks=100)
+
+
+def test_release_of_the_token_does_not_wait_for_the_log():
+    """Who is woken by it makes no entry."""
+    dut = FlightTable(PARAMETERS)
+
+    async def bench(ctx):
+        drive(ctx, dut, holds=1, holder=0, log_ready=1)
+        for slot in range(1, PARAMETERS.slots):
+            drive(ctx, dut, refuse=1, end=1, decided_slot=slot, refuse_key=slot)
+            await ctx.tick()
+            idle(ctx, dut)
+            drive(ctx, dut, park=1, slot=slot)
+            await ctx.tick()
+            idle(ctx, dut)
+            for _ in range(4):
+                await ctx.tick()
+        drive(ctx, dut, holds=0, log_ready=0)
+        for _ in range(PARAMETERS.slots + 2):
+            await ctx.tick()
+        for slot in range(1, PARAMETERS.slots):
+            ctx.set(dut.look_slot, slot)
+            state = ctx.get(dut.state)
+            assert (state.parked, state.wake_sequence) == (0, 1), f"slot {slot}"
+
+    simulate(dut, bench, clocks=200)

@@ -244,6 +244,7 @@ class Lockstep:
         assert found["HOLDER"] == (token is Token.HOLDER), where
         assert found["REVOKED"] == (token is Token.REVOKED), where
         assert found["ANNOUNCING_DONE"]
+        assert found["TOLD"]
         timestamp = p.timestamp(
             await self.flight_register(number, "DOOM_EPOCH"), await self.flight_register(number, "DOOM_COUNT")
         )

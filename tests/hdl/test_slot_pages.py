@@ -666,7 +666,7 @@ def test_a_reset_marks_neither_a_transaction_in_flight_nor_who_waits_for_the_tok
 def test_flight_registers_are_where_the_register_map_has_them(seed):
     bench = Bench()
     rng = random.Random(seed)
-    names = ("DOOMED", "PARKED", "TOKEN_WAITING", "HOLDER", "REVOKED", "ANNOUNCING_DONE", "WAKE_SEQUENCE")
+    names = ("DOOMED", "PARKED", "TOKEN_WAITING", "HOLDER", "REVOKED", "ANNOUNCING_DONE", "TOLD", "WAKE_SEQUENCE")
 
     async def run(ctx):
         bus = PageBus(ctx, bench.dut.bus)
