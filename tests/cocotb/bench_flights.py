@@ -43,7 +43,7 @@ class FlightClient(Client):
 
     async def until(self, name: str, value: int) -> dict[str, int]:
         """Poll; the bench's limit in clock cycles ends it."""
-        while (state := await self.flight())[name] != value:
+        while (state := await self.flight())[name] != value or not state["TOLD"]:
             pass
         return state
 
