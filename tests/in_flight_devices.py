@@ -11,10 +11,20 @@ from tests.shm.served import serving
 
 #: What `opened` takes; the first one is the specification.
 KINDS = ("model:", "soft:", "shm:", "shm: served by soft:", "shm: served by model:")
+SERVED_GATEWARE = "shm: served by sim:"
 #: For ``pytest.fixture(params=...)`` or ``parametrize``: those, and sim: where it can be had.
-PARAMS = [
+LEAN_PARAMS = [
     *KINDS,
     *(pytest.param("sim:", id="sim", marks=param.marks) for param in device_urls.PARAMS if param.id == "sim"),
+]
+#: And a server that has the gateware, where each operation takes milliseconds.
+PARAMS = [
+    *LEAN_PARAMS,
+    *(
+        pytest.param(SERVED_GATEWARE, id="served sim", marks=param.marks)
+        for param in device_urls.PARAMS
+        if param.id == "sim"
+    ),
 ]
 #: The one geometry, besides the default, that these tests should use on sim:, which compiles each.
 SMALL = "K=2&D=16&timestamp_bits=4&slots=4&aperture_depth=16"

@@ -273,8 +273,11 @@ class InFlight:
         for state in self._slots:
             state.revalidate = state.revalidate or bool(state.log)
 
-    def epoch_ended(self, by_reset: bool) -> None:
-        """Snapshots of before are of no use any more. A reset takes the token away, too."""
+    def epoch_ended(self, last: int, by_reset: bool) -> None:
+        """Snapshots of before are of no use any more. A reset takes the token away, too, before the epoch ends.
+
+        ``last``: the newest timestamp of the epoch that has ended.
+        """
         revoked = self.holder if by_reset else None
         if revoked is not None:
             self._slots[revoked].token = Token.REVOKED
@@ -282,7 +285,7 @@ class InFlight:
             if state.in_flight:
                 self._doom(slot, None, None)
         if revoked is not None:
-            self._release(revoked)
+            self._release(revoked, last)
         self._grant()
 
     # -- parking ---------------------------------------------------------------------------
@@ -405,14 +408,14 @@ class InFlight:
     def _log_conflict(self, winner: Optional[int], loser: int, key: Optional[int]) -> None:
         self.conflicts.append(Conflict(winner, loser, key, self._newest_timestamp()))
 
-    def _release(self, holder: int) -> None:
-        """The token is free."""
+    def _release(self, holder: int, timestamp: Optional[int] = None) -> None:
+        """The token is free; ``timestamp``: what was newest then, if it is not what is newest now."""
         state = self._slots[holder]
         if state.token is Token.HOLDER:
             state.token = Token.NONE
         for slot, other in enumerate(self._slots):
             if other.refused and other.parked:
-                self._wake(slot, self._newest_timestamp())
+                self._wake(slot, self._newest_timestamp() if timestamp is None else timestamp)
         self._grant()
 
     def _grant(self) -> None:

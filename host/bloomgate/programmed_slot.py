@@ -42,6 +42,8 @@ class ProgrammedSlot(Slot):
         super().__init__(device, page.number)
         self._page = page
         self._in_flight = False
+        #: It has parked, and so it may have been woken.
+        self._has_parked = False
         #: The last transaction was refused with IRREVOCABLE.
         self._refused = False
         self._announced = 0
@@ -78,6 +80,9 @@ class ProgrammedSlot(Slot):
 
     @property
     def doomed(self) -> Optional[Doom]:
+        if not self._in_flight:
+            self._require_usable()
+            return None
         flight, key, epoch, count = self._flight()
         if not flight & _FLIGHT["DOOMED"].mask:
             return None
@@ -94,6 +99,8 @@ class ProgrammedSlot(Slot):
             if len(reads):
                 self._write("ANNOUNCE", 0)
             self.device._fill(self._page, (reads, writes, commutes))
+            if self._has_parked:
+                self.last_wake  # noqa: B018 - IRREVOCABLE would overwrite it
             self.device._submit(self._page, RequestKind.COMMIT)
             verdict = self.device._verdict(self.device._answer(self._page))
             self._over(verdict)
@@ -118,18 +125,21 @@ class ProgrammedSlot(Slot):
     def park(self) -> None:
         in_flight, token = self._state()
         self._require_parkable(in_flight or self._refused, token)
+        self._has_parked = True
         self._write("PARK", 1)
         self.device._flight.settle()
 
     @property
     def parked(self) -> bool:
-        return bool(self._flight()[0] & _FLIGHT["PARKED"].mask)
+        self._require_usable()
+        return (self._in_flight or self._refused) and bool(self._flight()[0] & _FLIGHT["PARKED"].mask)
 
     @property
     def last_wake(self) -> Wake:
         flight, _, epoch, count = self._flight()
         sequence = _FLIGHT["WAKE_SEQUENCE"].extract(flight)
-        # The two words are the wake's until the next doom, which is in a later transaction if it was not this one.
+        # The two words are the wake's until the next doom, which is in a later transaction if it was not this one, or
+        # until the transaction is refused.
         if sequence != self._page.wake.sequence:
             self._page.counted["wakes"] += (sequence - self._page.wake.sequence) % _SEQUENCES
             self._page.wake = Wake(sequence, self.device.parameters.timestamp(epoch, count))
@@ -241,7 +251,7 @@ class ProgrammedSlot(Slot):
         self._page.state = EMPTY
 
     def _forget(self) -> None:
-        self._in_flight = self._refused = self._asked = self._granted = False
+        self._in_flight = self._has_parked = self._refused = self._asked = self._granted = False
         self._announced = 0
 
     def _end(self) -> None:

@@ -1,7 +1,8 @@
 """Serving the simulated gateware: it fetches from the segment's windows and completes there by itself.
 
 The server is the owner of page 0. It gives each slot its window, passes doorbells on, lets simulated time pass while
-anything is undecided, and wakes clients whose completions have come.
+anything is undecided, and wakes clients whose completions have come. Slots that have transactions in flight use the
+gateware's slot pages instead: the server does for them what it does with any device.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from bloomgate.registers import (
     slot_page_offset,
 )
 from bloomgate.serve import SLICE_SECONDS, Server
+from bloomgate.shm.commands import Command
 from bloomgate.shm.layout import SLOT_CONTROL
 
 __all__ = ["GatewareServer"]
@@ -48,8 +50,8 @@ class GatewareServer(Server):
         self._told = [(0, 0)] * slots
         self._words = self._module.ffi.new("uint32_t[9]")
         self._busy = False
-        # Owners that an earlier server had: the gateware begins with index 0, and they do not. Until they end, the
-        # server does for them what it does for a device without queues.
+        # The server does for these what it does for a device without queues. Owners that an earlier server had are
+        # among them until they end: the gateware begins with index 0, and they do not.
         self._by_hand = {slot for slot in range(slots) if self._status(slot) & 1}
 
     def close(self, unlink: bool = True) -> None:
@@ -72,17 +74,33 @@ class GatewareServer(Server):
             if slot in self._by_hand:
                 super()._drain(slot)
                 continue
-            undecided += lib.bg_serve_doorbells(self._handle, slot, self._words)
+            submitted = lib.bg_serve_doorbells(self._handle, slot, self._words)
+            undecided += submitted
             doorbells = (self._words[0], self._words[1])
             if doorbells != self._told[slot]:
                 self._told[slot] = doorbells
                 page = slot_page_offset(slot) + SLOT_PAGE.register("COMPLETION_HEAD").offset
+                if submitted:
+                    self.slots.warn()
                 self._bus.write(page, list(doorbells))
         if undecided:
             self._bus.step(STEP_CLOCKS)
             for slot in range(self.device.parameters.slots):
                 lib.bg_serve_collect(self._handle, slot)
+            self.slots.tell(certain=self._undecided() == 0)
         return undecided
+
+    def _undecided(self) -> int:
+        """How many requests the gateware has been told of and has not completed, or more."""
+        slots = set(range(self.device.parameters.slots)) - self._by_hand
+        return sum(self._module.lib.bg_serve_doorbells(self._handle, slot, self._words) for slot in slots)
+
+    def _obey_in_flight(self, slot: int, kind: int, first: int, second: int) -> int:
+        if kind == Command.OPERATE and slot not in self._by_hand:
+            self._drain(slot)
+            self._control(slot, 0, enable=False)
+            self._by_hand.add(slot)
+        return super()._obey_in_flight(slot, kind, first, second)
 
     def _enable(self, slot: int, generation: int) -> None:
         self._control(slot, 0, enable=False)

@@ -37,6 +37,16 @@ class ServedSlots:
         """``handle``: the ``bg_segment`` of C."""
         self._device, self._segment, self._module, self._handle = device, segment, module, handle
         self._slots: dict[int, Slot] = {}
+        #: The device may doom and wake any time, so that verdicts are seen before :meth:`tell` is called: what is in
+        #: flight counts as doomed for whoever looks at one word only, and asks the server then.
+        self._uncertain = False
+
+    def warn(self) -> None:
+        """From now to the next :meth:`tell` the device decides by itself."""
+        self._uncertain = True
+        for number in self._slots:
+            word = self._segment.read(SLOT_CONTROL["flight"], base=self._segment.layout.slot_control(number))
+            self._tell_slot(number, word)
 
     def resume(self) -> None:
         """Continue with a segment whose earlier server has ended: all that was in flight is doomed, and who has parked
@@ -49,7 +59,7 @@ class ServedSlots:
                 if word & _FLIGHT["PARKED"].mask:
                     slot.park()
             elif word:
-                self._module.lib.bg_serve_tell_slot(self._handle, number, 0)
+                self._tell_slot(number, 0)
         self.tell()
 
     def operate(self, number: int, operation: int, count: int) -> None:
@@ -98,19 +108,25 @@ class ServedSlots:
                 slot.cancel()
                 self.tell()
 
-    def tell(self) -> None:
-        """Tell the owners of slots what has happened to them."""
+    def tell(self, certain: bool = False) -> None:
+        """Tell the owners of slots what has happened to them. ``certain``: and that is all, behind :meth:`warn`."""
+        self._uncertain = self._uncertain and not certain
         if isinstance(self._device, SoftDevice):
             self._module.lib.bg_serve_tell(self._handle, self._device.state())
             return
         for number, slot in self._slots.items():
-            self._module.lib.bg_serve_tell_slot(self._handle, number, flight_word(slot))
+            self._tell_slot(number, flight_word(slot))
 
     def close(self) -> None:
         """Give the device's slots back."""
         for slot in self._slots.values():
             slot.close()
         self._slots.clear()
+
+    def _tell_slot(self, number: int, word: int) -> None:
+        if self._uncertain and word & _FLIGHT["IN_FLIGHT"].mask:
+            word |= _FLIGHT["DOOMED"].mask
+        self._module.lib.bg_serve_tell_slot(self._handle, number, word)
 
     def _slot(self, number: int) -> Slot:
         slot = self._slots.get(number)

@@ -6,7 +6,7 @@ import pytest
 from bloomgate import Reason
 from bloomgate.in_flight import OLDEST, PASSED_OVER, Token
 
-from tests.in_flight_devices import PARAMS, opened
+from tests.in_flight_devices import LEAN_PARAMS, opened
 
 #: Keys that the reader reads, one after the other. After each of them every writer commits one.
 READS = 40
@@ -38,7 +38,7 @@ class Writers:
             assert verdict.committed or verdict.reason is Reason.IRREVOCABLE
 
 
-@pytest.fixture(params=PARAMS)
+@pytest.fixture(params=LEAN_PARAMS)
 def device(request):
     with opened(request.param, "") as device:
         yield device

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 import pytest
 from bloomgate import Reason
 
-from tests.in_flight_devices import PARAMS, opened
+from tests.in_flight_devices import LEAN_PARAMS, opened
 
 
-@pytest.fixture(params=PARAMS)
+@pytest.fixture(params=LEAN_PARAMS)
 def device(request):
     with opened(request.param, "") as device:
         yield device

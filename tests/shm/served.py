@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bloomgate import open_device
-from bloomgate.serve import Server
+from bloomgate.serve import server_for
 from bloomgate.shm.segment import remove
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +27,7 @@ def new_name() -> str:
 def serving(url: str) -> Iterator[str]:
     """The name of a segment that a thread of this process serves with that device."""
     name = new_name()
-    with open_device(url) as device, Server(device, name) as server:
+    with open_device(url) as device, server_for(device, name) as server:
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         try:

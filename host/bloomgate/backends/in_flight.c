@@ -154,7 +154,8 @@ static void grant(bg_device *device) {
     }
 }
 
-static void release_token(bg_device *device, uint32_t state_after) {
+/* `epoch`, `count`: the newest timestamp when the token came free. */
+static void release_token_at(bg_device *device, uint32_t state_after, uint32_t epoch, uint32_t count) {
     bg_flight *flight = &device->flight;
     slot_of(device, flight->holder)->token = state_after;
     BG_POINT(FLIGHT_RELEASING);
@@ -163,8 +164,12 @@ static void release_token(bg_device *device, uint32_t state_after) {
     flight->news++;
     for (uint32_t slot = 0; slot < flight->count; slot++)
         if (slot_of(device, slot)->refused && slot_of(device, slot)->parked)
-            wake_slot(device, slot_of(device, slot), device->epoch, device->last);
+            wake_slot(device, slot_of(device, slot), epoch, count);
     grant(device);
+}
+
+static void release_token(bg_device *device, uint32_t state_after) {
+    release_token_at(device, state_after, device->epoch, device->last);
 }
 
 static uint32_t revoke_token(bg_device *device) {
@@ -181,8 +186,8 @@ static void epoch_has_ended(bg_device *device, bool by_reset) {
     for (uint32_t slot = 0; slot < device->flight.count; slot++)
         if (slot_of(device, slot)->in_flight)
             doom(device, slot, NOBODY, false, 0);
-    if (revoked != NOBODY)
-        release_token(device, TOKEN_REVOKED);
+    if (revoked != NOBODY) /* before the epoch ended */
+        release_token_at(device, TOKEN_REVOKED, device->previous_epoch, device->previous_last);
     grant(device);
 }
 

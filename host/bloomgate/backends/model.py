@@ -373,7 +373,7 @@ class ModelDevice(Device):
             table[:] = [0] * len(table)
         self._bad.clear()
         self._statistics["epoch_steps"] += 1
-        self._in_flight.epoch_ended(by_reset)
+        self._in_flight.epoch_ended(self.parameters.timestamp(*self._previous), by_reset)
         self._news.notify_all()
 
     def _abort(self, reason: Reason, key: Optional[int] = None) -> Verdict:
