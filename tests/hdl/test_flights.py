@@ -313,8 +313,8 @@ def test_every_step_is_the_models(core, bits, seed):
 
 
 def test_nobody_commits_what_the_holder_has_read(core, seed):
-    """While one slot has the irrevocable token, others are refused with the first of their write and commute keys, in their
-    order, that is in its slot filter; nothing of such a request is inserted. All others commit.
+    """While one slot has the irrevocable token, others are refused with the first of their write and commute keys that
+    is in its slot filter, and nothing of such a request is inserted. All others commit.
     """
     rng = random.Random(seed)
     p = Parameters(K=2, D=64, timestamp_bits=12, key_bits=8, slots=3, aperture_depth=32)
