@@ -4,7 +4,8 @@ import random
 
 import pytest
 from bloomgate.backends.model import ModelDevice
-from bloomgate.in_flight import Conflict, Doom, Token
+from bloomgate.h3 import H3
+from bloomgate.in_flight import SLOT_FILTER_ROWS, Conflict, Doom, Token
 from bloomgate.parameters import Parameters
 from bloomgate.registers import CONFLICT_ENTRY, CONTROL_PAGE, SLOT_PAGE, Fault, RequestKind
 from bloomgate.verdict import Reason
@@ -309,3 +310,86 @@ def test_every_step_is_the_models(core, bits, seed):
                 slot.close()
 
     core.run(bench, clocks=100_000)
+
+
+def test_nobody_commits_what_the_holder_has_read(core, seed):
+    """While one slot has the irrevocable token, others are refused with the first of their write and commute keys that
+    is in its slot filter, and nothing of such a request is inserted. All others commit.
+    """
+    rng = random.Random(seed)
+    p = Parameters(K=2, D=64, timestamp_bits=12, key_bits=8, slots=3, aperture_depth=32)
+    core = core(p)
+    rows_of = H3(p).rows
+    banks = [set() for _ in range(p.K)]  # of the holder's slot filter
+    holder = 1
+    submit = SLOT_PAGE.register("SUBMIT")
+    seen = set()
+
+    def guarded(key):
+        return all(row % SLOT_FILTER_ROWS in bank for row, bank in zip(rows_of(key), banks, strict=True))
+
+    async def read_on(kind, keys):
+        """The holder's next keys, and the request that they belong to."""
+        for key in keys:
+            await read_key(core, holder, key)
+            for row, bank in zip(rows_of(key), banks, strict=True):
+                bank.add(row % SLOT_FILTER_ROWS)
+        count = len(core.decided) + 1
+        await core.write(1 + holder, submit, submit["KIND"].insert(kind))
+        await core.wait(count)
+        assert (await core.verdict(holder)).committed
+
+    async def other(newest):
+        """A request of another slot, its keys in any order; whether it was committed."""
+        slot = rng.choice([slot for slot in range(p.slots) if slot != holder])
+        adds = [
+            (rng.choice(("READ", "WRITE", "COMMUTE")), rng.randrange(p.max_key + 1)) for _ in range(rng.randrange(12))
+        ]
+        await core.fill(slot, newest)
+        if rng.random() < 0.5:
+            await announce(core, slot)
+        for window, key in adds:
+            await core.write(1 + slot, SLOT_PAGE.window(f"{window}_APERTURE"), key)
+        changes = [key for window, key in adds if window != "READ"]
+        first = next((key for key in changes if guarded(key)), None)
+        decided, inserted = len(core.decided), len(core.insertions)
+        await core.submit(slot)
+        await core.wait(decided + 1)
+        verdict = await core.verdict(slot)
+        while not (await core.control("STATUS"))["SETTLED"]:
+            pass
+        seen.add((verdict.committed, bool(changes), first is not None and first != changes[0]))
+        if first is not None:
+            assert (verdict.reason, verdict.conflict_key) == (Reason.IRREVOCABLE, first)
+        else:
+            assert verdict.committed
+        keys = sum(lanes for _, lanes in core.insertions[inserted:])
+        assert keys == (len(changes) if verdict.committed else 0)
+        return verdict.timestamp or newest
+
+    async def run():
+        await core.ready()
+        newest = 0
+        await core.fill(holder, newest)
+        await announce(core, holder)
+        await read_on(RequestKind.TOKEN, [rng.randrange(p.max_key + 1) for _ in range(4)])
+        wanted = {(False, True, False), (False, True, True), (True, True, False), (True, False, False)}
+        requests = 0
+        while not (wanted <= seen and requests >= 15):
+            newest = await other(newest)
+            requests += 1
+            if requests in (5, 10):
+                await read_on(RequestKind.GUARD, [rng.randrange(p.max_key + 1)])
+        # Whatever was committed meanwhile, the holder commits; and then nobody is refused.
+        await core.write(1 + holder, SLOT_PAGE.window("WRITE_APERTURE"), 1)
+        await core.submit(holder)
+        await core.wait(len(core.decided) + 1)
+        verdict = await core.verdict(holder)
+        assert verdict.committed
+        for bank in banks:
+            bank.clear()
+        newest = verdict.timestamp
+        for _ in range(5):
+            newest = await other(newest)
+
+    core.run(run, clocks=200_000)
