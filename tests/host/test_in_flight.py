@@ -109,6 +109,27 @@ def test_a_falsely_doomed_transaction_commits(kind):
         assert (verdict.reason, verdict.conflict_key) == (Reason.CONFLICT, alias)
 
 
+def test_a_wake_that_nobody_has_looked_at_outlasts_a_refusal(kind):
+    """Only who was doomed falsely can be refused then."""
+    with opened(kind, CROWDED) as device:
+        sleeper, writer, holder = (device.open_slot() for _ in range(3))
+        rows_of = H3(device.parameters).rows
+        rows = rows_of(1)
+        first = next(key for key in range(2, 1 << 16) if rows_of(key)[0] == rows[0] and rows_of(key)[1] != rows[1])
+        second = next(key for key in range(2, 1 << 16) if rows_of(key)[1] == rows[1] and rows_of(key)[0] != rows[0])
+        harmless = next(key for key in range(2, 1 << 16) if not set(rows_of(key)) & {*rows_of(first), *rows_of(second)})
+        sleeper.begin(device.published)
+        sleeper.announce([first, second])
+        sleeper.park()
+        timestamp = committed(device, writer, 1)
+        committed(device, writer, harmless)
+        holder.begin(device.published)
+        holder.announce([first])
+        assert holder.irrevocable(60).committed
+        assert sleeper.commit(writes=[first]).reason is Reason.IRREVOCABLE
+        assert sleeper.last_wake == (1, timestamp)
+
+
 @pytest.mark.parametrize("geometry", [ROOMY, CROWDED])
 def test_random_histories(kind, geometry, seed):
     rng = random.Random(seed)
