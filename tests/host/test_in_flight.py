@@ -2,6 +2,7 @@
 
 import random
 import re
+import signal
 import threading
 from pathlib import Path
 
@@ -315,12 +316,16 @@ def test_wait_blocks_until_the_change_is_published(device):
     assert woken == [(1, verdict.timestamp)]
 
 
-def test_wait_gives_up_after_its_timeout_and_the_transaction_goes_on(device):
+def test_wait_gives_up_after_its_timeout_and_the_transaction_goes_on(device, monkeypatch):
     slot = device.open_slot()
     slot.begin(device.published)
     slot.announce([1])
     with pytest.raises(TimeoutError, match="nothing woke the slot within 0.01 s"):
         slot.wait(0.01)
+    assert not slot.parked
+    monkeypatch.setattr(slot, "_wait_until_woken", lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        slot.wait()
     assert not slot.parked
     assert slot.commit(writes=[1]).committed
 
@@ -487,6 +492,33 @@ def test_the_epoch_does_not_end_under_the_holder(kind):
         assert committed(device, other, 1) == 15
         assert holder.token is Token.NONE, "its snapshot is of the epoch before"
         assert holder.token_refusal.reason is Reason.ROLLOVER
+
+
+def test_another_thread_can_cancel_what_waits(device):
+    holder, slot = device.open_slot(), device.open_slot()
+    holder.begin(device.published)
+    assert holder.irrevocable(60).committed
+    for wait, waits in (
+        (slot.wait, lambda: slot.parked),
+        (slot.irrevocable, lambda: slot.token is Token.WAITING),
+    ):
+        slot.begin(device.published)
+        slot.announce([1])
+        raised = []
+
+        def work(wait=wait, raised=raised):
+            with pytest.raises(RequestError, match="was cancelled while it waited") as error:
+                wait(60)
+            raised.append(error.type)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        while not waits():
+            assert thread.is_alive()
+        slot.cancel()
+        thread.join(50)
+        assert raised == [RequestError]
+        committed(device, slot, 2)
 
 
 # -- what is not allowed ------------------------------------------------------------------
