@@ -49,7 +49,10 @@ class SlotNumbers:
 
 
 class Slot(Closing):
-    """One slot of a device, held by one client until :meth:`close`. One thread at a time may use it.
+    """One slot of a device, held by one client until :meth:`close`.
+
+    One thread at a time may use it, but another one may :meth:`cancel` a :meth:`wait` or :meth:`irrevocable`, which
+    then raises :class:`~bloomgate.errors.RequestError`.
 
     ::
 
@@ -162,14 +165,22 @@ class Slot(Closing):
         """Park until woken, and until what woke the slot is published. ``timeout`` in seconds.
 
         The transaction is over then: begin the next one with ``device.published``. Raises TimeoutError, and then the
-        slot is not parked any more and the transaction goes on.
+        slot is not parked any more and the transaction goes on; after any other exception too.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        before = self.last_wake
         self.park()
-        if not self._wait_until_woken(timeout):
-            self._unpark()
+        woken = False
+        try:
+            woken = self._wait_until_woken(timeout)
+        finally:
+            if not woken and not self._closed:
+                self._unpark()
+        if not woken:
             raise TimeoutError(f"nothing woke the slot within {timeout} s")
         wake = self.last_wake
+        if wake.sequence == before.sequence:
+            raise RequestError("the transaction was cancelled while it waited")
         self.cancel()
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         self.device.wait_published(wake.timestamp, left)
@@ -188,6 +199,8 @@ class Slot(Closing):
             self.cancel()
             raise
         refusal = self.token_refusal
+        if refusal is None and self.token is Token.NONE:
+            raise RequestError("the transaction was cancelled while it waited for the token")
         return Verdict(True, None, None, None) if refusal is None else refusal
 
     def read_guarded(self, keys: Sequence[int], timeout: Optional[float] = None) -> int:

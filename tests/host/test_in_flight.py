@@ -2,6 +2,7 @@
 
 import random
 import re
+import signal
 import threading
 from pathlib import Path
 
@@ -107,6 +108,27 @@ def test_a_falsely_doomed_transaction_commits(kind):
         assert reader.doomed == (1, timestamp)
         verdict = reader.commit()
         assert (verdict.reason, verdict.conflict_key) == (Reason.CONFLICT, alias)
+
+
+def test_a_wake_that_nobody_has_looked_at_outlasts_a_refusal(kind):
+    """Only who was doomed falsely can be refused then."""
+    with opened(kind, CROWDED) as device:
+        sleeper, writer, holder = (device.open_slot() for _ in range(3))
+        rows_of = H3(device.parameters).rows
+        rows = rows_of(1)
+        first = next(key for key in range(2, 1 << 16) if rows_of(key)[0] == rows[0] and rows_of(key)[1] != rows[1])
+        second = next(key for key in range(2, 1 << 16) if rows_of(key)[1] == rows[1] and rows_of(key)[0] != rows[0])
+        harmless = next(key for key in range(2, 1 << 16) if not set(rows_of(key)) & {*rows_of(first), *rows_of(second)})
+        sleeper.begin(device.published)
+        sleeper.announce([first, second])
+        sleeper.park()
+        timestamp = committed(device, writer, 1)
+        committed(device, writer, harmless)
+        holder.begin(device.published)
+        holder.announce([first])
+        assert holder.irrevocable(60).committed
+        assert sleeper.commit(writes=[first]).reason is Reason.IRREVOCABLE
+        assert sleeper.last_wake == (1, timestamp)
 
 
 @pytest.mark.parametrize("geometry", [ROOMY, CROWDED])
@@ -294,12 +316,16 @@ def test_wait_blocks_until_the_change_is_published(device):
     assert woken == [(1, verdict.timestamp)]
 
 
-def test_wait_gives_up_after_its_timeout_and_the_transaction_goes_on(device):
+def test_wait_gives_up_after_its_timeout_and_the_transaction_goes_on(device, monkeypatch):
     slot = device.open_slot()
     slot.begin(device.published)
     slot.announce([1])
     with pytest.raises(TimeoutError, match="nothing woke the slot within 0.01 s"):
         slot.wait(0.01)
+    assert not slot.parked
+    monkeypatch.setattr(slot, "_wait_until_woken", lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        slot.wait()
     assert not slot.parked
     assert slot.commit(writes=[1]).committed
 
@@ -466,6 +492,33 @@ def test_the_epoch_does_not_end_under_the_holder(kind):
         assert committed(device, other, 1) == 15
         assert holder.token is Token.NONE, "its snapshot is of the epoch before"
         assert holder.token_refusal.reason is Reason.ROLLOVER
+
+
+def test_another_thread_can_cancel_what_waits(device):
+    holder, slot = device.open_slot(), device.open_slot()
+    holder.begin(device.published)
+    assert holder.irrevocable(60).committed
+    for wait, waits in (
+        (slot.wait, lambda: slot.parked),
+        (slot.irrevocable, lambda: slot.token is Token.WAITING),
+    ):
+        slot.begin(device.published)
+        slot.announce([1])
+        raised = []
+
+        def work(wait=wait, raised=raised):
+            with pytest.raises(RequestError, match="was cancelled while it waited") as error:
+                wait(60)
+            raised.append(error.type)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        while not waits():
+            assert thread.is_alive()
+        slot.cancel()
+        thread.join(50)
+        assert raised == [RequestError]
+        committed(device, slot, 2)
 
 
 # -- what is not allowed ------------------------------------------------------------------

@@ -9,6 +9,8 @@ import pytest
 from bloomgate import Device, Reason, open_device
 from bloomgate.backends.shm import ShmDevice
 from bloomgate.serve import Server, server_for
+from bloomgate.serve_slots import ServedSlots
+from bloomgate.shm.layout import FLIGHT
 
 from tests.device_urls import BACKENDS, SMALL, missing
 from tests.shm.served import PATIENCE, new_name, removed
@@ -73,6 +75,31 @@ def test_two_clients_get_the_verdicts_of_the_model(seed: int) -> None:
         # It was the gateware that fetched: four beats for each entry, and half a beat for each key.
         assert after.read_beats - before.read_beats > 4 * 150 + 350
         assert after.stray_bursts == 0
+
+
+def test_nobody_sees_a_verdict_before_whom_it_dooms_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    armed, seen = threading.Event(), threading.Event()
+    tell = ServedSlots.tell
+
+    def late(self: ServedSlots, certain: bool = False) -> None:
+        if armed.is_set():
+            assert seen.wait(PATIENCE)
+        tell(self, certain)
+
+    monkeypatch.setattr(ServedSlots, "tell", late)
+    with removed(new_name()) as name, served(name), ShmDevice(name) as device:
+        slot = device.open_slot()
+        slot.begin(device.published)
+        slot.announce([1])
+        assert slot.doomed is None
+        armed.set()
+        try:
+            verdict = device.commit(snapshot=device.published, writes=[1])
+            word = slot._flight()
+        finally:
+            seen.set()
+        assert next(field for field in FLIGHT if field.name == "DOOMED").extract(word)
+        assert slot.doomed == (1, verdict.timestamp)
 
 
 def test_clients_go_on_with_the_next_gateware() -> None:

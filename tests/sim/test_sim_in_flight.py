@@ -86,6 +86,36 @@ def test_a_holder_that_asks_again_loses_the_token(device):
     assert holder.token is Token.NONE
 
 
+# -- generations --------------------------------------------------------------------------
+
+#: Of a slot's filter, see SlotFilter: its tags have 8 bits, and 0 is none.
+GENERATIONS = 255
+
+
+def test_generations_wrap_in_the_middle_of_everything(device):
+    """Nothing that was announced is lost by a scrub, during it neither; what is long over does not come back."""
+    aperture = SLOT_PAGE.window("READ_APERTURE").offset
+    slot, other = device.open_slot(), device.open_slot()
+    other.begin(device.published)
+    other.announce([1])
+    for number in range(GENERATIONS + 10):
+        key = 1000 + number
+        slot.begin(device.last_timestamp())
+        # Past the driver, which would wait until the key is announced: while a scrub goes on it is not.
+        device.bus.write(slot_page_offset(slot.number) + aperture, (key,))
+        verdict = device.commit(snapshot=device.last_timestamp(), writes=[key])
+        device.publish(verdict.timestamp)
+        assert slot.doomed == (key, verdict.timestamp)
+        # Two generations a turn: this key was announced when the tags were the same, one life ago.
+        slot.begin(device.last_timestamp())
+        slot.announce([2])
+        device.publish(device.commit(snapshot=device.last_timestamp(), writes=[key - GENERATIONS // 2]).timestamp)
+        assert slot.doomed is None
+    assert other.doomed is None
+    timestamp = committed(device, slot, 1)
+    assert other.doomed == (1, timestamp)
+
+
 # -- books --------------------------------------------------------------------------------
 
 
