@@ -41,10 +41,10 @@ _VERDICT = SLOT_PAGE.register("VERDICT")
 _FLIGHT = SLOT_PAGE.register("FLIGHT")
 
 
-def _address(slot: int, item: str) -> int:
-    names = {window.name for window in SLOT_PAGE if not hasattr(window, "fields")}
-    found = SLOT_PAGE.window(item) if item in names else SLOT_PAGE.register(item)
-    return BASE_ADDRESS + slot_page_offset(slot) + found.offset
+def _address(slot: int, name: str) -> int:
+    """Of a register or window of the slot's page, on the bus."""
+    offset = next(item.offset for item in SLOT_PAGE if item.name == name)
+    return BASE_ADDRESS + slot_page_offset(slot) + offset
 
 
 class Bench(queues.Bench):
@@ -53,6 +53,7 @@ class Bench(queues.Bench):
     def __init__(self) -> None:
         super().__init__()
         self._next_key = FIRST_KEY
+        self._read_clocks = self._measure_reads()
 
     # -- transactions in flight ------------------------------------------------------------
 
@@ -187,11 +188,12 @@ class Bench(queues.Bench):
         (decided,) = [clock for clock, probe in self._events() if probe.decided]
         self._commits += 1
         self.end(slots)
-        return seen - (decided + 1) - self.read_clocks
+        return seen - (decided + 1) - self._read_clocks
 
-    def measure_reads(self) -> int:
-        """Clock cycles from the one in which a page has something to its beat on the bus: a read takes them, and a
-        doom is not later for it."""
+    def _measure_reads(self) -> int:
+        """Clock cycles from the one in which a page has something to its beat on the bus: a read takes them, and no
+        doom is later for it.
+        """
         self.begin(0, announce=False)
         self.bus.run(self.keys(0, "WRITE_APERTURE", self.new_keys(1)))
         self.bus.record()
@@ -268,7 +270,6 @@ def _announcing(bench: Bench) -> Iterator[Figure]:
 
 
 def _dooms(bench: Bench) -> Iterator[Figure]:
-    bench.read_clocks = bench.measure_reads()
     for what, losers, claim in (("doom", 1, 12), ("doom", 15, 12), ("wake", 1, 12), ("wake", 15, 12)) + (
         ("told", 1, 12),
         ("told", 15, None),
