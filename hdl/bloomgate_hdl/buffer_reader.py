@@ -66,6 +66,8 @@ class BufferReader(wiring.Component):
                 #: To the validation pipeline.
                 "beat": Out(beat_layout(parameters)),
                 "ready": In(1),
+                #: It needs ``ready``, for a beat or to come by the next one.
+                "wants": Out(1),
             }
         )
 
@@ -114,6 +116,7 @@ class BufferReader(wiring.Component):
                 & ~offers_read
             ),
             advance.eq(self.ready & (by_ram | passes_by)),
+            self.wants.eq(by_ram | passes_by | gives_up | reading | offers_read),
             self.read.eq(by_ram & self.ready),
             self.read_insert.eq(inserts),
             # A word with a key of the next chunk stays.

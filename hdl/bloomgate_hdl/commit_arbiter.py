@@ -109,6 +109,7 @@ class CommitArbiter(wiring.Component):
                 "queue_ending": In(1),
                 "queue_keys": In(beat_layout(p)),
                 "queue_ready": Out(1),
+                "queue_wants": In(1),
                 "queue_next_chunk": Out(1),
                 "queue_rotate": Out(1),
                 "queue_again": Out(1),
@@ -184,8 +185,8 @@ class CommitArbiter(wiring.Component):
         maintenance_due = Signal()
         repairing = Signal()
         announce_count = Signal(p.timestamp_bits)
-        queue_has_beats = Signal()
-        m.d.sync += queue_has_beats.eq(sum(lane.operation.as_value() for lane in self.queue_keys.lanes).any())
+        queue_wants = Signal()
+        m.d.sync += queue_wants.eq(self.queue_wants)
         with m.If(self.announce):
             m.d.sync += announce_count.eq(self.announce_count)
 
@@ -210,7 +211,7 @@ class CommitArbiter(wiring.Component):
             key_reader.announce_lanes.eq(self.announce_lanes),
             key_reader.announce_late.eq(self.announce_late),
             self.inserting.eq(key_reader.inserting),
-            self.contended.eq(key_reader.active | queue_has_beats),
+            self.contended.eq(key_reader.active | queue_wants),
             decision.request.eq(request),
             decision.outcome.eq(self.outcome),
             decision.epoch.eq(counter.epoch),

@@ -86,6 +86,7 @@ class RequestBuffers(wiring.Component):
                 "ending": Out(1),
                 "keys": Out(beat_layout(parameters)),
                 "pipeline_ready": In(1),
+                "wants": Out(1),
                 #: Strobes: the chunk is done; other requests come first.
                 "next_chunk": In(1),
                 "rotate": In(1),
@@ -240,6 +241,7 @@ class RequestBuffers(wiring.Component):
             self.ending.eq(reader.ending),
             self.keys.eq(reader.beat),
             reader.ready.eq(self.pipeline_ready),
+            self.wants.eq(reader.wants),
             reader.chunk.eq(Array(buffer.chunk.as_value() for buffer in buffers)[served]),
             reader.stored.eq(of(serving, "stored")),
             reader.arriving.eq(self.beat.data),

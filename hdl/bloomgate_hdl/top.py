@@ -39,10 +39,11 @@ def probe_layout(parameters: Parameters) -> data.StructLayout:
             # A verdict is being stored: readable from the next clock cycle on.
             "decided": 1,
             "decided_slot": parameters.slot_bits,
-            # Lanes whose key enters the pipeline to be queried, to be checked, and to be inserted.
+            # Lanes whose key enters the pipeline to be queried, checked, inserted, and announced.
             "queries": LANES,
             "checks": LANES,
             "insertions": LANES,
+            "announcements": LANES,
             # The last beat of a completion is being taken by the memory.
             "completed": 1,
             # A long request's read set is validated while nothing else is decided.
@@ -160,6 +161,7 @@ class Bloomgate(wiring.Component):
             arbiter.queue_ending.eq(queues.ending),
             arbiter.queue_keys.eq(queues.keys),
             queues.pipeline_ready.eq(arbiter.queue_ready),
+            arbiter.queue_wants.eq(queues.wants),
             queues.next_chunk.eq(arbiter.queue_next_chunk),
             queues.rotate.eq(arbiter.queue_rotate),
             queues.again.eq(arbiter.queue_again),
@@ -315,6 +317,7 @@ class Bloomgate(wiring.Component):
                     (self.probe.queries, KeyOperation.QUERY),
                     (self.probe.checks, KeyOperation.CHECK),
                     (self.probe.insertions, KeyOperation.INSERT),
+                    (self.probe.announcements, KeyOperation.ANNOUNCE),
                 )
             ),
         ]

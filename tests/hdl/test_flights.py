@@ -372,7 +372,8 @@ def test_nobody_commits_what_the_holder_has_read(core, seed):
         newest = 0
         await core.fill(holder, newest)
         await announce(core, holder)
-        await read_on(RequestKind.TOKEN, [rng.randrange(p.max_key + 1) for _ in range(4)])
+        first = [rng.randrange(p.max_key + 1) for _ in range(4)]
+        await read_on(RequestKind.TOKEN, first)
         wanted = {(False, True, False), (False, True, True), (True, True, False), (True, False, False)}
         requests = 0
         while not (wanted <= seen and requests >= 15):
@@ -380,8 +381,8 @@ def test_nobody_commits_what_the_holder_has_read(core, seed):
             requests += 1
             if requests in (5, 10):
                 await read_on(RequestKind.GUARD, [rng.randrange(p.max_key + 1)])
-        # Whatever was committed meanwhile, the holder commits; and then nobody is refused.
-        await core.write(1 + holder, SLOT_PAGE.window("WRITE_APERTURE"), 1)
+        # The holder commits, also what it has read itself; and then nobody is refused.
+        await core.write(1 + holder, SLOT_PAGE.window("WRITE_APERTURE"), first[0])
         await core.submit(holder)
         await core.wait(len(core.decided) + 1)
         verdict = await core.verdict(holder)

@@ -61,10 +61,13 @@ class Bench:
         self.ctx, self.dut, self.memory, self.stall = ctx, dut, memory, stall
         self.rng = memory.rng
         self.beats = []
+        #: The pipeline is somebody else's where nobody has asked for it a clock cycle ago.
+        self.on_demand = False
+        self._wanted = False
 
     async def tick(self, **strobes):
         ctx, dut, memory = self.ctx, self.dut, self.memory
-        ready = self.rng.random() >= self.stall
+        ready = self._wanted if self.on_demand else self.rng.random() >= self.stall
         drive(ctx, dut, pipeline_ready=ready, **strobes)
         drive(ctx, dut.fetch, ready=self.rng.random() < memory.pace)
         ctx.set(dut.busy, sum(1 << number for number, queue in memory.queues.items() if queue))
@@ -90,6 +93,7 @@ class Bench:
             if lanes or entering.last:
                 self.beats.append((lanes, int(entering.last)))
         corrupts = ctx.get(dut.corrupts)
+        self._wanted = ctx.get(dut.wants)
         await ctx.tick()
         drive(ctx, dut, **dict.fromkeys(strobes, 0))
         if corrupts:
@@ -128,6 +132,30 @@ class Bench:
 
 def good(operation, keys):
     return [(operation, key, 0) for key in keys]
+
+
+@pytest.mark.parametrize("pace", [1.0, 0.1])
+def test_a_pass_asks_for_the_pipeline_whenever_it_needs_it(pace, seed):
+    """Else whoever announces would keep it: the reader must move before it has a beat."""
+    dut = RequestBuffers(PARAMETERS)
+
+    async def run(ctx):
+        memory = Memory(random.Random(seed), dut, pace=pace, latency=5)
+        bench = Bench(ctx, dut, memory)
+        bench.on_demand = True
+        logs = order(reads=(0, 40), writes=(0x400, 5), commutes=(0x800, 6))
+        await bench.load(logs)
+        await bench.serviceable()
+        await bench.tick(second=0)
+        assert await bench.run_pass(Pass.VALIDATE) == good(KeyOperation.QUERY, keys_of(logs["reads"]))
+        keys = keys_of(logs["writes"]) + keys_of(logs["commutes"])
+        assert await bench.run_pass(Pass.CHECK) == good(KeyOperation.CHECK, keys)
+        assert await bench.run_pass(Pass.INSERT) == good(KeyOperation.INSERT, keys)
+        for _ in range(20):
+            await bench.tick()
+            assert not ctx.get(dut.wants)
+
+    simulate(dut, run, clocks=3000)
 
 
 @pytest.mark.parametrize("pace", [1.0, 0.5, 0.1])
