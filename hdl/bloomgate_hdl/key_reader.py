@@ -35,7 +35,8 @@ class KeyReader(wiring.Component):
 
     Between the words of any other pass it addresses those that the Announcer asks for, in clock cycles of their own.
 
-    A pass over nothing is one empty beat. Latency: 2 clock cycles from ``start`` to the first beat. Throughput: one
+    A pass over nothing is one empty beat. Latency: 2 clock cycles from ``start`` to the first beat, 1 to the one of a
+    pass over nothing that need not wait for the pipeline, for another pass or for announcing. Throughput: one
     beat per clock cycle while the pipeline is ready, without a gap between a pass and one that is started in the clock
     cycle of its ``ending``. Reset state: no pass.
     """
@@ -66,7 +67,8 @@ class KeyReader(wiring.Component):
                 "announce_late": In(1),
                 #: The beat is such a one.
                 "announces": Out(1),
-                #: The last beat of the pass is being addressed in this clock cycle.
+                #: The last beat of the pass is being addressed in this clock cycle; but a pass over nothing may be over
+                #: with its ``start``.
                 "ending": Out(1),
                 #: Key log read port, see KeyLog.
                 "read": Out(1),
@@ -132,8 +134,17 @@ class KeyReader(wiring.Component):
             with m.Else():
                 m.d.sync += active.eq(0)
 
+        nothing = Signal()
+        at_once = Signal()  # there is nothing to address
+        with m.Switch(self.start_pass):
+            with m.Case(Pass.DRAIN):
+                m.d.comb += nothing.eq(1)
+            with m.Case(Pass.VALIDATE):
+                m.d.comb += nothing.eq((self.read_count == self.skip_count) & (self.write_count == 0))
+        m.d.comb += at_once.eq(self.start & nothing & self.ready & ~active & ~self.announce)
+
         with m.If(self.start):
-            m.d.sync += [active.eq(1), slot.eq(self.slot), checks_left.eq(0), half_full.eq(0)]
+            m.d.sync += [active.eq(~at_once), slot.eq(self.slot), checks_left.eq(0), half_full.eq(0)]
             with m.Switch(self.start_pass):
                 with m.Case(Pass.DRAIN):
                     m.d.sync += [operation.eq(KeyOperation.NONE), left.eq(0)]
@@ -176,7 +187,7 @@ class KeyReader(wiring.Component):
             m.d.sync += [
                 read_operation.eq(operation),
                 read_present.eq(0),
-                read_last.eq(self.ending & (operation != KeyOperation.INSERT)),
+                read_last.eq(at_once | self.ending & (operation != KeyOperation.INSERT)),
                 self.beat.slot.eq(self.read_slot),
                 self.beat.late.eq(self.announce & self.announce_late),
                 self.announces.eq(self.announce),

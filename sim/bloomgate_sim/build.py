@@ -33,7 +33,7 @@ _HERE = Path(__file__).resolve().parent
 _COMPILED = ("axi_master.cpp", "axi_memory.cpp")
 _HEADERS = ("axi_master.h", "axi_memory.h", "axi_memory.hpp", "pause.hpp", "ports.hpp")
 #: The modules of the host package that the gateware is made from.
-_DESCRIPTION = ("errors", "h3", "parameters", "queue_layout", "registers", "verdict")
+_DESCRIPTION = ("errors", "h3", "in_flight", "parameters", "queue_layout", "registers", "verdict")
 #: -O2 and not more: a clock takes as long with -O3, and the compiler twice.
 #: NDEBUG: CXXRTL asserts that no memory is read beyond its end, which gateware may do if it ignores the word.
 _FLAGS = ("-std=c++17", "-O2", "-DNDEBUG", "-fPIC", "-shared", "-fvisibility=hidden", "-w")

@@ -34,7 +34,7 @@ SIMULATOR = os.environ.get("SIM", "icarus")
 CLOCK_PERIOD_NS = 10
 
 #: The modules of the host package that the gateware is made from.
-_DESCRIPTION = ("h3", "parameters", "queue_layout", "registers", "verdict")
+_DESCRIPTION = ("h3", "in_flight", "parameters", "queue_layout", "registers", "verdict")
 
 #: An `always @*` block of nothing but a constant, which has nothing to wait for and never fires under Icarus.
 _CONSTANT = re.compile(r"always @\*(\s+\S+(?: ?\[[\d:]+\])? = \d+'[bdh]\w+;\n)")
