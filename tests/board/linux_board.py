@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import select
 import shutil
 import subprocess
 import tempfile
@@ -37,8 +36,9 @@ _FABRIC = range(BASE_ADDRESS, BASE_ADDRESS + 0x10_0000)
 _DEVCFG, _INT_STS, _PCFG_DONE = 0xF800_7000, 0x00C, 1 << 2
 _SP, _LR, _PC, _CPSR = 13, 14, 15, 25
 _THUMB = 1 << 5
-#: Seconds between two looks at the gateware while the processor touches nothing, and clocks that then pass.
-_TICK_SECONDS, _TICK_CLOCKS = 0.002, 500
+#: Seconds between two looks at the gateware while the processor touches nothing, and clocks that then pass; after so
+#: many it is at rest, until it is touched again.
+_TICK_SECONDS, _TICK_CLOCKS, _TICKS = 0.002, 500, 200
 #: DDR, from address 0. Linux has the first 256 MiB, and UIO maps the queue memory at 0x3E000000.
 _MEMORY_BYTES = 1 << 30
 _QUEUE_CAPACITY = CONTROL_PAGE.register("QUEUE_CAPACITY")
@@ -205,10 +205,7 @@ class LinuxBoard:
         try:
             while True:
                 self._debugger.send("c")
-                while not select.select([self._debugger._socket], [], [], _TICK_SECONDS)[0]:
-                    self.bus.step(_TICK_CLOCKS)
-                    self._drive_interrupt()
-                stop = self._debugger.receive()
+                stop = self._stopped()
                 if stop.startswith("W"):
                     return
                 if "watch:" in stop:
@@ -221,6 +218,19 @@ class LinuxBoard:
         except BaseException as error:
             self.failure = error
             self._process.kill()
+
+    def _stopped(self) -> str:
+        """Why the processor has stopped, when it has. Until then the gateware's time passes."""
+        for _ in range(_TICKS):
+            stop = self._debugger.receive_within(_TICK_SECONDS)
+            if stop is not None:
+                return stop
+            self.bus.step(_TICK_CLOCKS)
+            self._drive_interrupt()
+        # `wait` has the limit of how long the program may take.
+        while (stop := self._debugger.receive_within(LIMIT)) is None:
+            pass
+        return stop
 
     def _drive_interrupt(self) -> None:
         if self.bus.interrupt != self._line:

@@ -13,6 +13,7 @@ no time here: it bites when an access has no answer.
 
 from __future__ import annotations
 
+import select
 import shutil
 import socket
 import subprocess
@@ -100,7 +101,6 @@ class Debugger:
         self._socket = connect(path, process)
         self._socket.settimeout(LIMIT)
         self._received = b""
-        self.ask("QStartNoAckMode")
         # Only who has read the target's description may write registers.
         self.ask("qXfer:features:read:target.xml:0,ffb")
 
@@ -110,6 +110,18 @@ class Debugger:
         )
 
     def receive(self) -> str:
+        packet = self.receive_within(LIMIT)
+        if packet is None:
+            raise TimeoutError(f"the debugger stub has not answered within {LIMIT:g} s")
+        return packet
+
+    def receive_within(self, seconds: float) -> str | None:
+        """The next packet; None if it has not come by then.
+
+        QEMU acknowledges each packet at once, and with "c" that is long before the processor stops: so that there is
+        something to read does not say that there is a packet.
+        """
+        deadline = time.monotonic() + seconds
         while True:
             begin = self._received.find(b"$")
             end = self._received.find(b"#", begin)
@@ -117,6 +129,8 @@ class Debugger:
                 packet = self._received[begin + 1 : end].decode()
                 self._received = self._received[end + 3 :]
                 return packet
+            if not select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                return None
             data = self._socket.recv(1 << 16)
             if not data:
                 raise EOFError

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "bloomgate.h"
+#include "bloomgate_queues.h"
 #include "bloomgate_registers.h"
 #include "bloomgate_uapi.h"
 
@@ -100,6 +101,42 @@ static void use_queues(void)
     bloomgate_read(&control, BLOOMGATE_CONTROL_ERROR_COUNT, &errors[1], 1);
     require(errors[0] == errors[1], "no doorbell was dropped, no fetch failed");
     bloomgate_close(&control);
+    bloomgate_close(&page);
+}
+
+/*
+ * A sleeper who looks at memory only when it is woken. The library's looks again by itself after some milliseconds, and
+ * would not show that a wake-up is lost.
+ */
+static void sleep_until_woken(void)
+{
+    struct bloomgate_window page;
+    struct bloomgate_geometry geometry;
+    struct bloomgate_queue queue;
+    struct bloomgate_request request = {.snapshot = 0};
+    require(bloomgate_module_open(&page, "", "bloomgate-slot3") == BLOOMGATE_OK, "the slot opens for a sleeper");
+    require(bloomgate_module_info(&page, &geometry, &request.snapshot) == BLOOMGATE_OK, "who learns what it is");
+    require(bloomgate_module_queue_open(&queue, &page, &geometry) == BLOOMGATE_OK, "and opens a queue");
+    struct pollfd woken = {.fd = queue.file, .events = POLLIN};
+    for (int round = 0; round < 8; round++) {
+        uint32_t index, seen, verdict[BLOOMGATE_COMPLETION_BEATS];
+        if (read(queue.file, &seen, sizeof seen) != sizeof seen ||
+            bloomgate_submit(&queue, &request, &index) != BLOOMGATE_OK) {
+            require(0, "waiting is armed, and a request is submitted");
+        }
+        int status;
+        do { /* A cause from before may wake without a completion; it is armed again before it looks. */
+            if (poll(&woken, 1, 30000) != 1 || read(queue.file, &seen, sizeof seen) != sizeof seen) {
+                require(0, "a completion wakes who sleeps");
+            }
+            status = bloomgate_queue_wait(&queue, index, 0, verdict);
+        } while (status == BLOOMGATE_E_TIMEOUT);
+        if (status != BLOOMGATE_OK) {
+            require(0, "the completion is there");
+        }
+        bloomgate_queue_release(&queue, index);
+    }
+    require(bloomgate_queue_close(&queue) == BLOOMGATE_OK, "each completion has woken who slept");
     bloomgate_close(&page);
 }
 
@@ -212,6 +249,7 @@ int main(void)
     close(file);
     use_as_another();
     use_queues();
+    sleep_until_woken();
     puts("done");
     return 0;
 }
