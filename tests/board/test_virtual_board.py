@@ -18,7 +18,7 @@ from bloomgate.registers import CONTROL_PAGE, VERSION, slot_page_offset
 from bloomgate_sim.device import SimulatedBus
 
 from tests.board.emulation import ARM_GCC, INCLUDE, ROOT, THUMB, needs
-from tests.board.linux_board import LinuxBoard, cache_folder
+from tests.board.linux_board import LinuxBoard, MemoryType, cache_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("virtual board")]
 
@@ -100,23 +100,29 @@ def test_boardtest(folder, bus, cache):
     assert report["host"]["model"] == "Adapteva Parallella board"
     pages = {0, *(slot_page_offset(slot) for slot in range(GEOMETRY.slots))}
     assert board.mapped == pages
+    # As UIO maps everything.
+    assert board.fabric_types == board.memory_types == {MemoryType.STRONGLY_ORDERED}
     # The interrupt went through the kernel's driver.
     counted = re.search(r"\d+:\s+(\d+)\s.*bloomgate-control", text)
     assert counted is not None
     assert int(counted.group(1)) > 0
 
 
-def module(folder, cache):
-    """The kernel module, built for the board's kernel."""
+def build_modules(folder, cache):
+    """The kernel module, and the tests' own, built for the board's kernel and put onto the board."""
     needs(ARM_GCC)
     # In a copy, since kbuild leaves its products beside the sources.
     copy = folder / "module"
-    shutil.copytree(ROOT / "firmware" / "linux", copy / "firmware" / "linux")
+    linux = copy / "firmware" / "linux"
+    shutil.copytree(ROOT / "firmware" / "linux", linux)
     shutil.copytree(INCLUDE, copy / "host" / "bloomgate" / "include")
-    tree = cache / "linux-source-6.1"
-    command = ["make", "-s", "-C", str(copy / "firmware" / "linux"), f"KDIR={tree}", "ARCH=arm"]
+    shutil.copy(ROOT / "tests" / "board" / "programs" / "unbind.c", linux)
+    with (linux / "Makefile").open("a") as makefile:
+        makefile.write("obj-m += unbind.o\n")
+    command = ["make", "-s", "-C", str(linux), f"KDIR={cache / 'linux-source-6.1'}", "ARCH=arm"]
     subprocess.run([*command, f"CROSS_COMPILE={ARM_GCC[:-3]}"], check=True, timeout=300, env=clean_environment())
-    return copy / "firmware" / "linux" / "bloomgate.ko"
+    for name in ("bloomgate.ko", "unbind.ko"):
+        shutil.copy(linux / name, folder / "files")
 
 
 def clean_environment():
@@ -149,7 +155,7 @@ def test_kernel_module(folder, bus, cache):
     """Loaded, its devices used and refused, unloaded; what it programs is seen from the gateware's side."""
     install(folder)
     files = folder / "files"
-    shutil.copy(module(folder, cache), files / "bloomgate.ko")
+    build_modules(folder, cache)
     THUMB.program(
         files / "slots",
         ROOT / "tests" / "board" / "programs" / "slots.c",
@@ -163,10 +169,13 @@ def test_kernel_module(folder, bus, cache):
         folder,
         "insmod /bloomgate.ko && ls /dev/bloomgate* && /slots",
         "status=$?",
+        "if [ $status = 0 ]; then",
         "/queue 4",
         f'python3 -c "{ONE_SLOT}"',
         "bloomgate boardtest --device bloomgate: --duration 0 --json 2>/dev/null",
+        "fi",
         "rmmod bloomgate && ls /dev/bloomgate* 2>&1",
+        "for heap in /sys/kernel/slab/kmalloc-*; do echo 1 > $heap/validate; done",
         "dmesg | grep -i -e bloomgate -e 'cut here' -e BUG",
         "exit $status",
     )
@@ -187,8 +196,10 @@ def test_kernel_module(folder, bus, cache):
     (report,) = reports(text)
     check_report(report)
     assert report["device"]["backend"] == "bloomgate"
-    # Nothing of the fabric was mapped but page 0 and the slots that exist.
+    # Nothing of the fabric was mapped but page 0 and the slots that exist, registers as such and buffers cached.
     assert board.mapped == {0, *(slot_page_offset(slot) for slot in range(GEOMETRY.slots))}
+    assert board.fabric_types == {MemoryType.DEVICE}
+    assert board.memory_types == {MemoryType.CACHED}
     # Every slot was let go: no window is left, and no queue.
     for slot in range(GEOMETRY.slots):
         assert queue_record(bus, slot)[1:] == [0, 0], slot

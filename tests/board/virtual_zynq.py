@@ -13,6 +13,7 @@ no time here: it bites when an access has no answer.
 
 from __future__ import annotations
 
+import re
 import select
 import shutil
 import socket
@@ -155,6 +156,17 @@ class Debugger:
 
     def register(self, number: int) -> int:
         return int.from_bytes(bytes.fromhex(self.ask(f"p{number:x}")), "little")
+
+    def number_of(self, name: str) -> int:
+        """The number of a system register, which depends on QEMU's version."""
+        text, more = "", True
+        while more:
+            part = self.ask(f"qXfer:features:read:system-registers.xml:{len(text):x},800")
+            text, more = text + part[1:], part[0] == "m"
+        found = re.search(rf'<reg name="{name}" [^>]*regnum="(\d+)"', text)
+        if found is None:
+            raise VirtualZynqError(f"this QEMU does not show {name}")
+        return int(found.group(1))
 
     @staticmethod
     def set_register(number: int, value: int) -> str:

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -140,6 +141,67 @@ static void sleep_until_woken(void)
     bloomgate_close(&page);
 }
 
+static sigjmp_buf on_bus_error;
+
+static void bus_error(int number)
+{
+    (void)number;
+    siglongjmp(on_bus_error, 1);
+}
+
+/* Whether a load ends with SIGBUS. */
+static int gone(const volatile uint32_t *word)
+{
+    if (sigsetjmp(on_bus_error, 1)) {
+        return 1;
+    }
+    (void)*word;
+    return 0;
+}
+
+/* The driver loses the device while a slot is open and mapped and its owner sleeps: as when an overlay is removed. */
+static void lose_the_device(void)
+{
+    struct bloomgate_info info;
+    int file = open(SLOT, O_RDWR);
+    require(ioctl(file, BLOOMGATE_GET_INFO, &info) == 0, "a slot is open");
+    volatile uint32_t *page = map(file, BLOOMGATE_PAGE_BYTES, BLOOMGATE_MAP_PAGE);
+    volatile uint32_t *buffer = map(file, info.buffer_bytes, BLOOMGATE_MAP_BUFFER);
+    require(page != NULL && buffer != NULL, "and mapped");
+    signal(SIGBUS, bus_error);
+    require(!gone(page) && !gone(buffer), "and there");
+    pid_t sleeper = fork();
+    if (sleeper == 0) {
+        uint32_t seen;
+        int other = open(NEXT_SLOT, O_RDWR);
+        struct pollfd woken = {.fd = other, .events = POLLIN};
+        if (read(other, &seen, sizeof seen) != sizeof seen || system("insmod /unbind.ko") != 0) {
+            _exit(1);
+        }
+        _exit(poll(&woken, 1, 30000) == 1 && woken.revents & POLLHUP ? 0 : 2);
+    }
+    struct pollfd woken = {.fd = file, .events = POLLIN};
+    require(poll(&woken, 1, 30000) == 1 && woken.revents & POLLHUP, "the device is lost, which wakes who sleeps");
+    int status;
+    waitpid(sleeper, &status, 0);
+    require(WIFEXITED(status) && WEXITSTATUS(status) == 0, "and whoever comes later does not sleep");
+    require(gone(page) && gone(buffer), "nothing is mapped any more");
+    require(ioctl(file, BLOOMGATE_GET_INFO, &info) < 0 && errno == ENODEV, "no question is answered");
+    require(ioctl(file, BLOOMGATE_RESTART_QUEUE) < 0 && errno == ENODEV, "no queue begins");
+    require(map(file, BLOOMGATE_PAGE_BYTES, BLOOMGATE_MAP_PAGE) == NULL, "nothing can be mapped");
+    require(open(NEXT_SLOT, O_RDWR) < 0 && errno == ENOENT, "no slot can be opened");
+    munmap((void *)(uintptr_t)page, BLOOMGATE_PAGE_BYTES);
+    munmap((void *)(uintptr_t)buffer, info.buffer_bytes);
+    close(file);
+    require(system("rmmod unbind") == 0, "the device comes back");
+    file = open(SLOT, O_RDWR);
+    page = map(file, BLOOMGATE_PAGE_BYTES, BLOOMGATE_MAP_PAGE);
+    require(page != NULL && ioctl(file, BLOOMGATE_GET_INFO, &info) == 0, "and its slots open again");
+    commit((void *)(uintptr_t)page, ((uint64_t)info.epoch << 32) + info.count);
+    munmap((void *)(uintptr_t)page, BLOOMGATE_PAGE_BYTES);
+    close(file);
+}
+
 /* What a user who is only in the group of slot 3 may open; the nodes have the owners that the udev rule gives them. */
 static void use_as_another(void)
 {
@@ -250,6 +312,7 @@ int main(void)
     use_as_another();
     use_queues();
     sleep_until_woken();
+    lose_the_device();
     puts("done");
     return 0;
 }
