@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from bloomgate.registers import BASE_ADDRESS, CONTROL_PAGE
+from bloomgate.registers import BASE_ADDRESS, CONTROL_PAGE, QUEUE_RECORD_BYTES
 from bloomgate_sim.device import BusError, SimulatedBus
 
 from tests.board.emulation import ROOT
@@ -44,6 +44,7 @@ _THUMB = 1 << 5
 _TICK_SECONDS, _TICK_CLOCKS, _TICKS = 0.002, 500, 200
 #: DDR, from address 0. Linux has the first 256 MiB, and UIO maps the queue memory at 0x3E000000.
 _MEMORY_BYTES = 1 << 30
+_RECORDS = CONTROL_PAGE.window("QUEUE_RECORDS")
 _QUEUE_CAPACITY = CONTROL_PAGE.register("QUEUE_CAPACITY")
 #: IRQ_F2P[0] at the input of QEMU's interrupt controller: GIC 61 without the 32 private ones.
 _LINE = 61 - 32
@@ -123,6 +124,9 @@ class LinuxBoard:
         #: How programs have mapped the fabric, and memory that the gateware reaches: memory types of ARM Linux.
         self.fabric_types: set[MemoryType] = set()
         self.memory_types: set[MemoryType] = set()
+        #: The memory that programs have mapped, and what the gateware's slots could reach then: address and bytes.
+        self.buffers: set[tuple[int, int]] = set()
+        self.windows: set[tuple[int, int]] = set()
         self.failure: BaseException | None = None
         self._folder = folder
         #: By virtual page: where it leads, in each address space that has it.
@@ -130,6 +134,8 @@ class LinuxBoard:
         self._returns: dict[int, int] = {}
         self._line = False
         self._uncached = overlay is None
+        (capacity,) = bus.read(CONTROL_PAGE.register("CAPACITY").offset, 1)
+        self._slots = CONTROL_PAGE.register("CAPACITY")["SLOTS"].extract(capacity)
         # In memory, if it can be: it is written to often.
         shared = Path("/dev/shm")
         with tempfile.TemporaryFile(dir=shared if shared.is_dir() else folder) as memory:
@@ -228,6 +234,11 @@ class LinuxBoard:
         (line,) = [line for line in text.splitlines() if "(a9mpcore_priv)" in line]
         return f"/machine/unattached/{line.split('/')[1].split(' ')[0]}"
 
+    def window(self, slot: int) -> tuple[int, int]:
+        """The window of a slot: base and size in bytes."""
+        base, size = self.bus.read(_RECORDS.offset + slot * QUEUE_RECORD_BYTES, 2)
+        return base, size
+
     # The processor, in the thread that serves it.
 
     def _serve(self) -> None:
@@ -274,12 +285,16 @@ class LinuxBoard:
         registers = self._debugger.registers()
         pc = registers[_PC]
         if pc == self._remap:  # (vma, address, page number, size, protection)
-            physical = registers[2] * _PAGE
-            protection = int.from_bytes(self._debugger.read(registers[_SP]), "little")
-            types = self.fabric_types if physical in _FABRIC else self.memory_types
-            types.add(MemoryType(protection >> 2 & 0xF))
-            mapping = _Mapping(physical, self._space(registers[0]), self._debugger.register(self._table))
-            self._watch(registers[1], mapping, registers[3])
+            physical, size = registers[2] * _PAGE, registers[3]
+            memory_type = MemoryType(int.from_bytes(self._debugger.read(registers[_SP]), "little") >> 2 & 0xF)
+            if physical in _FABRIC:
+                self.fabric_types.add(memory_type)
+                mapping = _Mapping(physical, self._space(registers[0]), self._debugger.register(self._table))
+                self._watch(registers[1], mapping, size)
+            else:
+                self.memory_types.add(memory_type)
+                self.buffers.add((physical, size))
+                self.windows.update(window for window in map(self.window, range(self._slots)) if window[1])
         elif pc == self._unmap:  # (gather, tree, vma, begin, on the stack: end)
             self._unwatch(registers)
         elif pc == self._iounmap:  # (address)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from bloomgate.parameters import Parameters
-from bloomgate.registers import CONTROL_PAGE, VERSION, slot_page_offset
+from bloomgate.registers import CONTROL_PAGE, QUEUE_RECORD, QUEUE_RECORD_BYTES, VERSION, slot_page_offset
 from bloomgate_sim.device import SimulatedBus
 
 from tests.board.emulation import ARM_GCC, INCLUDE, ROOT, THUMB, needs
@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_grou
 
 #: Few keys, since each access takes 0.1 ms here.
 GEOMETRY = Parameters(K=2, D=64, timestamp_bits=32, key_bits=32, slots=6, aperture_depth=32)
+QUEUE_STATUS = CONTROL_PAGE.window("QUEUE_RECORDS").offset + QUEUE_RECORD.register("QUEUE_STATUS").offset
 #: Seconds for a system from its start to its end; the machine may be busy.
 SECONDS = 800
 
@@ -130,12 +131,6 @@ def clean_environment():
     return {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
 
 
-def queue_record(bus, slot):
-    """WINDOW_BASE, WINDOW_SIZE, and whether the queue is enabled."""
-    base = CONTROL_PAGE.window("QUEUE_RECORDS").offset + 32 * slot
-    return [*bus.read(base, 2), bus.read(base + 12, 1)[0] & 1]
-
-
 ONE_SLOT = """
 import bloomgate
 with bloomgate.open_device('bloomgate:slot=2') as device:
@@ -200,6 +195,10 @@ def test_kernel_module(folder, bus, cache):
     assert board.mapped == {0, *(slot_page_offset(slot) for slot in range(GEOMETRY.slots))}
     assert board.fabric_types == {MemoryType.DEVICE}
     assert board.memory_types == {MemoryType.CACHED}
+    # A slot reaches its own buffer and nothing else.
+    assert board.buffers <= board.windows
+    assert {size for _, size in board.windows} == {256 << 10}
     # Every slot was let go: no window is left, and no queue.
     for slot in range(GEOMETRY.slots):
-        assert queue_record(bus, slot)[1:] == [0, 0], slot
+        assert board.window(slot)[1] == 0, slot
+        assert bus.read(QUEUE_STATUS + QUEUE_RECORD_BYTES * slot, 1)[0] & 1 == 0, slot

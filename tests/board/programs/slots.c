@@ -7,8 +7,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -107,37 +109,70 @@ static void use_queues(void)
 
 /*
  * A sleeper who looks at memory only when it is woken. The library's looks again by itself after some milliseconds, and
- * would not show that a wake-up is lost.
+ * would not show that a wake-up is lost. Another thread submits, when the sleeper sleeps.
  */
+struct night {
+    struct bloomgate_queue *queue;
+    struct bloomgate_request request;
+    pid_t sleeper;
+    /* Nights that have begun, and the request of the last. */
+    atomic_int begun;
+    uint32_t index;
+};
+
+enum { NIGHTS = 8 };
+
+/* The state of a thread of this process, as in /proc: 'S' while it sleeps. */
+static char state_of(pid_t thread)
+{
+    char path[64], text[128] = "";
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)thread);
+    int file = open(path, O_RDONLY);
+    ssize_t got = read(file, text, sizeof text - 1);
+    close(file);
+    const char *name_end = got > 0 ? strrchr(text, ')') : NULL;
+    return name_end == NULL ? '?' : name_end[2];
+}
+
+static void *submit_at_night(void *argument)
+{
+    struct night *night = argument;
+    for (int number = 1; number <= NIGHTS; number++) {
+        while (atomic_load(&night->begun) < number || state_of(night->sleeper) != 'S') {
+            usleep(1000);
+        }
+        if (bloomgate_submit(night->queue, &night->request, &night->index) != BLOOMGATE_OK) {
+            require(0, "a request is submitted");
+        }
+    }
+    return NULL;
+}
+
 static void sleep_until_woken(void)
 {
     struct bloomgate_window page;
     struct bloomgate_geometry geometry;
     struct bloomgate_queue queue;
-    struct bloomgate_request request = {.snapshot = 0};
+    struct night night = {.queue = &queue, .sleeper = getpid()};
+    pthread_t submitter;
     require(bloomgate_module_open(&page, "", "bloomgate-slot3") == BLOOMGATE_OK, "the slot opens for a sleeper");
-    require(bloomgate_module_info(&page, &geometry, &request.snapshot) == BLOOMGATE_OK, "who learns what it is");
+    require(bloomgate_module_info(&page, &geometry, &night.request.snapshot) == BLOOMGATE_OK, "who learns what it is");
     require(bloomgate_module_queue_open(&queue, &page, &geometry) == BLOOMGATE_OK, "and opens a queue");
+    require(pthread_create(&submitter, NULL, submit_at_night, &night) == 0, "that a thread submits to");
     struct pollfd woken = {.fd = queue.file, .events = POLLIN};
-    for (int round = 0; round < 8; round++) {
-        uint32_t index, seen, verdict[BLOOMGATE_COMPLETION_BEATS];
-        if (read(queue.file, &seen, sizeof seen) != sizeof seen ||
-            bloomgate_submit(&queue, &request, &index) != BLOOMGATE_OK) {
-            require(0, "waiting is armed, and a request is submitted");
-        }
-        int status;
-        do { /* A cause from before may wake without a completion; it is armed again before it looks. */
-            if (poll(&woken, 1, 30000) != 1 || read(queue.file, &seen, sizeof seen) != sizeof seen) {
-                require(0, "a completion wakes who sleeps");
-            }
-            status = bloomgate_queue_wait(&queue, index, 0, verdict);
-        } while (status == BLOOMGATE_E_TIMEOUT);
-        if (status != BLOOMGATE_OK) {
-            require(0, "the completion is there");
-        }
-        bloomgate_queue_release(&queue, index);
+    for (int number = 1; number <= NIGHTS; number++) {
+        uint32_t seen, verdict[BLOOMGATE_COMPLETION_BEATS];
+        /* A cause from before may wake at once: it is taken here. */
+        do {
+            require(read(queue.file, &seen, sizeof seen) == sizeof seen, "waiting is armed");
+        } while (poll(&woken, 1, 100) != 0);
+        atomic_store(&night.begun, number);
+        require(poll(&woken, 1, 30000) == 1, "a completion wakes who sleeps");
+        require(bloomgate_queue_wait(&queue, night.index, 0, verdict) == BLOOMGATE_OK, "and is there");
+        bloomgate_queue_release(&queue, night.index);
     }
-    require(bloomgate_queue_close(&queue) == BLOOMGATE_OK, "each completion has woken who slept");
+    pthread_join(submitter, NULL);
+    require(bloomgate_queue_close(&queue) == BLOOMGATE_OK, "the sleeper's queue is closed");
     bloomgate_close(&page);
 }
 
