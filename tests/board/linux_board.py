@@ -291,7 +291,7 @@ class LinuxBoard:
                 self.fabric_types.add(memory_type)
                 mapping = _Mapping(physical, self._space(registers[0]), self._debugger.register(self._table))
                 self._watch(registers[1], mapping, size)
-            else:
+            elif physical < _MEMORY_BYTES:
                 self.memory_types.add(memory_type)
                 self.buffers.add((physical, size))
                 self.windows.update(window for window in map(self.window, range(self._slots)) if window[1])

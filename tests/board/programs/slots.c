@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -109,7 +110,8 @@ static void use_queues(void)
 
 /*
  * A sleeper who looks at memory only when it is woken. The library's looks again by itself after some milliseconds, and
- * would not show that a wake-up is lost. Another thread submits, when the sleeper sleeps.
+ * would not show that a wake-up is lost; nor would poll(), which looks again when its time is over: so this is epoll.
+ * Another thread submits, when the sleeper sleeps.
  */
 struct night {
     struct bloomgate_queue *queue;
@@ -159,19 +161,24 @@ static void sleep_until_woken(void)
     require(bloomgate_module_info(&page, &geometry, &night.request.snapshot) == BLOOMGATE_OK, "who learns what it is");
     require(bloomgate_module_queue_open(&queue, &page, &geometry) == BLOOMGATE_OK, "and opens a queue");
     require(pthread_create(&submitter, NULL, submit_at_night, &night) == 0, "that a thread submits to");
-    struct pollfd woken = {.fd = queue.file, .events = POLLIN};
+    int night_watch = epoll_create1(0);
+    struct epoll_event woken = {.events = EPOLLIN};
+    struct pollfd now = {.fd = queue.file, .events = POLLIN};
     for (int number = 1; number <= NIGHTS; number++) {
         uint32_t seen, verdict[BLOOMGATE_COMPLETION_BEATS];
         /* A cause from before may wake at once: it is taken here. */
         do {
             require(read(queue.file, &seen, sizeof seen) == sizeof seen, "waiting is armed");
-        } while (poll(&woken, 1, 100) != 0);
+        } while (poll(&now, 1, 100) != 0);
+        require(epoll_ctl(night_watch, EPOLL_CTL_ADD, queue.file, &woken) == 0, "the sleeper is to be woken");
         atomic_store(&night.begun, number);
-        require(poll(&woken, 1, 30000) == 1, "a completion wakes who sleeps");
+        require(epoll_wait(night_watch, &woken, 1, 30000) == 1, "a completion wakes who sleeps");
+        require(epoll_ctl(night_watch, EPOLL_CTL_DEL, queue.file, NULL) == 0, "and no other night");
         require(bloomgate_queue_wait(&queue, night.index, 0, verdict) == BLOOMGATE_OK, "and is there");
         bloomgate_queue_release(&queue, night.index);
     }
     pthread_join(submitter, NULL);
+    close(night_watch);
     require(bloomgate_queue_close(&queue) == BLOOMGATE_OK, "the sleeper's queue is closed");
     bloomgate_close(&page);
 }
@@ -205,6 +212,11 @@ static void lose_the_device(void)
     require(page != NULL && buffer != NULL, "and mapped");
     signal(SIGBUS, bus_error);
     require(!gone(page) && !gone(buffer), "and there");
+    int watch = epoll_create1(0);
+    struct epoll_event woken = {.events = EPOLLIN};
+    uint32_t count;
+    require(read(file, &count, sizeof count) == sizeof count, "waiting is armed");
+    require(epoll_ctl(watch, EPOLL_CTL_ADD, file, &woken) == 0, "for one who sleeps");
     pid_t sleeper = fork();
     if (sleeper == 0) {
         uint32_t seen;
@@ -215,8 +227,8 @@ static void lose_the_device(void)
         }
         _exit(poll(&woken, 1, 30000) == 1 && woken.revents & POLLHUP ? 0 : 2);
     }
-    struct pollfd woken = {.fd = file, .events = POLLIN};
-    require(poll(&woken, 1, 30000) == 1 && woken.revents & POLLHUP, "the device is lost, which wakes who sleeps");
+    require(epoll_wait(watch, &woken, 1, 30000) == 1 && woken.events & EPOLLHUP, "the device is lost, which wakes");
+    close(watch);
     int status;
     waitpid(sleeper, &status, 0);
     require(WIFEXITED(status) && WEXITSTATUS(status) == 0, "and whoever comes later does not sleep");
@@ -292,7 +304,7 @@ int main(void)
     struct pollfd waiting = {.fd = file, .events = POLLIN};
     require(read(file, &seen, sizeof seen) == sizeof seen, "waiting is armed");
     timestamp = commit(page, timestamp);
-    require(poll(&waiting, 1, 30000) == 1 && waiting.revents & POLLIN, "a verdict wakes");
+    require(poll(&waiting, 1, 30000) == 1 && waiting.revents & POLLIN, "a verdict is there to wake");
     uint32_t later;
     require(read(file, &later, sizeof later) == sizeof later && later != seen, "and is counted");
     /* The cause of the arming before may come once more; then there is quiet. */
