@@ -82,6 +82,26 @@ def check_report(report):
     assert found == dict.fromkeys(SECTIONS, "passed")
 
 
+#: The nodes get the owners that the udev rule gives them; then one user, who is in the group of slot 3 alone.
+OWNER = """
+import os, bloomgate
+for entry in os.scandir('/sys/class/uio'):
+    name = open(entry.path + '/name').read().strip()
+    os.chown('/dev/' + entry.name, 0, 1000 + int(name[14:]) if 'slot' in name else 999)
+    os.chmod('/dev/' + entry.name, 0o660)
+os.setgroups([1003])
+os.setgid(1003)
+os.setuid(1000)
+with bloomgate.open_device('uio:slot=3') as device:
+    print('owner', device.commit(snapshot=device.published, writes=[9]).committed)
+for url in ('uio:slot=4', 'uio:'):
+    try:
+        bloomgate.open_device(url)
+    except bloomgate.DeviceUnavailable as error:
+        print('refused', error)
+"""
+
+
 def test_boardtest(folder, bus, cache):
     """`bloomgate load` to look at what is loaded, then `bloomgate boardtest`, both through UIO."""
     install(folder)
@@ -90,6 +110,7 @@ def test_boardtest(folder, bus, cache):
         "bloomgate load && echo REPORT && cat /run/bloomgate/device.json && echo END",
         "bloomgate boardtest --device uio: --duration 1 --json 2>/dev/null && echo END",
         "grep bloomgate /proc/interrupts",
+        f'python3 -c "{OWNER}"',
     )
     board = LinuxBoard(folder, bus, folder / "files", cache)
     text = board.wait(SECONDS)
@@ -103,6 +124,9 @@ def test_boardtest(folder, bus, cache):
     assert board.mapped == pages
     # As UIO maps everything.
     assert board.fabric_types == board.memory_types == {MemoryType.STRONGLY_ORDERED}
+    assert "owner True" in text
+    for node in ("slot4", "control"):
+        assert f"refused the node bloomgate-{node}: Permission denied" in text
     # The interrupt went through the kernel's driver.
     counted = re.search(r"\d+:\s+(\d+)\s.*bloomgate-control", text)
     assert counted is not None
