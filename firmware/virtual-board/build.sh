@@ -2,8 +2,6 @@
 # build.sh [FOLDER]: what the virtual Parallella needs, once: a kernel, its modules' build tree, and a root file system
 # with Debian's armhf Python. Into FOLDER, by default ~/.cache/bloomgate/virtual-board. `make virtual-board` runs it.
 #
-# Needs: apt install linux-source-6.1 gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-system-arm qemu-user
-#        device-tree-compiler flex bison bc cpio make xz-utils apt
 # The kernel takes some minutes, 12 on two cores, and 2 GB. What is there already is not built again.
 set -eu
 
@@ -20,24 +18,25 @@ say() {
 # Passes over the lines of a build, and says how far it is; $1: about how many there are.
 progress() {
     awk -v all="$1" '
+        BEGIN { due = 0 }
         int(100 * ++lines / all) >= due { print "build.sh: kernel", (due < 100 ? due : 99) " %"; fflush(); due += 5 }
     ' >&2
 }
 
-for tool in arm-linux-gnueabihf-gcc qemu-system-arm dtc flex bison bc cpio xz apt-get; do
-    command -v $tool >/dev/null || {
-        say "$tool is not there; the packages are named at the top of $here/build.sh"
-        exit 1
-    }
+source=/usr/src/linux-source-6.1.tar.xz
+lacking=
+for tool in arm-linux-gnueabihf-gcc=gcc-arm-linux-gnueabihf qemu-system-arm dtc=device-tree-compiler flex bison bc \
+    cpio make xz=xz-utils apt-get=apt; do
+    command -v "${tool%=*}" >/dev/null || lacking="$lacking ${tool#*=}"
 done
+[ -f $source ] || [ -f kernel/done ] || lacking="$lacking linux-source-6.1"
+[ -z "$lacking" ] || {
+    say "some things are not there: apt install$lacking"
+    exit 1
+}
 
 # The kernel. Debian's own for armhf has no Zynq, so it is built from Debian's source.
 if [ ! -f kernel/done ] || ! cmp -s "$here/kernel.config" kernel/config; then
-    source=/usr/src/linux-source-6.1.tar.xz
-    [ -f $source ] || {
-        say "no $source: apt install linux-source-6.1"
-        exit 1
-    }
     [ -d linux-source-6.1 ] || {
         say "unpacking $source"
         rm -rf unpacked
@@ -50,7 +49,7 @@ if [ ! -f kernel/done ] || ! cmp -s "$here/kernel.config" kernel/config; then
     mkdir kernel
     say "compiling the kernel in $cache, once"
     export ARCH=arm CROSS_COMPILE=arm-linux-gnueabihf-
-    nice make -s -C linux-source-6.1 KCONFIG_ALLCONFIG="$here/kernel.config" tinyconfig
+    nice make -s -C linux-source-6.1 KCONFIG_ALLCONFIG="$here/kernel.config" tinyconfig >/dev/null
     # A line for each file; complaints go past the counting. The status of a pipe is that of its end.
     { nice make -C linux-source-6.1 -j "$jobs" zImage dtbs modules || touch kernel/failed; } | progress 1100
     [ ! -e kernel/failed ] || {
