@@ -59,6 +59,9 @@ def cache_folder() -> Path:
     lacking = [tool for tool in tools if shutil.which(tool) is None]
     if lacking or not (folder / "kernel" / "done").exists() or not (folder / "root" / "done").exists():
         pytest.skip(f"no kernel in {folder}{''.join(f', no {tool}' for tool in lacking)}: make virtual-board")
+    wanted = (ROOT / "firmware" / "virtual-board" / "kernel.config").read_text()
+    if (folder / "kernel" / "config").read_text() != wanted:
+        pytest.skip(f"the kernel in {folder} was built with another configuration: make virtual-board")
     return folder
 
 
