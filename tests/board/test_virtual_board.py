@@ -108,9 +108,9 @@ def test_boardtest(folder, bus, cache):
     script(
         folder,
         "bloomgate load && echo REPORT && cat /run/bloomgate/device.json && echo END",
+        f'python3 -c "{OWNER}"',
         "bloomgate boardtest --device uio: --duration 1 --json 2>/dev/null && echo END",
         "grep bloomgate /proc/interrupts",
-        f'python3 -c "{OWNER}"',
     )
     board = LinuxBoard(folder, bus, folder / "files", cache)
     text = board.wait(SECONDS)
