@@ -35,7 +35,7 @@ COUNTERS = (
 class Context:
     """One thread's share."""
 
-    __slots__ = ("__weakref__", "era", "in_a_row", "last_snapshot", "number", "patience", "thread", *COUNTERS)
+    __slots__ = ("__weakref__", "begun", "era", "in_a_row", "last_snapshot", "number", "patience", "thread", *COUNTERS)
 
     commits: int
     read_only: int
@@ -58,6 +58,8 @@ class Context:
         self.thread = threading.get_ident()
         #: Not newer than the next one.
         self.last_snapshot = 0
+        #: Ordinary attempts.
+        self.begun = 0
         #: The last one in which it was alone.
         self.era: Optional[Era] = None
         #: Transactions since another thread began one, and after how many it tries to be alone; 0: as many as usual.

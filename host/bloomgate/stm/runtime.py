@@ -193,18 +193,19 @@ class Runtime:
 
     def begin(self) -> Attempt:
         """A new attempt on the newest snapshot, of this thread."""
-        if self._submission._is_owned():  # type: ignore[attr-defined]
-            raise Reentered(
-                "a transaction cannot begin in a signal handler or finaliser that interrupted a commit of its thread"
-            )
         device = self._device
         if device is None:
             device = self._open(None)
+        if self._submission._is_owned() or device.publication_interrupted():  # type: ignore[attr-defined]
+            raise Reentered(
+                "a transaction cannot begin in a signal handler or finaliser that interrupted a commit of its thread"
+            )
         mine = here.mine
         if mine is None:
             mine = here.context()
         # Register before reading, so that a pruner either sees us or has read no newer ``published`` than we will.
         # This thread's last snapshot is not newer than the one that it will get.
+        mine.begun = number = mine.begun + 1
         snapshots[mine.number] = mine.last_snapshot
         if alone.active is not None:
             alone.end(alone.active)
@@ -212,7 +213,9 @@ class Runtime:
             self._last = mine
             mine.in_a_row = 0
         snapshots[mine.number] = mine.last_snapshot = snapshot = device.published
-        return Attempt(self, mine, snapshot)
+        attempt = Attempt(self, mine, snapshot)
+        attempt.number = number
+        return attempt
 
     def end(self, attempt: Attempt) -> None:
         """Give back what the attempt holds. Idempotent."""
@@ -221,14 +224,14 @@ class Runtime:
             self._release(attempt)
 
     def quiet(self) -> Optional[int]:
-        """What is published, if that is everything, nobody waits for a change or records; else None.
+        """What is published, if that is everything, and nobody waits for a change, holds the token or records; or None.
 
         None also on a device that decides for other processes, which may write the private parts of their commits.
         """
         device = self._device
         if device is None or device.recalls or self.profile is not None:
             return None
-        if self._submitted is not None or self._unpublished or self.waiting.sleepers:
+        if self._submitted is not None or self._unpublished or self._holder is not None or self.waiting.sleepers:
             return None
         published = device.published
         return published if published == device.last_timestamp() else None
@@ -263,6 +266,9 @@ class Runtime:
                 try:
                     if self._submitted is not None:
                         self._settle()
+                    if not attempt.registered():
+                        attempt.verdict = Verdict(False, None, Reason.CONFLICT, None)
+                        return False
                     holder = self._holder
                     guarded = holder is not None and holder is not attempt and self._guards(holder, attempt)
                     if holder is None and not too_large:
@@ -284,6 +290,11 @@ class Runtime:
                     self._gate.leave()
                 if not guarded:
                     break
+                if holder is not None and holder.context is attempt.context:
+                    raise Reentered(
+                        "a signal handler cannot change what the irrevocable transaction that it has "
+                        "interrupted has read"
+                    )
                 if not self._token.wait_for_release(holder, allowance):
                     raise TransactionTimeout("an irrevocable transaction was in the way for too long")
             if timestamp is None:
