@@ -519,7 +519,7 @@ def test_a_handler_and_another_thread_wherever_bloomgate_is(kind, other) -> None
         nonlocal expected, threads
         with contextlib.suppress(stm.TransactionError):
             atomic(lambda: setattr(y, "value", y.value + 1))()
-        if runtime._holder is not None or runtime._unpublished:
+        if runtime._holder is not None or runtime._decided.unpublished:
             # Nobody would get past it.
             return
         if not any(lock._is_owned() for lock in (runtime._submission, alone.lock, *version._locks)):

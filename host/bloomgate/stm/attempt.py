@@ -14,7 +14,7 @@ from bloomgate.verdict import Verdict
 if TYPE_CHECKING:
     from bloomgate.stm.report import Trace
     from bloomgate.stm.runtime import Runtime
-    from bloomgate.stm.shared import SharedPart
+    from bloomgate.stm.shared_part import SharedPart
 
 __all__ = ["Attempt", "Hooks", "Mark"]
 

@@ -10,7 +10,17 @@ if TYPE_CHECKING:
     from bloomgate.stm.attempt import Attempt
     from bloomgate.stm.limits import Allowance
 
-__all__ = ["COUNTERS", "IDLE", "Context", "contexts", "forget_other_threads", "here", "snapshots", "totals"]
+__all__ = [
+    "COUNTERS",
+    "IDLE",
+    "Context",
+    "contexts",
+    "forget_other_threads",
+    "here",
+    "oldest_snapshot",
+    "snapshots",
+    "totals",
+]
 
 #: Registered by a thread that runs no transaction; greater than every timestamp.
 IDLE = 1 << 65
@@ -121,6 +131,15 @@ def _fold() -> None:
 
 
 here = _Here()
+
+
+def oldest_snapshot(published: int) -> int:
+    """A timestamp that no snapshot, present or future, is older than, given one that was published before."""
+    oldest = published
+    for snapshot in snapshots.copy().values():
+        if snapshot < oldest:
+            oldest = snapshot
+    return oldest
 
 
 def totals() -> dict[str, int]:
