@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
-from typing import Any, Generic, NamedTuple, Optional, TypeVar, Union
+from typing import Any, Generic, NamedTuple, Optional, TypeVar, Union, overload
 
 from bloomgate.stm.atomic import operation
 from bloomgate.stm.containers import parts
@@ -18,6 +18,7 @@ __all__ = ["TDict"]
 
 K = TypeVar("K")
 V = TypeVar("V")
+D = TypeVar("D")
 _NO_DEFAULT: Any = object()
 #: Keys that are put in or deleted between two sweeps, at least.
 _SWEEP = 64
@@ -188,6 +189,12 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
     def __contains__(self, key: object) -> bool:
         return current().read(self._entry(key)) is not ABSENT
 
+    @overload
+    def get(self, key: K, default: None = None) -> Optional[V]: ...
+    @overload
+    def get(self, key: K, default: V) -> V: ...
+    @overload
+    def get(self, key: K, default: D) -> Union[V, D]: ...
     @operation
     def get(self, key: K, default: Any = None) -> Any:
         item = current().read(self._entry(key))
@@ -233,6 +240,12 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
     def values(self) -> ValuesView[V]:
         return _Values(self)
 
+    @overload
+    def pop(self, key: K) -> V: ...
+    @overload
+    def pop(self, key: K, default: V) -> V: ...
+    @overload
+    def pop(self, key: K, default: D) -> Union[V, D]: ...
     @operation
     def pop(self, key: K, default: Any = _NO_DEFAULT) -> Any:
         item = current().read(self._entry(key))
@@ -256,6 +269,10 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
         for key in self:
             del self[key]
 
+    @overload
+    def setdefault(self: TDict[K, Optional[D]], key: K, default: None = None) -> Optional[D]: ...
+    @overload
+    def setdefault(self, key: K, default: V) -> V: ...
     @operation
     def setdefault(self, key: K, default: Any = None) -> Any:
         if key not in self:

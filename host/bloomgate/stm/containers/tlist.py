@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, MutableSequence
 from operator import index as as_index
-from typing import Any, Callable, Optional, TypeVar
+from typing import Any, Callable, Optional, SupportsIndex, TypeVar, overload
 
 from bloomgate.stm.atomic import operation
 from bloomgate.stm.containers.parts import ABSENT, Cells, Compared, Private, current, grow
@@ -58,6 +58,10 @@ class TList(Compared, Private, MutableSequence[T]):
             raise IndexError(f"{self._name} index out of range")
         return position
 
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
     @operation
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
