@@ -108,7 +108,7 @@ deb: $(INSTALLED) ## Debian package of the host side for armhf (build/deb; docs/
 virtual-board: system-test $(INSTALLED) ## Linux for the board in QEMU, with the gateware in its fabric: build it once, test on it
 	$(call step,virtual board)
 	@sh firmware/virtual-board/build.sh
-	@$(PYTHON) -m pytest -n 0 tests/board/test_virtual_board.py $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest -n 0 tests/board/test_virtual_board.py -v $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: $(INSTALLED) ## measure the speed figures of the README

@@ -5,7 +5,7 @@ measured, making the cells is. Each variant of each program runs again and again
 turns with the other variant, because PyPy compiles code for the classes that it has seen there; the fastest run of a
 process counts, and the median of PROCESSES ratios, because PyPy does not compile a program equally well every time.
 On this Python, and on PyPy if there is one. The goal is what PyPy-TM promised for itself: at most 5 times on CPython,
-at most 2 times on PyPy. On CPython the program's only thread is alone, and works in place: docs/stm-design.md.
+at most 2 times on PyPy. The program's only thread is alone, and works in place: docs/stm-design.md.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ SECONDS = 1.0
 PROCESSES = 3
 SEED = 1
 GOALS = {"cpython": 5, "pypy": 2}
-#: Where the goal is compared but not claimed: threads do not change variables in place there.
-NOT_CLAIMED = ("pypy",)
+#: Where the goal is compared but not claimed. Plain, each step of these two takes a few nanoseconds on PyPy. That a
+#: write has to look whether it is the first one of its transaction costs as much: no processor predicts it, and
+#: what was tried to avoid the branch took longer.
+NOT_CLAIMED = {("bank", "pypy"), ("priority_queue", "pypy")}
 
 
 class Plain:
@@ -256,7 +258,7 @@ def compared(program: Program, name: str, python: str) -> Figure:
     value = ratio(python, program)
     claim = at_most(GOALS[name])
     parameters: dict[str, object] = {"seed": SEED}
-    if name in NOT_CLAIMED:
+    if (program.__name__, name) in NOT_CLAIMED:
         parameters["goal"] = f"at most {GOALS[name]}, {'reached' if claim.holds(value) else 'not reached'}"
         return Figure(f"stm_programs.{program.__name__}.{name}", value, "1", None, parameters)
     return Figure(f"stm_programs.{program.__name__}.{name}", value, "1", claim, parameters)

@@ -130,8 +130,8 @@ def put_documents(stage: Path) -> None:
     put(stage, f"{folder}/changelog.gz", compressed(changelog()))
     put(stage, f"{folder}/CHANGELOG.md", (ROOT / "CHANGELOG.md").read_bytes())
     put(stage, "usr/share/lintian/overrides/bloomgate", (PACKAGING / "debian" / "lintian-overrides").read_bytes())
-    for name in ("board.md", "queues.md", "registers.md", "stm.md"):
-        put(stage, f"{folder}/{name}", (ROOT / "docs" / name).read_bytes())
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        put(stage, f"{folder}/{page.name}", page.read_bytes())
     for source in sorted((ROOT / "firmware" / "examples").glob("*.c")):
         put(stage, f"{folder}/examples/{source.name}", source.read_bytes())
     put(stage, "usr/share/man/man1/bloomgate.1.gz", compressed((PACKAGING / "bloomgate.1").read_bytes()))

@@ -55,6 +55,12 @@ disable() {
     echo "disabled $1"
 }
 
+# Linux stops the clocks of the fabric that nothing claims, and an access to a fabric without a clock is never answered.
+keep_clock() {
+    enabled=$(fdtget -t x -d 0 "$work/tree.dtb" "$1" fclk-enable)
+    fdtput -t x "$work/tree.dtb" "$1" fclk-enable "$(printf %x $((0x$enabled | 1)))"
+}
+
 # walk PATH: every node below it. Unit addresses of old trees can begin with 0x.
 walk() {
     fdtget -l "$work/tree.dtb" "$1" | while read -r name; do
@@ -65,6 +71,7 @@ walk() {
         case $(fdtget -d "" "$work/tree.dtb" "$path" compatible) in
         fpga-region) symbol fpga_full "$path" ;;
         *arm,cortex-a9-gic*) symbol intc "$path" ;;
+        xlnx,ps7-clkc) keep_clock "$path" ;;
         esac
         case $name in
         *@*)

@@ -19,6 +19,7 @@
 #include <linux/interrupt.h>
 #include <linux/io.h>
 #include <linux/jiffies.h>
+#include <linux/kobject.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/of.h>
@@ -72,7 +73,8 @@ struct bloomgate {
 	unsigned int queue_entries;
 	/* Between remove and the last close the registers may be gone. */
 	bool gone;
-	struct kref users;
+	/* Held by the driver, and by `cdev` for as long as a file of it is open. */
+	struct kobject lifetime;
 	struct mutex lock;
 	wait_queue_head_t waiting;
 	atomic_t wakeups;
@@ -96,13 +98,15 @@ static u32 record(const struct bloomgate_slot *slot, u32 offset)
 	return BLOOMGATE_CONTROL_QUEUE_RECORDS + (slot->page - 1) * BLOOMGATE_QUEUE_RECORD_BYTES + offset;
 }
 
-static void device_release(struct kref *users)
+static void device_release(struct kobject *lifetime)
 {
-	struct bloomgate *device = container_of(users, struct bloomgate, users);
+	struct bloomgate *device = container_of(lifetime, struct bloomgate, lifetime);
 
 	put_device(device->parent);
 	kfree(device);
 }
+
+static struct kobj_type device_type = {.release = device_release};
 
 /* The queue. */
 
@@ -201,7 +205,6 @@ out:
 	} else {
 		slot->seen = atomic_read(&device->wakeups);
 		slot->mapping = inode->i_mapping;
-		kref_get(&device->users);
 		file->private_data = slot;
 		error = nonseekable_open(inode, file);
 	}
@@ -220,7 +223,6 @@ static int slot_release(struct inode *inode, struct file *file)
 	if (buffer_free(slot))
 		clear_bit(0, &slot->open);
 	mutex_unlock(&device->lock);
-	kref_put(&device->users, device_release);
 	return 0;
 }
 
@@ -237,7 +239,8 @@ static int slot_mmap(struct file *file, struct vm_area_struct *vma)
 	if (vma->vm_pgoff == BLOOMGATE_MAP_PAGE >> PAGE_SHIFT) {
 		if (bytes != BLOOMGATE_PAGE_BYTES)
 			return -EINVAL;
-		vma->vm_page_prot = pgprot_noncached(vma->vm_page_prot);
+		/* Device memory: the processor need not wait for each store, as it would for pgprot_noncached's. */
+		vma->vm_page_prot = pgprot_device(vma->vm_page_prot);
 		return io_remap_pfn_range(vma, vma->vm_start,
 					  PHYS_PFN(device->base + slot->page * BLOOMGATE_PAGE_BYTES), bytes,
 					  vma->vm_page_prot);
@@ -444,7 +447,7 @@ static int bloomgate_probe(struct platform_device *platform)
 	device = kzalloc(struct_size(device, slots, 1 + slots), GFP_KERNEL);
 	if (!device)
 		return -ENOMEM;
-	kref_init(&device->users);
+	kobject_init(&device->lifetime, &device_type);
 	mutex_init(&device->lock);
 	init_waitqueue_head(&device->waiting);
 	/* Its DMA memory is freed by the last close, which may come after remove. */
@@ -475,6 +478,8 @@ static int bloomgate_probe(struct platform_device *platform)
 		goto free;
 	cdev_init(&device->cdev, &slot_operations);
 	device->cdev.owner = THIS_MODULE;
+	/* The kernel uses the cdev once more after the last release(). */
+	cdev_set_parent(&device->cdev, &device->lifetime);
 	error = cdev_add(&device->cdev, device->first, device->pages);
 	if (error)
 		goto unregister;
@@ -489,7 +494,7 @@ delete:
 unregister:
 	unregister_chrdev_region(device->first, device->pages);
 free:
-	kref_put(&device->users, device_release);
+	kobject_put(&device->lifetime);
 	return error;
 }
 
@@ -521,7 +526,7 @@ static void bloomgate_stop(struct bloomgate *device)
 	wake_up_interruptible(&device->waiting);
 	cdev_del(&device->cdev);
 	unregister_chrdev_region(device->first, device->pages);
-	kref_put(&device->users, device_release);
+	kobject_put(&device->lifetime);
 }
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 11, 0)

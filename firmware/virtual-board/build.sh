@@ -2,9 +2,7 @@
 # build.sh [FOLDER]: what the virtual Parallella needs, once: a kernel, its modules' build tree, and a root file system
 # with Debian's armhf Python. Into FOLDER, by default ~/.cache/bloomgate/virtual-board. `make virtual-board` runs it.
 #
-# Needs: apt install linux-source-6.1 gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-system-arm qemu-user
-#        device-tree-compiler flex bison bc cpio make xz-utils apt
-# The kernel takes some minutes. What is there already is not built again.
+# The kernel takes some minutes, 12 on two cores, and 2 GB. What is there already is not built again.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -13,26 +11,51 @@ jobs=$(nproc)
 mkdir -p "$cache"
 cd "$cache"
 
-for tool in arm-linux-gnueabihf-gcc qemu-system-arm dtc flex bison bc cpio xz apt-get; do
-    command -v $tool >/dev/null || {
-        echo "build.sh: $tool is not there; the packages are named at the top of $here/build.sh" >&2
-        exit 1
-    }
+say() {
+    echo "build.sh: $*" >&2
+}
+
+# Passes over the lines of a build, and says how far it is; $1: about how many there are.
+progress() {
+    awk -v all="$1" '
+        BEGIN { due = 0 }
+        int(100 * ++lines / all) >= due { print "build.sh: kernel", (due < 100 ? due : 99) " %"; fflush(); due += 5 }
+    ' >&2
+}
+
+source=/usr/src/linux-source-6.1.tar.xz
+lacking=
+for tool in arm-linux-gnueabihf-gcc=gcc-arm-linux-gnueabihf qemu-system-arm dtc=device-tree-compiler flex bison bc \
+    cpio make xz=xz-utils apt-get=apt; do
+    command -v "${tool%=*}" >/dev/null || lacking="$lacking ${tool#*=}"
 done
+[ -f $source ] || [ -f kernel/done ] || lacking="$lacking linux-source-6.1"
+[ -z "$lacking" ] || {
+    say "some things are not there: apt install$lacking"
+    exit 1
+}
 
 # The kernel. Debian's own for armhf has no Zynq, so it is built from Debian's source.
 if [ ! -f kernel/done ] || ! cmp -s "$here/kernel.config" kernel/config; then
-    source=/usr/src/linux-source-6.1.tar.xz
-    [ -f $source ] || {
-        echo "build.sh: no $source: apt install linux-source-6.1" >&2
-        exit 1
+    [ -d linux-source-6.1 ] || {
+        say "unpacking $source"
+        rm -rf unpacked
+        mkdir unpacked
+        nice tar xf $source -C unpacked
+        mv unpacked/linux-source-6.1 .
+        rmdir unpacked
     }
-    [ -d linux-source-6.1 ] || nice tar xf $source
     rm -rf kernel
     mkdir kernel
+    say "compiling the kernel in $cache, once"
     export ARCH=arm CROSS_COMPILE=arm-linux-gnueabihf-
-    nice make -s -C linux-source-6.1 KCONFIG_ALLCONFIG="$here/kernel.config" tinyconfig
-    nice make -s -C linux-source-6.1 -j "$jobs" zImage dtbs modules
+    nice make -s -C linux-source-6.1 KCONFIG_ALLCONFIG="$here/kernel.config" tinyconfig >/dev/null
+    # A line for each file; complaints go past the counting. The status of a pipe is that of its end.
+    { nice make -C linux-source-6.1 -j "$jobs" zImage dtbs modules || touch kernel/failed; } | progress 1100
+    [ ! -e kernel/failed ] || {
+        say "the kernel does not compile"
+        exit 1
+    }
     cp linux-source-6.1/arch/arm/boot/zImage linux-source-6.1/arch/arm/boot/dts/zynq-parallella.dtb \
         linux-source-6.1/System.map kernel/
     cp "$here/kernel.config" kernel/config
@@ -49,8 +72,9 @@ if [ ! -f root/done ]; then
     set -- -o APT::Architecture=armhf -o APT::Architectures=armhf -o Dir::State="$cache/apt" \
         -o Dir::State::status="$cache/apt/status" -o Dir::State::lists="$cache/apt/lists" \
         -o Dir::Cache="$cache/apt" -o APT::Sandbox::User=root -o Debug::NoLocking=1 -qq
+    say "downloading Python for armhf from Debian"
     # One package source out of several may be away; what counts is the download below.
-    apt-get "$@" update || echo "build.sh: apt-get update complained; going on" >&2
+    apt-get "$@" update || say "apt-get update complained; going on"
     # shellcheck disable=SC2086  # a list of words
     (cd apt/archives && apt-get "$@" download $packages)
     for package in apt/archives/*.deb; do

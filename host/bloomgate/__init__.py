@@ -149,6 +149,10 @@ __version__ = "0.1.0"
 _STM = frozenset(name for name in __all__ if name not in globals())
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     """The names of :mod:`bloomgate.stm`, imported when the first of them is used: many programs need none."""
     if name in _STM:

@@ -166,6 +166,9 @@ class _Run:
                 status, said = "skipped", str(reason)
             except (_Failure, SelftestFailure, BloomgateError, OSError) as error:
                 status, said = "failed", f"{error}"
+            except Exception as error:
+                # What no right device makes happen: a code that has no name, for example.
+                status, said = "failed", f"{type(error).__name__}: {error}"
             done += share
             yield Section(name, status, said, dict(figures), round(time.monotonic() - began, 3))
         self.progress(1.0, "")

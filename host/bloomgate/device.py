@@ -195,6 +195,13 @@ class Device(Closing):
         """
         self._publication.helper = helper
 
+    def publication_interrupted(self) -> bool:
+        """Whether the caller is a signal handler that has interrupted a publication of its own thread.
+
+        Then nothing is published before it has returned, so that it must not wait for that.
+        """
+        return self._publication.interrupted()
+
     def release_leaked_locks(self) -> None:
         """Release what an asynchronous exception has left locked by the calling thread, which is in no method here."""
         self._publication.release_leaked()

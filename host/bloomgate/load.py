@@ -193,6 +193,10 @@ def _quiesce(system: System, say: Callable[[str], None]) -> Optional[UioBus]:
     """Reset a co-processor that runs, and keep others from it: the bus holds every page until it is closed."""
     if not system.fabric_ready():
         return None
+    closed = _bridge_closed(system)
+    if closed is not None:
+        say(f"no co-processor is brought to rest: {closed}")
+        return None
     try:
         bus = _open_bus(system)
     except DeviceInUse as error:
@@ -236,6 +240,14 @@ def _stop_queue(bus: UioBus, slot: int) -> None:
         lambda: not bus.read(record + status.offset, 1)[0] & status["DRAINING"].mask,
         f"the queue of slot {slot} did not come to rest",
     )
+
+
+def _bridge_closed(system: System) -> Optional[str]:
+    """What would keep the fabric from answering, if that can be known: without /dev/mem it cannot."""
+    try:
+        return system.bridge_closed()
+    except OSError:
+        return None
 
 
 def _release(bus: Optional[UioBus]) -> None:
@@ -302,19 +314,20 @@ def _bus_after_loading(system: System, say: Callable[[str], None]) -> RegisterBu
     except DeviceUnavailable as error:
         say(f"{error}; looking through /dev/mem")
         try:
-            closed = system.bridge_closed()
+            system.bridge_closed()
         except OSError as denied:
             raise LoadError(
                 f"the bitstream is loaded, but nothing can look at it: {error}; /dev/mem: {denied.strerror}"
             ) from error
-        if closed is not None:
-            raise LoadError(f"the bitstream is loaded, but {closed}, so it is not touched") from error
         return _MemoryBus(system)
 
 
 def _identify(system: System, bus: RegisterBus, say: Callable[[str], None]) -> tuple[tuple[int, int, int], Parameters]:
     """Version and geometry, which are also left for the owners of single slots. Closes the bus."""
     try:
+        closed = _bridge_closed(system)
+        if closed is not None:
+            raise LoadError(f"the bitstream is loaded, but {closed}, so it is not touched")
         with system.watchdog() as armed:
             say("first access, with the watchdog armed" if armed else "first access, without a watchdog")
             version, parameters = identify(bus)

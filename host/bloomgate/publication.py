@@ -112,6 +112,13 @@ class Publication:
         if timestamp > self._assigned:
             self._assigned = timestamp
 
+    def interrupted(self) -> bool:
+        """Whether the caller is a signal handler that has interrupted its thread while that was moving ``published``.
+
+        Then nothing is published before it has returned.
+        """
+        return self._moving._is_owned()  # type: ignore[attr-defined,no-any-return]
+
     def release_leaked(self) -> None:
         """Release what an asynchronous exception has left locked by the calling thread, which is in no method here."""
         for lock in (self._moving, self._lock):
@@ -127,7 +134,7 @@ class Publication:
     def _advance(self) -> None:
         """Move over everything contiguous, or leave it to who is doing that: they look again when they have ended."""
         # A signal handler that publishes leaves it to the thread that it has interrupted.
-        while not self._moving._is_owned() and self._moving.acquire(False):  # type: ignore[attr-defined]
+        while not self.interrupted() and self._moving.acquire(False):
             moved = False
             try:
                 here = self._published

@@ -17,10 +17,12 @@ from bloomgate.libbloomgate import library
 
 __all__ = ["System"]
 
-#: SLCR (UG585 appendix B.28): the part; level shifters between PS and PL; resets of the PL.
-_PSS_IDCODE, _LVL_SHFTR_EN, _FPGA_RST_CTRL = 0xF8000530, 0xF8000900, 0xF8000240
+#: SLCR (UG585 appendix B.28): the part; level shifters between PS and PL; resets of the PL; the state of FCLK0.
+_PSS_IDCODE, _LVL_SHFTR_EN, _FPGA_RST_CTRL, _FPGA0_THR_STA = 0xF8000530, 0xF8000900, 0xF8000240, 0xF800017C
 #: LVL_SHFTR_EN with both directions on.
 _SHIFTERS_ON = 0xF
+#: FPGA0_THR_STA while the clock runs.
+_RUNNING = 1 << 16
 #: Bits 16:12 of PSS_IDCODE (UG585, "PSS_IDCODE") and Linux's soc_id, which is the same field.
 _PARTS = {0x02: "xc7z010", 0x07: "xc7z020"}
 
@@ -123,6 +125,9 @@ class System:
         (resets,) = self.physical_words(_FPGA_RST_CTRL, 1)
         if resets & 1:
             return f"the fabric is held in reset (FPGA_RST_CTRL {resets:#x})"
+        (clock,) = self.physical_words(_FPGA0_THR_STA, 1)
+        if not clock & _RUNNING:
+            return f"FCLK0 is stopped (FPGA0_THR_STA {clock:#x}); fclk-enable in the device tree keeps it running"
         return None
 
     @contextlib.contextmanager

@@ -16,31 +16,35 @@ from __future__ import annotations
 
 import mmap
 import os
-import select
+import re
 import shutil
 import subprocess
 import tempfile
 import threading
+from enum import IntEnum
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from bloomgate.registers import BASE_ADDRESS, CONTROL_PAGE
+from bloomgate.registers import BASE_ADDRESS, CONTROL_PAGE, QUEUE_RECORD_BYTES
 from bloomgate_sim.device import BusError, SimulatedBus
 
 from tests.board.emulation import ROOT
 from tests.board.virtual_zynq import LIMIT, QEMU, Debugger, VirtualZynqError, connect
 
-__all__ = ["LinuxBoard", "cache_folder"]
+__all__ = ["LinuxBoard", "MemoryType", "cache_folder"]
 
 _PAGE = 4096
 _FABRIC = range(BASE_ADDRESS, BASE_ADDRESS + 0x10_0000)
 _DEVCFG, _INT_STS, _PCFG_DONE = 0xF800_7000, 0x00C, 1 << 2
 _SP, _LR, _PC, _CPSR = 13, 14, 15, 25
 _THUMB = 1 << 5
-#: Seconds between two looks at the gateware while the processor touches nothing, and clocks that then pass.
-_TICK_SECONDS, _TICK_CLOCKS = 0.002, 500
+#: Seconds between two looks at the gateware while the processor touches nothing, and clocks that then pass; after so
+#: many it is at rest, until it is touched again.
+_TICK_SECONDS, _TICK_CLOCKS, _TICKS = 0.002, 500, 200
 #: DDR, from address 0. Linux has the first 256 MiB, and UIO maps the queue memory at 0x3E000000.
 _MEMORY_BYTES = 1 << 30
+_RECORDS = CONTROL_PAGE.window("QUEUE_RECORDS")
 _QUEUE_CAPACITY = CONTROL_PAGE.register("QUEUE_CAPACITY")
 #: IRQ_F2P[0] at the input of QEMU's interrupt controller: GIC 61 without the 32 private ones.
 _LINE = 61 - 32
@@ -55,6 +59,9 @@ def cache_folder() -> Path:
     lacking = [tool for tool in tools if shutil.which(tool) is None]
     if lacking or not (folder / "kernel" / "done").exists() or not (folder / "root" / "done").exists():
         pytest.skip(f"no kernel in {folder}{''.join(f', no {tool}' for tool in lacking)}: make virtual-board")
+    wanted = (ROOT / "firmware" / "virtual-board" / "kernel.config").read_text()
+    if (folder / "kernel" / "config").read_text() != wanted:
+        pytest.skip(f"the kernel in {folder} was built with another configuration: make virtual-board")
     return folder
 
 
@@ -86,6 +93,24 @@ def decode(code: int, thumb: bool, registers: list[int]) -> tuple[int, bool, int
     raise VirtualZynqError(f"the instruction {code:#010x} is no 32-bit access")
 
 
+class MemoryType(IntEnum):
+    """What the processor may do with accesses: L_PTE_MT_ of ARM Linux, bits 5:2 of a protection."""
+
+    STRONGLY_ORDERED = 0x0
+    NORMAL_UNCACHED = 0x1
+    DEVICE = 0x4
+    CACHED = 0x7
+
+
+class _Mapping(NamedTuple):
+    """Where a virtual page leads in one address space."""
+
+    physical: int
+    #: The kernel's record of the address space, and its page table (TTBR0). Both 0: in all of them, the kernel's.
+    space: int = 0
+    table: int = 0
+
+
 class LinuxBoard:
     """A running board. ``wait`` ends it."""
 
@@ -99,13 +124,21 @@ class LinuxBoard:
         #: Accesses to the fabric, and pages of it that were mapped.
         self.accesses = 0
         self.mapped: set[int] = set()
+        #: How programs have mapped the fabric, and memory that the gateware reaches: memory types of ARM Linux.
+        self.fabric_types: set[MemoryType] = set()
+        self.memory_types: set[MemoryType] = set()
+        #: The memory that programs have mapped, and what the gateware's slots could reach then: address and bytes.
+        self.buffers: set[tuple[int, int]] = set()
+        self.windows: set[tuple[int, int]] = set()
         self.failure: BaseException | None = None
         self._folder = folder
-        #: Virtual page -> physical page and the address space it is in (0: the kernel's).
-        self._pages: dict[int, tuple[int, int]] = {}
+        #: By virtual page: where it leads, in each address space that has it.
+        self._pages: dict[int, list[_Mapping]] = {}
         self._returns: dict[int, int] = {}
         self._line = False
         self._uncached = overlay is None
+        (capacity,) = bus.read(CONTROL_PAGE.register("CAPACITY").offset, 1)
+        self._slots = CONTROL_PAGE.register("CAPACITY")["SLOTS"].extract(capacity)
         # In memory, if it can be: it is written to often.
         shared = Path("/dev/shm")
         with tempfile.TemporaryFile(dir=shared if shared.is_dir() else folder) as memory:
@@ -121,6 +154,7 @@ class LinuxBoard:
         self._remap = int(symbols["remap_pfn_range"], 16)
         self._ioremap = int(symbols["__arm_ioremap_caller"], 16)
         self._unmap = int(symbols["unmap_vmas"], 16)
+        self._iounmap = int(symbols["iounmap"], 16)
         self._log = (folder / "console.log").open("wb")
         self._process = subprocess.Popen(
             [
@@ -130,7 +164,9 @@ class LinuxBoard:
                 *("-display", "none", "-nodefaults", "-no-reboot", "-S"),
                 *("-kernel", str(cache / "kernel" / "zImage"), "-dtb", str(images[0]), "-initrd", str(images[1])),
                 "-append",
-                "console=ttyPS0 uio_pdrv_genirq.of_id=generic-uio maxcpus=1 mem=256M panic=-1 rdinit=/init.board quiet",
+                # With checks of the kernel's heap: what is used after it was freed ends the system, or is reported.
+                "console=ttyPS0 uio_pdrv_genirq.of_id=generic-uio maxcpus=1 mem=256M panic=-1 rdinit=/init.board quiet"
+                " slub_debug=FZPU",
                 *("-gdb", f"unix:{folder}/gdb,server=on,wait=off"),
                 *("-qtest", f"unix:{folder}/qtest,server=on,wait=off", "-qtest-log", "/dev/null"),
                 *("-monitor", f"unix:{folder}/monitor,server=on,wait=off"),
@@ -145,7 +181,9 @@ class LinuxBoard:
         self._qtest = connect(folder / "qtest", self._process)
         self._qtest.settimeout(LIMIT)
         self._gic = self._interrupt_controller()
-        self._debugger.order(*(f"Z0,{address:x},4" for address in (self._remap, self._ioremap, self._unmap)))
+        self._table = self._debugger.number_of("TTBR0_EL1")
+        stops = (self._remap, self._ioremap, self._unmap, self._iounmap)
+        self._debugger.order(*(f"Z0,{address:x},4" for address in stops))
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -199,20 +237,23 @@ class LinuxBoard:
         (line,) = [line for line in text.splitlines() if "(a9mpcore_priv)" in line]
         return f"/machine/unattached/{line.split('/')[1].split(' ')[0]}"
 
+    def window(self, slot: int) -> tuple[int, int]:
+        """The window of a slot: base and size in bytes."""
+        base, size = self.bus.read(_RECORDS.offset + slot * QUEUE_RECORD_BYTES, 2)
+        return base, size
+
     # The processor, in the thread that serves it.
 
     def _serve(self) -> None:
         try:
             while True:
                 self._debugger.send("c")
-                while not select.select([self._debugger._socket], [], [], _TICK_SECONDS)[0]:
-                    self.bus.step(_TICK_CLOCKS)
-                    self._drive_interrupt()
-                stop = self._debugger.receive()
+                stop = self._stopped()
                 if stop.startswith("W"):
                     return
-                if "watch:" in stop:
-                    self._access()
+                watched = re.search("watch:([0-9a-f]+)", stop)
+                if watched is not None:
+                    self._access(int(watched.group(1), 16))
                 else:
                     self._breakpoint()
                 self._drive_interrupt()
@@ -221,6 +262,19 @@ class LinuxBoard:
         except BaseException as error:
             self.failure = error
             self._process.kill()
+
+    def _stopped(self) -> str:
+        """Why the processor has stopped, when it has. Until then the gateware's time passes."""
+        for _ in range(_TICKS):
+            stop = self._debugger.receive_within(_TICK_SECONDS)
+            if stop is not None:
+                return stop
+            self.bus.step(_TICK_CLOCKS)
+            self._drive_interrupt()
+        # `wait` has the limit of how long the program may take.
+        while (stop := self._debugger.receive_within(LIMIT)) is None:
+            pass
+        return stop
 
     def _drive_interrupt(self) -> None:
         if self.bus.interrupt != self._line:
@@ -234,9 +288,20 @@ class LinuxBoard:
         registers = self._debugger.registers()
         pc = registers[_PC]
         if pc == self._remap:  # (vma, address, page number, size, protection)
-            self._watch(registers[1], registers[2] * _PAGE, registers[3], self._space(registers[0]))
+            physical, size = registers[2] * _PAGE, registers[3]
+            memory_type = MemoryType(int.from_bytes(self._debugger.read(registers[_SP]), "little") >> 2 & 0xF)
+            if physical in _FABRIC:
+                self.fabric_types.add(memory_type)
+                mapping = _Mapping(physical, self._space(registers[0]), self._debugger.register(self._table))
+                self._watch(registers[1], mapping, size)
+            elif physical < _MEMORY_BYTES:
+                self.memory_types.add(memory_type)
+                self.buffers.add((physical, size))
+                self.windows.update(window for window in map(self.window, range(self._slots)) if window[1])
         elif pc == self._unmap:  # (gather, tree, vma, begin, on the stack: end)
             self._unwatch(registers)
+        elif pc == self._iounmap:  # (address)
+            self._forget(registers[0] // _PAGE * _PAGE, 0)
         elif pc == self._ioremap:  # (physical address, size, type, caller)
             physical = registers[0]
             if physical in _FABRIC or physical == _DEVCFG:
@@ -245,46 +310,67 @@ class LinuxBoard:
         elif pc in self._returns:
             physical = self._returns.pop(pc)
             self._debugger.order(f"z0,{pc:x},4")
-            if physical == _DEVCFG:
-                self._pages[registers[0]] = physical, 0
-                self._debugger.order(f"Z4,{registers[0] + _INT_STS:x},4")
-            else:
-                self._watch(registers[0], physical, _PAGE, 0)
+            self._watch(registers[0], _Mapping(physical), _PAGE)
             return
-        # Over the breakpoint.
-        self._debugger.order(f"z0,{pc:x},4")
+        self._step(f"0,{pc:x},4")
+
+    def _step(self, point: str) -> None:
+        """Over a breakpoint or an access that is watched."""
+        self._debugger.order(f"z{point}")
         self._debugger.ask("s")
-        self._debugger.order(f"Z0,{pc:x},4")
+        self._debugger.order(f"Z{point}")
 
     def _space(self, vma: int) -> int:
         """The address space of a mapping: vm_mm is behind vm_start and vm_end."""
         return int.from_bytes(self._debugger.read(vma + 8), "little")
 
-    def _watch(self, virtual: int, physical: int, size: int, space: int) -> None:
-        for page in range(0, size, _PAGE):
-            if physical + page in _FABRIC:
-                self._debugger.order(f"Z4,{virtual + page:x},{_PAGE:x}")
-                self._pages[virtual + page] = physical + page, space
-                self.mapped.add(physical + page - BASE_ADDRESS)
+    def _watch(self, virtual: int, mapping: _Mapping, size: int) -> None:
+        for at in range(0, size, _PAGE):
+            physical = mapping.physical + at
+            if physical not in _FABRIC and physical != _DEVCFG:
+                continue
+            if physical in _FABRIC:
+                self.mapped.add(physical - BASE_ADDRESS)
+            owners = self._pages.setdefault(virtual + at, [])
+            if not owners:
+                self._debugger.order(f"Z4,{virtual + at:x},{_PAGE:x}")
+            owners.append(mapping._replace(physical=physical))
 
     def _unwatch(self, registers: list[int]) -> None:
-        if not any(space for _, space in self._pages.values()):
+        if not any(mapping.space for owners in self._pages.values() for mapping in owners):
             return
         space, begin = self._space(registers[2]), registers[3]
         end = int.from_bytes(self._debugger.read(registers[_SP]), "little")
-        for page in [page for page, (_, owner) in self._pages.items() if owner == space and begin <= page < end]:
+        for page in [page for page in self._pages if begin <= page < end]:
+            self._forget(page, space)
+
+    def _forget(self, page: int, space: int) -> None:
+        owners = self._pages.get(page, [])
+        left = [mapping for mapping in owners if mapping.space != space]
+        if owners and not left:
             self._debugger.order(f"z4,{page:x},{_PAGE:x}")
             del self._pages[page]
+        elif owners:
+            self._pages[page] = left
 
-    def _access(self) -> None:
-        """Make the access that the processor stands before."""
+    def _access(self, page: int) -> None:
+        """Make the access that the processor stands before, unless it is to something else at that virtual address."""
+        owners = self._pages[page]
+        if owners[0].space:
+            table = self._debugger.register(self._table)
+            owners = [mapping for mapping in owners if mapping.table == table]
+        if not owners:
+            self._step(f"4,{page:x},{_PAGE:x}")
+            return
         registers = self._debugger.registers()
         pc = registers[_PC]
         thumb = bool(self._debugger.register(_CPSR) & _THUMB)
         code = int.from_bytes(self._debugger.read(pc), "little")
         length, load, register, address, base = decode(code, thumb, registers)
-        address &= 0xFFFFFFFF
-        physical = self._pages[address // _PAGE * _PAGE][0] + address % _PAGE
+        physical = owners[0].physical + address % _PAGE
+        if physical not in _FABRIC and physical != _DEVCFG + _INT_STS:
+            self._step(f"4,{page:x},{_PAGE:x}")
+            return
         orders = []
         if physical == _DEVCFG + _INT_STS:
             word = _PCFG_DONE

@@ -11,7 +11,7 @@ from bloomgate.backends.model import ModelDevice
 from bloomgate.backends.uio import IDENTITY_FILE, identity
 from bloomgate.boardtest import boardtest, report_text
 from bloomgate.libbloomgate import library
-from bloomgate.registers import CONTROL_PAGE, SLOT_PAGE, VERSION
+from bloomgate.registers import CONTROL_PAGE, SLOT_PAGE, VERSION, slot_page_offset
 from bloomgate.verdict import Reason, Verdict
 from bloomgate_sim.device import SimulatedBus, SimulatedDevice
 
@@ -155,6 +155,9 @@ def test_wrong_verdicts(kind, section):
     assert report_text(report).startswith("bloomgate boardtest: FAILED\n")
 
 
+VERDICT = SLOT_PAGE.register("VERDICT")
+
+
 class StuckBit(SimulatedBus):
     """One bit of one register reads as 1."""
 
@@ -181,11 +184,22 @@ class LostKeys(SimulatedBus):
             super().write(offset, values)
 
 
+class Babble(SimulatedBus):
+    """A verdict of slot 1 has a reason that there is not."""
+
+    def read(self, offset, words):
+        found = super().read(offset, words)
+        if offset == slot_page_offset(1) + VERDICT.offset:
+            found[0] |= VERDICT["REASON"].mask
+        return found
+
+
 @pytest.mark.parametrize(
     ("kind", "section", "said"),
     [
         (StuckBit, "registers", "INITIAL_EPOCH: 513, and should be 1"),
         (DeafLine, "interrupt", "INTERRUPT_PENDING shows the verdict, but no interrupt came"),
+        (Babble, "slots", "ValueError: "),
         (LostKeys, "slots", "slot 1, a key too many: COMMIT, and should be OVERFLOW"),
     ],
 )

@@ -44,12 +44,20 @@ STOCK = """
             #address-cells = <1>; #size-cells = <0>;
             isl9305@68 { compatible = "isil,isl9305"; reg = <0x68>; };
         };
+        slcr@f8000000 {
+            compatible = "xlnx,zynq-slcr", "syscon"; reg = <0xf8000000 0x1000>; #address-cells = <1>; #size-cells = <1>;
+            clkc@100 { compatible = "xlnx,ps7-clkc"; reg = <0x100 0x100>; #clock-cells = <1>; CLOCKS };
+        };
         serial@e0001000 { compatible = "xlnx,xuartps"; reg = <0xe0001000 0x1000>; status = "okay"; };
         ELINK { compatible = "adapteva,elink"; reg = <0x81000000 0x1000>; status = "okay"; };
         axivdma@43000000 { compatible = "xlnx,axi-vdma"; reg = <0x43000000 0x1000>; };
     };
 };
 """
+
+
+#: Of which only FCLK1 is kept running.
+CLOCKS = "fclk-enable = <0x2>;"
 
 
 def run(*command):
@@ -75,7 +83,7 @@ def stock(request, tmp_path):
     """A compiled stock tree, without symbols."""
     needs("dtc", "fdtoverlay", "fdtget")
     source, target = tmp_path / "stock.dts", tmp_path / "stock.dtb"
-    source.write_text(STOCK.replace("ELINK", request.param))
+    source.write_text(STOCK.replace("ELINK", request.param).replace("CLOCKS", CLOCKS))
     run("dtc", "-q", "-I", "dts", "-O", "dtb", "-o", target, source)
     return target
 
@@ -133,6 +141,16 @@ def test_patched_tree(stock):
     reserved = f"/reserved-memory/bloomgate@{QUEUE_BASE:x}"
     assert cells(tree, reserved, "reg") == [QUEUE_BASE, Parameters().slots * QUEUE_BYTES]
     assert "no-map" in run("fdtget", "-p", tree, reserved).split()
+
+
+@pytest.mark.parametrize(("before", "after"), [(CLOCKS, 0x3), ("fclk-enable = <0xf>;", 0xF), ("", 0x1)])
+def test_the_clock_keeps_running(stock, before, after):
+    """Linux stops an FCLK that nothing claims."""
+    source = stock.with_suffix(".dts")
+    source.write_text(source.read_text().replace(CLOCKS, before))
+    run("dtc", "-q", "-I", "dts", "-O", "dtb", "-o", stock, source)
+    tree, _ = patched(stock)
+    assert cells(tree, "/axi/slcr@f8000000/clkc@100", "fclk-enable") == [after]
 
 
 def test_i2c0_can_be_disabled(stock):

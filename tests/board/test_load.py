@@ -29,7 +29,9 @@ from tests.board.emulation import NATIVE, make_tree, node
 from tests.platform.test_bitstream import bit, payload, stream
 
 GOOD = payload(stream(), "<")
-PSS_IDCODE, LVL_SHFTR_EN, FPGA_RST_CTRL = 0xF8000530, 0xF8000900, 0xF8000240
+PSS_IDCODE, LVL_SHFTR_EN, FPGA_RST_CTRL, FPGA0_THR_STA = 0xF8000530, 0xF8000900, 0xF8000240, 0xF800017C
+#: SLCR as a boot loader and Linux leave it.
+OPEN_BRIDGE = {LVL_SHFTR_EN: 0xF, FPGA_RST_CTRL: 0, FPGA0_THR_STA: 1 << 16}
 OVERLAYS = "sys/kernel/config/device-tree/overlays"
 MANAGER = "sys/class/fpga_manager/fpga0"
 
@@ -85,12 +87,12 @@ class Kernel(System):
         path.write_text(text)
 
     def memory(self, words):
-        """/dev/mem, with these words and page 0."""
+        """/dev/mem, with these words in it, an open bridge, and page 0."""
         with open(self.path("dev/mem"), "wb") as file:
             file.truncate(1 << 32)
             file.seek(BASE_ADDRESS)
             file.write(control_page())
-            for address, word in words.items():
+            for address, word in {**OPEN_BRIDGE, **words}.items():
                 file.seek(address)
                 file.write(struct.pack("<I", word))
 
@@ -319,7 +321,7 @@ def without_nodes(tmp_path, **words):
     kernel = Kernel(tmp_path / "root")
     for folder in (kernel.path("sys/class/uio")).iterdir():
         (folder / "name").unlink()
-    kernel.memory({LVL_SHFTR_EN: 0xF, FPGA_RST_CTRL: 0, PSS_IDCODE: 0x2000, **words})
+    kernel.memory({PSS_IDCODE: 0x2000, **words})
     return kernel
 
 
@@ -331,13 +333,23 @@ def test_without_nodes_it_looks_through_memory(tmp_path, file):
 
 @pytest.mark.parametrize(
     ("address", "word", "message"),
-    [(LVL_SHFTR_EN, 0xA, "the level shifters are off"), (FPGA_RST_CTRL, 1, "the fabric is held in reset")],
+    [
+        (LVL_SHFTR_EN, 0xA, "the level shifters are off"),
+        (FPGA_RST_CTRL, 1, "the fabric is held in reset"),
+        (FPGA0_THR_STA, 0, "FCLK0 is stopped"),
+    ],
 )
-def test_a_closed_bridge_is_not_crossed(tmp_path, file, address, word, message):
-    kernel = without_nodes(tmp_path)
-    kernel.memory({LVL_SHFTR_EN: 0xF, FPGA_RST_CTRL: 0, address: word})
+@pytest.mark.parametrize("nodes", [True, False], ids=["nodes", "no nodes"])
+def test_a_closed_bridge_is_not_crossed(tmp_path, file, monkeypatch, nodes, address, word, message):
+    """Neither before the new bitstream nor after it."""
+    kernel = Kernel(tmp_path) if nodes else without_nodes(tmp_path)
+    kernel.memory({address: word})
+    monkeypatch.setattr("bloomgate.load.identify", lambda bus: pytest.fail("it was touched"))
+    lines = []
     with pytest.raises(LoadError, match=f"the bitstream is loaded, but {message}.*, so it is not touched"):
-        load(file, system=kernel)
+        load(file, system=kernel, say=lines.append)
+    assert any(re.match(f"no co-processor is brought to rest: {message}", line) for line in lines)
+    assert not kernel.exists(IDENTITY_FILE)
 
 
 @pytest.mark.parametrize(("nowayout", "armed"), [("0", True), ("1", False)])

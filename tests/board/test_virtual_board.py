@@ -14,16 +14,17 @@ from pathlib import Path
 
 import pytest
 from bloomgate.parameters import Parameters
-from bloomgate.registers import CONTROL_PAGE, VERSION, slot_page_offset
+from bloomgate.registers import CONTROL_PAGE, QUEUE_RECORD, QUEUE_RECORD_BYTES, VERSION, slot_page_offset
 from bloomgate_sim.device import SimulatedBus
 
 from tests.board.emulation import ARM_GCC, INCLUDE, ROOT, THUMB, needs
-from tests.board.linux_board import LinuxBoard, cache_folder
+from tests.board.linux_board import LinuxBoard, MemoryType, cache_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("virtual board")]
 
 #: Few keys, since each access takes 0.1 ms here.
 GEOMETRY = Parameters(K=2, D=64, timestamp_bits=32, key_bits=32, slots=6, aperture_depth=32)
+QUEUE_STATUS = CONTROL_PAGE.window("QUEUE_RECORDS").offset + QUEUE_RECORD.register("QUEUE_STATUS").offset
 #: Seconds for a system from its start to its end; the machine may be busy.
 SECONDS = 800
 
@@ -81,12 +82,33 @@ def check_report(report):
     assert found == dict.fromkeys(SECTIONS, "passed")
 
 
+#: The nodes get the owners that the udev rule gives them; then one user, who is in the group of slot 3 alone.
+OWNER = """
+import os, bloomgate
+for entry in os.scandir('/sys/class/uio'):
+    name = open(entry.path + '/name').read().strip()
+    os.chown('/dev/' + entry.name, 0, 1000 + int(name[14:]) if 'slot' in name else 999)
+    os.chmod('/dev/' + entry.name, 0o660)
+os.setgroups([1003])
+os.setgid(1003)
+os.setuid(1000)
+with bloomgate.open_device('uio:slot=3') as device:
+    print('owner', device.commit(snapshot=device.published, writes=[9]).committed)
+for url in ('uio:slot=4', 'uio:'):
+    try:
+        bloomgate.open_device(url)
+    except bloomgate.DeviceUnavailable as error:
+        print('refused', error)
+"""
+
+
 def test_boardtest(folder, bus, cache):
     """`bloomgate load` to look at what is loaded, then `bloomgate boardtest`, both through UIO."""
     install(folder)
     script(
         folder,
         "bloomgate load && echo REPORT && cat /run/bloomgate/device.json && echo END",
+        f'python3 -c "{OWNER}"',
         "bloomgate boardtest --device uio: --duration 1 --json 2>/dev/null && echo END",
         "grep bloomgate /proc/interrupts",
     )
@@ -100,34 +122,37 @@ def test_boardtest(folder, bus, cache):
     assert report["host"]["model"] == "Adapteva Parallella board"
     pages = {0, *(slot_page_offset(slot) for slot in range(GEOMETRY.slots))}
     assert board.mapped == pages
+    # As UIO maps everything.
+    assert board.fabric_types == board.memory_types == {MemoryType.STRONGLY_ORDERED}
+    assert "owner True" in text
+    for node in ("slot4", "control"):
+        assert f"refused the node bloomgate-{node}: Permission denied" in text
     # The interrupt went through the kernel's driver.
     counted = re.search(r"\d+:\s+(\d+)\s.*bloomgate-control", text)
     assert counted is not None
     assert int(counted.group(1)) > 0
 
 
-def module(folder, cache):
-    """The kernel module, built for the board's kernel."""
+def build_modules(folder, cache):
+    """The kernel module, and the tests' own, built for the board's kernel and put onto the board."""
     needs(ARM_GCC)
     # In a copy, since kbuild leaves its products beside the sources.
     copy = folder / "module"
-    shutil.copytree(ROOT / "firmware" / "linux", copy / "firmware" / "linux")
+    linux = copy / "firmware" / "linux"
+    shutil.copytree(ROOT / "firmware" / "linux", linux)
     shutil.copytree(INCLUDE, copy / "host" / "bloomgate" / "include")
-    tree = cache / "linux-source-6.1"
-    command = ["make", "-s", "-C", str(copy / "firmware" / "linux"), f"KDIR={tree}", "ARCH=arm"]
+    shutil.copy(ROOT / "tests" / "board" / "programs" / "unbind.c", linux)
+    with (linux / "Makefile").open("a") as makefile:
+        makefile.write("obj-m += unbind.o\n")
+    command = ["make", "-s", "-C", str(linux), f"KDIR={cache / 'linux-source-6.1'}", "ARCH=arm"]
     subprocess.run([*command, f"CROSS_COMPILE={ARM_GCC[:-3]}"], check=True, timeout=300, env=clean_environment())
-    return copy / "firmware" / "linux" / "bloomgate.ko"
+    for name in ("bloomgate.ko", "unbind.ko"):
+        shutil.copy(linux / name, folder / "files")
 
 
 def clean_environment():
     """Without what an enclosing make hands down."""
     return {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
-
-
-def queue_record(bus, slot):
-    """WINDOW_BASE, WINDOW_SIZE, and whether the queue is enabled."""
-    base = CONTROL_PAGE.window("QUEUE_RECORDS").offset + 32 * slot
-    return [*bus.read(base, 2), bus.read(base + 12, 1)[0] & 1]
 
 
 ONE_SLOT = """
@@ -149,7 +174,7 @@ def test_kernel_module(folder, bus, cache):
     """Loaded, its devices used and refused, unloaded; what it programs is seen from the gateware's side."""
     install(folder)
     files = folder / "files"
-    shutil.copy(module(folder, cache), files / "bloomgate.ko")
+    build_modules(folder, cache)
     THUMB.program(
         files / "slots",
         ROOT / "tests" / "board" / "programs" / "slots.c",
@@ -163,10 +188,13 @@ def test_kernel_module(folder, bus, cache):
         folder,
         "insmod /bloomgate.ko && ls /dev/bloomgate* && /slots",
         "status=$?",
+        "if [ $status = 0 ]; then",
         "/queue 4",
         f'python3 -c "{ONE_SLOT}"',
         "bloomgate boardtest --device bloomgate: --duration 0 --json 2>/dev/null",
+        "fi",
         "rmmod bloomgate && ls /dev/bloomgate* 2>&1",
+        "for heap in /sys/kernel/slab/kmalloc-*; do echo 1 > $heap/validate; done",
         "dmesg | grep -i -e bloomgate -e 'cut here' -e BUG",
         "exit $status",
     )
@@ -187,8 +215,14 @@ def test_kernel_module(folder, bus, cache):
     (report,) = reports(text)
     check_report(report)
     assert report["device"]["backend"] == "bloomgate"
-    # Nothing of the fabric was mapped but page 0 and the slots that exist.
+    # Nothing of the fabric was mapped but page 0 and the slots that exist, registers as such and buffers cached.
     assert board.mapped == {0, *(slot_page_offset(slot) for slot in range(GEOMETRY.slots))}
+    assert board.fabric_types == {MemoryType.DEVICE}
+    assert board.memory_types == {MemoryType.CACHED}
+    # A slot reaches its own buffer and nothing else.
+    assert board.buffers <= board.windows
+    assert {size for _, size in board.windows} == {256 << 10}
     # Every slot was let go: no window is left, and no queue.
     for slot in range(GEOMETRY.slots):
-        assert queue_record(bus, slot)[1:] == [0, 0], slot
+        assert board.window(slot)[1] == 0, slot
+        assert bus.read(QUEUE_STATUS + QUEUE_RECORD_BYTES * slot, 1)[0] & 1 == 0, slot

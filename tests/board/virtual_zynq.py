@@ -13,6 +13,8 @@ no time here: it bites when an access has no answer.
 
 from __future__ import annotations
 
+import re
+import select
 import shutil
 import socket
 import subprocess
@@ -100,7 +102,6 @@ class Debugger:
         self._socket = connect(path, process)
         self._socket.settimeout(LIMIT)
         self._received = b""
-        self.ask("QStartNoAckMode")
         # Only who has read the target's description may write registers.
         self.ask("qXfer:features:read:target.xml:0,ffb")
 
@@ -110,6 +111,18 @@ class Debugger:
         )
 
     def receive(self) -> str:
+        packet = self.receive_within(LIMIT)
+        if packet is None:
+            raise TimeoutError(f"the debugger stub has not answered within {LIMIT:g} s")
+        return packet
+
+    def receive_within(self, seconds: float) -> str | None:
+        """The next packet; None if it has not come by then.
+
+        QEMU acknowledges each packet at once, and with "c" that is long before the processor stops: so that there is
+        something to read does not say that there is a packet.
+        """
+        deadline = time.monotonic() + seconds
         while True:
             begin = self._received.find(b"$")
             end = self._received.find(b"#", begin)
@@ -117,6 +130,8 @@ class Debugger:
                 packet = self._received[begin + 1 : end].decode()
                 self._received = self._received[end + 3 :]
                 return packet
+            if not select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                return None
             data = self._socket.recv(1 << 16)
             if not data:
                 raise EOFError
@@ -141,6 +156,17 @@ class Debugger:
 
     def register(self, number: int) -> int:
         return int.from_bytes(bytes.fromhex(self.ask(f"p{number:x}")), "little")
+
+    def number_of(self, name: str) -> int:
+        """The number of a system register, which depends on QEMU's version."""
+        text, more = "", True
+        while more:
+            part = self.ask(f"qXfer:features:read:system-registers.xml:{len(text):x},800")
+            text, more = text + part[1:], part[0] == "m"
+        found = re.search(rf'<reg name="{name}" [^>]*regnum="(\d+)"', text)
+        if found is None:
+            raise VirtualZynqError(f"this QEMU does not show {name}")
+        return int(found.group(1))
 
     @staticmethod
     def set_register(number: int, value: int) -> str:

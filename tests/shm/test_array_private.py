@@ -13,7 +13,7 @@ import pytest
 from bloomgate import SharedArray, TDict, TList, TVar, atomic, commute, irrevocable, retry
 from bloomgate.shm.array import Commit
 from bloomgate.stm.runtime import Runtime, runtime
-from bloomgate.stm.shared import SharedPart
+from bloomgate.stm.shared_part import SharedPart
 
 from tests.shm.test_array_transactions import LIMIT, segment
 from tests.stm.core_cases import together

@@ -16,7 +16,7 @@ from bloomgate import DeviceClosed, SharedArray, SharedTVar, TransactionError, T
 from bloomgate.shm.array import ArrayMemory, VersionGone
 from bloomgate.shm.layout import REDO_ENTRIES, VERSIONS
 from bloomgate.shm.segment import remove
-from bloomgate.stm import shared
+from bloomgate.stm import shared_part
 from bloomgate.stm.atomic import PATIENCE
 from bloomgate.stm.context import here
 from bloomgate.stm.runtime import runtime
@@ -391,10 +391,10 @@ def test_children_are_killed_and_stopped(segment, seed: int) -> None:
     assert count.value == runtime.device.last_timestamp() - first
 
 
-@pytest.mark.parametrize("longest_turn", [shared.LONGEST_TURN, 0.0001], ids=["turns", "token"])
+@pytest.mark.parametrize("longest_turn", [shared_part.LONGEST_TURN, 0.0001], ids=["turns", "token"])
 def test_a_long_transaction_is_not_starved(segment, monkeypatch, longest_turn: float) -> None:
     """Others change what it reads all the time, until they hold back; if that does not help, it takes the token."""
-    monkeypatch.setattr(shared, "LONGEST_TURN", longest_turn)
+    monkeypatch.setattr(shared_part, "LONGEST_TURN", longest_turn)
     array = SharedArray("x", 20)
     members = [member(segment, "hammer") for _ in range(2)]
     attempts = []
@@ -419,7 +419,7 @@ def test_a_long_transaction_is_not_starved(segment, monkeypatch, longest_turn: f
             process.kill()
             process.communicate()
     assert len(attempts) > 1, "nobody was in its way"
-    if longest_turn < shared.FIRST_TURN:
+    if longest_turn < shared_part.FIRST_TURN:
         # One turn, which is too short, and then it cannot lose.
         assert len(attempts) <= PATIENCE + 2
 

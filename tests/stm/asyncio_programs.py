@@ -161,10 +161,11 @@ async def callbacks_in_order():
     cancelled = loop.call_soon(log.append, "never")
     cancelled.cancel()
     await asyncio.gather(*tasks)
-    # Not before: when a timer is due does not depend on the order of calls.
-    loop.call_later(0.02, end.set_result, "end")
-    never = loop.call_later(0.015, log.append, "never")
-    loop.call_later(0.01, log.append, "timer")
+    # Not before: when a timer is due does not depend on the order of calls. Nor on how long they take.
+    now = loop.time()
+    loop.call_at(now + 0.02, end.set_result, "end")
+    never = loop.call_at(now + 0.015, log.append, "never")
+    loop.call_at(now + 0.01, log.append, "timer")
     never.cancel()
     end.add_done_callback(lambda future: log.append(future.result()))
     await end

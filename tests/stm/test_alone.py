@@ -1,5 +1,6 @@
 """A thread that is alone changes variables in place; what others see must not depend on when they come."""
 
+import contextlib
 import itertools
 import random
 import signal
@@ -8,7 +9,20 @@ import threading
 
 import pytest
 from bloomgate import stm
-from bloomgate.stm import TDict, TList, TVar, accelerator, atomic, check, commute, in_place, irrevocable, or_else, retry
+from bloomgate.stm import (
+    TDict,
+    TList,
+    TVar,
+    accelerator,
+    atomic,
+    check,
+    commute,
+    in_place,
+    irrevocable,
+    or_else,
+    retry,
+    version,
+)
 from bloomgate.stm.alone import alone
 from bloomgate.stm.context import here
 from bloomgate.stm.runtime import runtime
@@ -17,9 +31,7 @@ from bloomgate.stm.version import IN_PLACE, install
 from tests.stm.core_cases import LIMIT, during_a_transaction, together, wait
 from tests.stm.test_fork import in_child
 from tests.stm.test_history import Run
-from tests.stm.test_interruption import Bank, Injector, lines_of, survives
-
-pytestmark = pytest.mark.skipif(not in_place.POSSIBLE, reason="threads change variables in place on CPython only")
+from tests.stm.test_interruption import PACKAGE, Bank, Injector, lines_of, survives
 
 
 @pytest.fixture(autouse=True, params=["python", "c"])
@@ -408,6 +420,156 @@ def test_a_signal_handler_in_every_place() -> None:
     assert y.value >= handled
 
 
+class Interlude:
+    """Calls a function at the n-th line of bloomgate and at all later ones up to ``last``, as a signal handler may."""
+
+    def __init__(self, function, first: int, last: int) -> None:
+        self.function = function
+        self.first, self.last = first, last
+        self.lines = 0
+
+    def __call__(self, frame, event, argument):
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        if event == "line":
+            self.lines += 1
+            if self.first <= self.lines <= self.last:
+                self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+                self.function()
+        return self
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("era", ["new", "running"])
+@pytest.mark.parametrize("times", [1, 2, 20])
+def test_a_handler_wherever_bloomgate_is(era, times) -> None:
+    """The same with nothing left to chance: also between becoming alone and having become so."""
+    x, y = TVar(0), TVar(0)
+    handled = 0
+
+    def note() -> None:
+        nonlocal handled
+        handled += 1
+
+    @atomic
+    def handle() -> None:
+        y.value += 1
+        # It may be a part of what it interrupts, and be lost with that.
+        stm.on_commit(note)
+
+    def in_handler() -> None:
+        # In the middle of a commit of its own thread it may not.
+        with contextlib.suppress(stm.TransactionError):
+            handle()
+
+    @atomic
+    def count(variable) -> None:
+        variable.value += 1
+
+    seen = []
+
+    def look() -> None:
+        seen.append((x.value, y.value))
+
+    done, before = 0, sys.gettrace()
+    for at in itertools.count(1):
+        here.context().patience = 0
+        if era == "new":
+            together(lambda: count(x))
+            done += 1
+        else:
+            count(x), count(x)
+            done += 2
+        interlude = Interlude(in_handler, at, at + times - 1)
+        sys.settrace(interlude)
+        try:
+            count(x)
+        finally:
+            sys.settrace(before)
+        done += 1
+        # Nobody is alone but who others know of.
+        assert alone.active is not None or alone.era.thread == 0
+        together(look)
+        assert seen.pop() == (done, handled), interlude.where
+        if interlude.lines < at:
+            break
+    assert handled > 20
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("kind", ["conflict", "irrevocable"])
+@pytest.mark.parametrize("other", ["until versions are gone", "alone"])
+def test_a_handler_and_another_thread_wherever_bloomgate_is(kind, other) -> None:
+    """The handler's transaction ends, and with it what its thread has registered; then another thread goes on."""
+    x, y = TVar(0), TVar(0)
+    expected = threads = 0
+
+    # With a timeout, so that it is an ordinary attempt.
+    @atomic(timeout=LIMIT)
+    def count() -> None:
+        if kind == "irrevocable":
+            irrevocable()
+        x.value += 1
+
+    @atomic(timeout=LIMIT)
+    def disturb() -> None:
+        x.value += 1
+
+    def handler() -> None:
+        nonlocal expected, threads
+        with contextlib.suppress(stm.TransactionError):
+            atomic(lambda: setattr(y, "value", y.value + 1))()
+        if runtime._holder is not None or runtime._decided.unpublished:
+            # Nobody would get past it.
+            return
+        if not any(lock._is_owned() for lock in (runtime._submission, alone.lock, *version._locks)):
+            if other == "alone":
+                together(atomic(lambda: setattr(x, "value", x.value + 1)))
+                expected += 1
+            else:
+                together(lambda: [disturb() for _ in range(40)])
+                expected += 40
+            threads += 1
+
+    before = sys.gettrace()
+    for at in itertools.count(1):
+        interlude = Interlude(handler, at, at)
+        sys.settrace(interlude)
+        try:
+            count()
+        finally:
+            sys.settrace(before)
+        expected += 1
+        assert x.value == expected, interlude.where
+        if interlude.lines < at:
+            break
+    assert threads > 20
+
+
+def test_a_handler_that_waits_for_what_it_has_interrupted(monkeypatch) -> None:
+    """It comes when the transaction has ended but not been committed, and nobody but its thread can end that."""
+    x = TVar(0)
+    commit, refused = runtime.commit, []
+
+    @atomic
+    def hold() -> None:
+        irrevocable()
+        x.value += 1
+
+    def interrupted(attempt, allowance=None) -> bool:
+        if attempt.token:
+            assert runtime.quiet() is None, "somebody could be alone, whom no guard keeps off"
+            with pytest.raises(stm.TransactionError):
+                x.value = 100
+            refused.append(True)
+        return commit(attempt, allowance)
+
+    monkeypatch.setattr(runtime, "commit", interrupted)
+    hold()
+    assert refused
+    assert x.value == 1
+
+
 def test_fork() -> None:
     x, y = TVar(0), TVar(0)
     x.value = 1
@@ -447,7 +609,7 @@ def test_a_profile_ends_it() -> None:
     assert recorder.report().commits == 1
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(200)
 def test_threads_that_are_alone_in_turn() -> None:
     """Histories: strictly serialisable and opaque, with threads that come in the middle of another one's era."""
     before = sys.getswitchinterval()

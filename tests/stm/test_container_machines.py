@@ -119,7 +119,7 @@ MACHINES = {
 @pytest.mark.parametrize("name", MACHINES)
 def test_it_is_as_the_builtin_all_the_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # No block may run again: it would change the builtin twice. In place it does, when it changes a container.
-    monkeypatch.setattr(in_place, "POSSIBLE", False)
+    monkeypatch.setattr(in_place, "ENABLED", False)
     case = MACHINES[name].TestCase
     case.settings = settings(max_examples=40, stateful_step_count=8)
     stm.use_device("soft:")

@@ -13,7 +13,21 @@ from queue import Empty, Full
 
 import pytest
 from bloomgate import stm
-from bloomgate.stm import TArray, TCounter, TDeque, TDict, TList, TQueue, TSet, TVar, atomic, irrevocable, retry
+from bloomgate.stm import (
+    TArray,
+    TCounter,
+    TDeque,
+    TDict,
+    TList,
+    TQueue,
+    TSet,
+    TVar,
+    atomic,
+    in_place,
+    irrevocable,
+    retry,
+)
+from bloomgate.stm.context import here
 from bloomgate.stm.runtime import runtime
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -196,6 +210,68 @@ def test_every_method_of_the_builtin_is_tried(ours, builtin, tried) -> None:
     assert methods - names <= exercised
     for name in exercised:
         assert getattr(ours, name)
+
+
+@pytest.mark.parametrize(
+    ("container", "change"),
+    [
+        (TList(), TList.extend),
+        (TList(), TList.__iadd__),
+        (TList(), lambda ours, items: ours.__setitem__(slice(0, 0), items)),
+        (TDict(), lambda ours, items: ours.update((item, None) for item in items)),
+        (TDict(), lambda ours, items: ours.__ior__((item, None) for item in items)),
+        (TSet(), TSet.update),
+        (TSet(), TSet.symmetric_difference_update),
+        (TSet(range(5)), TSet.intersection_update),
+        (TSet(range(-2, 3)), lambda ours, items: ours.difference_update(item - 3 for item in items)),
+        (TDeque(), TDeque.extend),
+        (TDeque(), lambda ours, items: ours.extendleft(2 - item for item in items)),
+        (TDeque(), TDeque.__iadd__),
+        (TArray("q", [0, 0, 0]), lambda ours, items: ours.__setitem__(slice(0, 3), items)),
+    ],
+)
+def test_an_iterator_is_read_once_although_the_operation_runs_again(container, change, soft, monkeypatch) -> None:
+    """In place first, where it finds out that it needs an ordinary attempt."""
+    monkeypatch.setattr(in_place, "PATIENCE", 0)
+    monkeypatch.setattr(here.context(), "patience", 0)
+    aborts = stm.stats()["other_aborts"]
+    change(container, (item for item in range(3)))
+    assert sorted(container) == [0, 1, 2]
+    assert stm.stats()["other_aborts"] > aborts
+
+
+def test_operators_are_of_one_moment(soft) -> None:
+    """An element is always in one of two sets; what is made of both has it whoever moves it meanwhile."""
+    left, right, there = TSet([1]), TSet(), TVar(True)
+    stop = threading.Event()
+
+    @atomic
+    def move() -> None:
+        source, target = (left, right) if there.value else (right, left)
+        source.remove(1)
+        target.add(1)
+        there.value = not there.value
+
+    def mover() -> None:
+        while not stop.is_set():
+            move()
+
+    def look() -> None:
+        try:
+            for _ in range(300):
+                assert left | right == {1} == left ^ right == left.union(right)
+                assert not left & right
+                assert left.isdisjoint(right)
+                assert left != right
+        finally:
+            stop.set()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        together(mover, look)
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_an_array_keeps_its_length(soft) -> None:

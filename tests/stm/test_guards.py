@@ -14,7 +14,8 @@ HOST = Path(stm.__file__).resolve().parents[2]
 FORK = """
 import os, sys, threading
 from bloomgate.stm import TDict, TVar, TransactionError, atomic, commute
-from bloomgate.stm.runtime import runtime, Runtime
+from bloomgate.stm.decided import Decided
+from bloomgate.stm.runtime import runtime
 
 x, y, counter, names = TVar(0), TVar(0), TVar(0), TDict(a=1)
 for _ in range(20):
@@ -32,13 +33,13 @@ else:
     sys.exit("a fork in a transaction was possible")
 
 # Another thread stands still between the verdict and the write-back.
-original, stuck, go = Runtime._write_back, threading.Event(), threading.Event()
+original, stuck, go = Decided.write_back, threading.Event(), threading.Event()
 def stop(self, attempt, timestamp, timeout=None):
     if threading.current_thread().name == "victim":
         stuck.set()
         assert go.wait(30)
     original(self, attempt, timestamp, timeout)
-Runtime._write_back = stop
+Decided.write_back = stop
 
 @atomic
 def both():

@@ -20,7 +20,7 @@ import pytest
 from bloomgate import stm
 from bloomgate.backends.soft import SoftDevice
 from bloomgate.stm import TVar, atomic, commute, irrevocable
-from bloomgate.stm.runtime import runtime
+from bloomgate.stm.decided import Decided
 
 from tests.stm.core_cases import LIMIT, together
 
@@ -28,7 +28,7 @@ PACKAGE = str(Path(bloomgate.__file__).parent)
 
 
 #: Where even the ends of "with" blocks are tried.
-PROTOCOL = ("runtime.py", "version.py", "atomic.py")
+PROTOCOL = ("runtime.py", "decided.py", "version.py", "atomic.py")
 
 
 def unreal(frame) -> bool:
@@ -248,7 +248,7 @@ def test_a_dead_committer_is_helped(soft, monkeypatch) -> None:
     """Its thread ends between the verdict and the publication, and never finishes anything itself."""
     bank = Bank()
     bank.write()
-    original = type(runtime)._write_back
+    original = Decided.write_back
     dead = threading.get_ident
 
     def die(self, attempt, timestamp, timeout=None):
@@ -264,7 +264,7 @@ def test_a_dead_committer_is_helped(soft, monkeypatch) -> None:
         with pytest.raises(Killed):
             bank.write()
 
-    monkeypatch.setattr(type(runtime), "_write_back", die)
+    monkeypatch.setattr(Decided, "write_back", die)
     together(committer)
     victim = 0
     # Decided, but nobody has written it back. A commit of another thread cannot be visible before it.
@@ -276,7 +276,7 @@ def test_a_stuck_committer_is_helped(soft, monkeypatch) -> None:
     """It stands still between the verdict and the publication; others go on, and see its commit."""
     bank = Bank()
     bank.write()
-    original = type(runtime)._write_back
+    original = Decided.write_back
     stuck, go = threading.Event(), threading.Event()
     victim = None
 
@@ -299,7 +299,7 @@ def test_a_stuck_committer_is_helped(soft, monkeypatch) -> None:
         finally:
             go.set()
 
-    monkeypatch.setattr(type(runtime), "_write_back", stop)
+    monkeypatch.setattr(Decided, "write_back", stop)
     together(committer, other)
     assert bank.check() == 3
     assert stm.stats()["helps"] > 0

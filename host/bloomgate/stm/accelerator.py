@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from typing import Any
 
 from bloomgate.device import Device
 from bloomgate.stm.alone import Alone, Era, Part, alone
-from bloomgate.stm.in_place import POSSIBLE
 from bloomgate.stm.tvar import TVar
 
 __all__ = ["PLAIN", "accelerate"]
@@ -29,15 +29,15 @@ def accelerate(device: Device) -> None:
     if _tried or module is None:
         return
     _tried = True
-    if not POSSIBLE or os.environ.get("BLOOMGATE_PURE_PYTHON"):
+    if sys.implementation.name != "cpython" or os.environ.get("BLOOMGATE_PURE_PYTHON"):
         return
     # None without a GIL.
     make: Any = getattr(ctypes.PyDLL(module.__file__), "bg_in_place", None)
     if make is None:
         return
     offsets = (
-        *_offsets(Alone(), "era", "thread"),
-        *_offsets(Era(), "part"),
+        *_offsets(Alone(), "era"),
+        *_offsets(Era(), "part", "thread"),
         *_offsets(Part({}, True), "outermost", "wrote"),
         *_offsets(TVar(None), "_era", "_value", "_before", "_writer"),
     )

@@ -51,14 +51,16 @@ NO_PART = Part({}, False)
 class Era:
     """A time in which a thread is alone; or one in which nobody is."""
 
-    __slots__ = ("attempt", "commits", "part")
+    __slots__ = ("attempt", "commits", "part", "thread")
 
-    def __init__(self) -> None:
+    def __init__(self, thread: int = 0) -> None:
         #: The last one in place.
         self.attempt: Optional[InPlace] = None
         self.commits = 0
         #: Of the transaction that is running in place.
         self.part = NO_PART
+        #: Who may use values in place: threading.get_ident(), or 0. It becomes 0 once and for all.
+        self.thread = thread
 
     def decided(self) -> bool:
         """Whether all that is in place has been committed."""
@@ -69,7 +71,7 @@ class Era:
 class Alone:
     """Who is alone."""
 
-    __slots__ = ("active", "count", "era", "lock", "thread", "timestamp")
+    __slots__ = ("active", "count", "era", "lock", "timestamp")
 
     def __init__(self) -> None:
         self.renew_lock()
@@ -79,8 +81,6 @@ class Alone:
         self.timestamp = 0
         #: Eras in which somebody was alone.
         self.count = 0
-        #: Who may use values in place: threading.get_ident(), or 0.
-        self.thread = 0
         #: What variables have whose values are in place now.
         self.era = Era()
 
@@ -98,18 +98,18 @@ class Alone:
         """``era`` is over, if it is not yet; a transaction in place that is not committed has to run again."""
         with self.lock:
             if era is not None and era is self.active:
+                # A signal handler may do this in the middle of begin(), so that self.era is not ``era`` yet, but soon.
+                era.thread = 0
                 self.era = Era()
-                self.thread = 0
                 attempt = era.attempt
                 if attempt is not None:
                     attempt.fate.setdefault("committed", False)
                 # Last, so that who is interrupted before leaves it to the next one.
                 self.active = None
 
-    def begin(self, era: Era, thread: int) -> None:
-        """``thread`` is alone from now on. With the lock held, where ``era`` is :attr:`active`."""
+    def begin(self, era: Era) -> None:
+        """Its thread is alone from now on, unless ``era`` is over already. With the lock held."""
         self.count += 1
-        self.thread = thread
         self.era = era
 
     def take(self, variable: TVar[Any], era: Era) -> bool:

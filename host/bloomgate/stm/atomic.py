@@ -173,6 +173,8 @@ def _run(function: Callable[..., T], args: Any, kwargs: Any, allowance: Optional
         try:
             try:
                 here.tx = attempt
+                if not attempt.registered():
+                    raise Restart
                 if failures >= PATIENCE:
                     runtime.escalate(attempt, allowance)
                 if runtime.profile is not None:

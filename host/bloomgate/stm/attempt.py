@@ -14,7 +14,7 @@ from bloomgate.verdict import Verdict
 if TYPE_CHECKING:
     from bloomgate.stm.report import Trace
     from bloomgate.stm.runtime import Runtime
-    from bloomgate.stm.shared import SharedPart
+    from bloomgate.stm.shared_part import SharedPart
 
 __all__ = ["Attempt", "Hooks", "Mark"]
 
@@ -71,6 +71,8 @@ class Attempt:
     shared: Optional[SharedPart] = None
     #: None until the device's verdict is known.
     verdict: Optional[Verdict] = None
+    #: Which one of its context.
+    number = 0
     #: Where it read and wrote, while somebody profiles.
     trace: Optional[Trace] = None
 
@@ -94,6 +96,10 @@ class Attempt:
         self.reads: dict[Location, Version] = {}
         #: The redo log. What was read before has the same version here as there.
         self.writes: dict[Location, Version] = {}
+
+    def registered(self) -> bool:
+        """Whether its snapshot still is. A signal handler or finaliser that came at its begin or end has taken over."""
+        return self.number == self.context.begun or self.token
 
     def prepare(self) -> None:
         """Called before it first uses shared data."""

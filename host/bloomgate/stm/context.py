@@ -10,7 +10,17 @@ if TYPE_CHECKING:
     from bloomgate.stm.attempt import Attempt
     from bloomgate.stm.limits import Allowance
 
-__all__ = ["COUNTERS", "IDLE", "Context", "contexts", "forget_other_threads", "here", "snapshots", "totals"]
+__all__ = [
+    "COUNTERS",
+    "IDLE",
+    "Context",
+    "contexts",
+    "forget_other_threads",
+    "here",
+    "oldest_snapshot",
+    "snapshots",
+    "totals",
+]
 
 #: Registered by a thread that runs no transaction; greater than every timestamp.
 IDLE = 1 << 65
@@ -35,7 +45,7 @@ COUNTERS = (
 class Context:
     """One thread's share."""
 
-    __slots__ = ("__weakref__", "era", "in_a_row", "last_snapshot", "number", "patience", "thread", *COUNTERS)
+    __slots__ = ("__weakref__", "begun", "era", "in_a_row", "last_snapshot", "number", "patience", "thread", *COUNTERS)
 
     commits: int
     read_only: int
@@ -58,6 +68,8 @@ class Context:
         self.thread = threading.get_ident()
         #: Not newer than the next one.
         self.last_snapshot = 0
+        #: Ordinary attempts.
+        self.begun = 0
         #: The last one in which it was alone.
         self.era: Optional[Era] = None
         #: Transactions since another thread began one, and after how many it tries to be alone; 0: as many as usual.
@@ -119,6 +131,15 @@ def _fold() -> None:
 
 
 here = _Here()
+
+
+def oldest_snapshot(published: int) -> int:
+    """A timestamp that no snapshot, present or future, is older than, given one that was published before."""
+    oldest = published
+    for snapshot in snapshots.copy().values():
+        if snapshot < oldest:
+            oldest = snapshot
+    return oldest
 
 
 def totals() -> dict[str, int]:

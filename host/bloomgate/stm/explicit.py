@@ -64,10 +64,13 @@ class Transaction:
             raise TransactionError("a Transaction is used only once")
         attempt = runtime.begin()
         try:
+            here.tx = attempt
+            while not attempt.registered():
+                here.tx = attempt = runtime.begin()
             if self._escalate:
                 runtime.escalate(attempt)
             attempt.repeatable = False
-            self._attempt = here.tx = attempt
+            self._attempt = attempt
         except BaseException:
             here.tx = None
             runtime.end(attempt)

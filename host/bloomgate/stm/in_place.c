@@ -5,8 +5,8 @@
 #if defined(Py_PYTHON_H) && !defined(PYPY_VERSION) && !defined(Py_GIL_DISABLED)
 /* Where Python's __slots__ lie, in bytes; in the order in which accelerator.py gives them. */
 typedef struct {
-    Py_ssize_t present, thread;            /* Alone.era, Alone.thread */
-    Py_ssize_t part;                       /* of an Era */
+    Py_ssize_t present;                    /* Alone.era */
+    Py_ssize_t part, thread;               /* of an Era */
     Py_ssize_t outermost, wrote;           /* of a Part */
     Py_ssize_t era, value, before, writer; /* of a TVar */
 } in_place_slots;
@@ -28,7 +28,7 @@ static bool is_in_place(const in_place_value *self, PyObject *object) {
         return false;
     PyObject *era = *python_slot(object, self->slots.era);
     return era != NULL && era == *python_slot(self->alone, self->slots.present) &&
-           PyLong_AsUnsignedLong(*python_slot(self->alone, self->slots.thread)) == PyThread_get_thread_ident();
+           PyLong_AsUnsignedLong(*python_slot(era, self->slots.thread)) == PyThread_get_thread_ident();
 }
 
 static PyObject *in_place_get(PyObject *descriptor, PyObject *object, PyObject *type) {

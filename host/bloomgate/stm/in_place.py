@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional, TypeVar, Union
@@ -27,8 +26,8 @@ PATIENCE = 32
 #: It grows up to this when being alone was soon over.
 LONGEST_PATIENCE = 1 << 14
 
-#: Not on PyPy: in one run of the tests in four, a process that had forked there did not see its own writes any more.
-POSSIBLE = sys.implementation.name == "cpython"
+#: Switched off by tests and benchmarks of ordinary attempts.
+ENABLED = True
 
 AGAIN = object()
 
@@ -147,7 +146,7 @@ class InPlace(Attempt):
 
 def begin(runtime: Runtime) -> Optional[InPlace]:
     """A new attempt in place, if the calling thread is alone."""
-    if not POSSIBLE:
+    if not ENABLED:
         return None
     mine = here.mine
     if mine is None:
@@ -171,15 +170,12 @@ def begin(runtime: Runtime) -> Optional[InPlace]:
         alone.end(era)
         return None
     attempt = InPlace(runtime, mine, era)
-    era.part = attempt.outermost
+    # In this order: a signal handler in between ends the era of an attempt that is not committed.
     era.attempt = attempt
+    era.part = attempt.outermost
     # While it is registered no other thread can be alone, even if this one is not any more.
     snapshots[mine.number] = mine.last_snapshot
-    if alone.active is era and alone.era is era:
-        return attempt
-    # Whoever ended the era has perhaps not seen the attempt.
-    mine.era = None
-    return None
+    return attempt
 
 
 def _claim(runtime: Runtime, mine: Context) -> Optional[Era]:
@@ -187,7 +183,7 @@ def _claim(runtime: Runtime, mine: Context) -> Optional[Era]:
     if alone.lock._is_owned():  # type: ignore[attr-defined]
         # This is a signal handler.
         return None
-    era = Era()
+    era = Era(mine.thread)
     with alone.lock:
         alone.end(alone.active)
         alone.active = era
@@ -197,7 +193,7 @@ def _claim(runtime: Runtime, mine: Context) -> Optional[Era]:
             alone.active = None
             return None
         alone.timestamp = published
-        alone.begin(era, mine.thread)
+        alone.begin(era)
     return era
 
 
@@ -208,6 +204,9 @@ def run_in_place(attempt: InPlace, function: Callable[..., T], args: Any, kwargs
     try:
         try:
             here.tx = attempt
+            if alone.active is not era or alone.era is not era:
+                # Whoever ended it has perhaps not seen the attempt.
+                attempt.run_again()
             result = function(*args, **kwargs)
             # Finalisers that run from here on are not part of the transaction.
             here.tx = None

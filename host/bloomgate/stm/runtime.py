@@ -6,7 +6,7 @@ The stages of a commit, and what is left to whom when its thread is stopped, die
    arrive between the decision and the moment when Python has stored it. Because one request is undecided at a time, the
    next thread that enters finds the decision by elimination (:meth:`Runtime._settle`): when everything that is known
    has been published, a timestamp that the device has issued beyond that is the lost one.
-2. *Decided*: the attempt is in ``_unpublished`` under its timestamp, and cannot change any more. Anybody can write
+2. *Decided*: the attempt is in ``_decided`` under its timestamp, and cannot change any more. Anybody can write
    it back: its owner, or whoever waits for a later timestamp, through the device's helper.
 3. *Written back*: every location has the version. Installing is idempotent, so that any number of threads can do it.
 4. *Published*: visible to every transaction that begins. Only then the caller goes on.
@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from bloomgate.device import Device
@@ -26,19 +25,17 @@ from bloomgate.parameters import EPOCH_BITS
 from bloomgate.stm import context
 from bloomgate.stm.alone import alone
 from bloomgate.stm.attempt import Attempt
-from bloomgate.stm.context import IDLE, Context, here, snapshots
+from bloomgate.stm.context import IDLE, Context, here, oldest_snapshot, snapshots
+from bloomgate.stm.decided import Decided
 from bloomgate.stm.errors import CommitFailed, Reentered, Restart, TransactionError, TransactionTimeout
 from bloomgate.stm.gate import Gate
 from bloomgate.stm.limits import Allowance
-from bloomgate.stm.operations import evaluate
 from bloomgate.stm.token import Token
 from bloomgate.stm.version import (
     IN_PLACE,
     Location,
     Version,
-    install,
     new_version,
-    newest_before,
     release_leaked_locks,
     renew_locks,
 )
@@ -90,7 +87,7 @@ class Runtime:
         self._gate = Gate()
         self._submission = self._gate.lock
         self._submitted: Optional[Attempt] = None
-        self._unpublished: dict[int, Attempt] = {}
+        self._decided = Decided(self)
         self._token = Token()
         #: Who may not be disturbed: only changed and relied on under the submission lock.
         self._holder: Optional[Attempt] = None
@@ -122,7 +119,7 @@ class Runtime:
                 with self._submission:
                     if self._submitted is not None:
                         self._settle()
-                    self._drain()
+                    self._decided.drain()
                 self._inherited = max(self._inherited, before.published)
                 before.set_helper(None)
             alone.timestamp = self._inherited
@@ -193,18 +190,19 @@ class Runtime:
 
     def begin(self) -> Attempt:
         """A new attempt on the newest snapshot, of this thread."""
-        if self._submission._is_owned():  # type: ignore[attr-defined]
-            raise Reentered(
-                "a transaction cannot begin in a signal handler or finaliser that interrupted a commit of its thread"
-            )
         device = self._device
         if device is None:
             device = self._open(None)
+        if self._submission._is_owned() or device.publication_interrupted():  # type: ignore[attr-defined]
+            raise Reentered(
+                "a transaction cannot begin in a signal handler or finaliser that interrupted a commit of its thread"
+            )
         mine = here.mine
         if mine is None:
             mine = here.context()
         # Register before reading, so that a pruner either sees us or has read no newer ``published`` than we will.
         # This thread's last snapshot is not newer than the one that it will get.
+        mine.begun = number = mine.begun + 1
         snapshots[mine.number] = mine.last_snapshot
         if alone.active is not None:
             alone.end(alone.active)
@@ -212,7 +210,9 @@ class Runtime:
             self._last = mine
             mine.in_a_row = 0
         snapshots[mine.number] = mine.last_snapshot = snapshot = device.published
-        return Attempt(self, mine, snapshot)
+        attempt = Attempt(self, mine, snapshot)
+        attempt.number = number
+        return attempt
 
     def end(self, attempt: Attempt) -> None:
         """Give back what the attempt holds. Idempotent."""
@@ -221,28 +221,26 @@ class Runtime:
             self._release(attempt)
 
     def quiet(self) -> Optional[int]:
-        """What is published, if that is everything, nobody waits for a change or records; else None.
+        """What is published, if that is everything, and nobody waits for a change, holds the token or records; or None.
 
         None also on a device that decides for other processes, which may write the private parts of their commits.
         """
         device = self._device
         if device is None or device.recalls or self.profile is not None:
             return None
-        if self._submitted is not None or self._unpublished or self.waiting.sleepers:
+        if (
+            self._submitted is not None
+            or self._decided.unpublished
+            or self._holder is not None
+            or self.waiting.sleepers
+        ):
             return None
         published = device.published
         return published if published == device.last_timestamp() else None
 
     def horizon(self) -> int:
         """A timestamp that no snapshot, present or future, is older than."""
-        return self._oldest(self.device.published)
-
-    def _oldest(self, published: int) -> int:
-        oldest = published
-        for snapshot in snapshots.copy().values():
-            if snapshot < oldest:
-                oldest = snapshot
-        return oldest
+        return oldest_snapshot(self.device.published)
 
     def commit(self, attempt: Attempt, allowance: Optional[Allowance] = None) -> bool:
         """Make the attempt's writes visible, or find that it has to be run again: ``attempt.verdict`` says why.
@@ -252,43 +250,14 @@ class Runtime:
         """
         if attempt.shared is not None:
             return attempt.shared.commit(attempt, allowance)
-        device = self.device
         reads = [location._key for location in attempt.reads]
         writes = [location._key for location in attempt.writes]
         commutes = [location._key for location in attempt.commutes] if attempt.commutes else []
-        too_large = len(reads) + len(writes) + len(commutes) > self._limit
         try:
-            while True:
-                self._gate.enter()
-                try:
-                    if self._submitted is not None:
-                        self._settle()
-                    holder = self._holder
-                    guarded = holder is not None and holder is not attempt and self._guards(holder, attempt)
-                    if holder is None and not too_large:
-                        self._submitted = attempt
-                        try:
-                            attempt.verdict = verdict = device.commit(
-                                snapshot=attempt.snapshot, reads=reads, writes=writes, commutes=commutes
-                            )
-                        except RequestError as error:
-                            self._submitted = None
-                            verdict = self._submit_unusual(error, attempt, reads, writes, commutes)
-                        timestamp = verdict.timestamp
-                        if timestamp is not None:
-                            self._unpublished[timestamp] = attempt
-                        self._submitted = None
-                    elif not guarded:
-                        timestamp = self._submit_exclusive(attempt, reads, writes, commutes).timestamp
-                finally:
-                    self._gate.leave()
-                if not guarded:
-                    break
-                if not self._token.wait_for_release(holder, allowance):
-                    raise TransactionTimeout("an irrevocable transaction was in the way for too long")
+            timestamp = self._decide(attempt, allowance, self._submit, reads, writes, commutes).timestamp
             if timestamp is None:
                 return False
-            self._write_back(attempt, timestamp)
+            self._decided.write_back(attempt, timestamp)
             return True
         except BaseException:
             self._complete(attempt)
@@ -296,38 +265,71 @@ class Runtime:
 
     def commit_with_shared(self, attempt: Attempt, request: Request, allowance: Optional[Allowance] = None) -> None:
         """:meth:`commit` for an attempt that has shared writes too, which are in ``request`` and no more in itself."""
-        assert attempt.shared is not None
         try:
-            while True:
-                self._gate.enter()
-                try:
-                    if self._submitted is not None:
-                        self._settle()
-                    holder = self._holder
-                    guarded = holder is not None and holder is not attempt and self._guards(holder, attempt)
-                    if not guarded:
-                        self._submitted = attempt
-                        if request.submit():
-                            attempt.verdict = verdict = request.decide()
-                            if verdict.timestamp is not None:
-                                self._unpublished[verdict.timestamp] = attempt
-                            self._submitted = None
-                            break
-                        self._submitted = None
-                finally:
-                    self._gate.leave()
-                if not guarded:
-                    attempt.shared.wait_for_holder(allowance)
-                elif not self._token.wait_for_release(holder, allowance):
-                    raise TransactionTimeout("an irrevocable transaction was in the way for too long")
+            timestamp = self._decide(attempt, allowance, self._submit_shared, request).timestamp
             request.run()
-            if verdict.timestamp is not None:
-                self._write_back(attempt, verdict.timestamp)
+            if timestamp is not None:
+                self._decided.write_back(attempt, timestamp)
         except BaseException:
             self._complete(attempt)
             raise
 
+    def _decide(
+        self, attempt: Attempt, allowance: Optional[Allowance], submit: Callable[..., Optional[Verdict]], *request: Any
+    ) -> Verdict:
+        """The verdict of ``submit(attempt, *request)``, when no holder of the token would be disturbed by a commit.
+
+        ``submit`` is called with the submission lock held. It returns None if a holder in another process would be.
+        """
+        while True:
+            self._gate.enter()
+            try:
+                if self._submitted is not None:
+                    self._settle()
+                holder = self._holder
+                guarded = holder is not None and holder is not attempt and self._guards(holder, attempt)
+                if not guarded:
+                    verdict = submit(attempt, *request)
+                    if verdict is not None:
+                        if verdict.timestamp is not None:
+                            self._decided.unpublished[verdict.timestamp] = attempt
+                        self._submitted = None
+                        return verdict
+            finally:
+                self._gate.leave()
+            if not guarded:
+                assert attempt.shared is not None
+                attempt.shared.wait_for_holder(allowance)
+            elif holder is not None and holder.context is attempt.context:
+                raise Reentered("a signal handler cannot change what the transaction that it interrupted has read")
+            elif not self._token.wait_for_release(holder, allowance):
+                raise TransactionTimeout("an irrevocable transaction was in the way for too long")
+
     # Submission. All of these are called with the submission lock held.
+
+    def _submit(self, attempt: Attempt, reads: list[int], writes: list[int], commutes: list[int]) -> Verdict:
+        if not attempt.registered():
+            attempt.verdict = Verdict(False, None, Reason.CONFLICT, None)
+            return attempt.verdict
+        if self._holder is not None or len(reads) + len(writes) + len(commutes) > self._limit:
+            return self._submit_exclusive(attempt, reads, writes, commutes)
+        self._submitted = attempt
+        try:
+            attempt.verdict = verdict = self.device.commit(
+                snapshot=attempt.snapshot, reads=reads, writes=writes, commutes=commutes
+            )
+            return verdict
+        except RequestError as error:
+            self._submitted = None
+            return self._submit_unusual(error, attempt, reads, writes, commutes)
+
+    def _submit_shared(self, attempt: Attempt, request: Request) -> Optional[Verdict]:
+        self._submitted = attempt
+        if not request.submit():
+            self._submitted = None
+            return None
+        attempt.verdict = verdict = request.decide()
+        return verdict
 
     def _submit_unusual(
         self, error: RequestError, attempt: Attempt, reads: list[int], writes: list[int], commutes: list[int]
@@ -358,7 +360,7 @@ class Runtime:
         with more keys than the device takes.
         """
         device = self.device
-        self._drain()
+        self._decided.drain()
         if not attempt.token and attempt.changed_since() is not None:
             attempt.verdict = Verdict(False, None, Reason.CONFLICT, None)
             return attempt.verdict
@@ -374,8 +376,6 @@ class Runtime:
                     # The keys that did not fit: now every older snapshot conflicts with every read. Nobody can have
                     # been decided in between.
                     device.raise_floor()
-                self._unpublished[verdict.timestamp] = attempt
-                self._submitted = None
                 return verdict
             self._submitted = None
             if not attempt.token:
@@ -397,7 +397,7 @@ class Runtime:
             attempt.verdict = verdict
         if verdict is None:
             device = self.device
-            self._drain()
+            self._decided.drain()
             last = device.last_timestamp()
             try:
                 device.wait_published(last, _RESET_GRACE)
@@ -410,13 +410,8 @@ class Runtime:
         if verdict.timestamp is not None:
             if len(attempt.writes) + len(attempt.commutes or ()) > self._limit:
                 self.device.raise_floor()
-            self._unpublished[verdict.timestamp] = attempt
+            self._decided.unpublished[verdict.timestamp] = attempt
         self._submitted = None
-
-    def _drain(self) -> None:
-        """Write back and publish everything that has been decided."""
-        for timestamp, attempt in sorted(self._unpublished.copy().items()):
-            self._write_back(attempt, timestamp)
 
     def _guards(self, holder: Attempt, attempt: Attempt) -> bool:
         """Whether ``attempt`` would change what the holder has read."""
@@ -425,91 +420,20 @@ class Runtime:
             attempt.commutes is not None and any(location in guarded for location in attempt.commutes)
         )
 
-    # From the decision to the publication: by anybody, any number of times.
-
-    def _write_back(self, attempt: Attempt, timestamp: int, timeout: Optional[float] = None) -> None:
-        """Raises TimeoutError when earlier commits are not published within ``timeout`` seconds."""
-        device = self.device
-        install(attempt.writes, timestamp, self.horizon)
-        if attempt.commutes:
-            self._evaluate(attempt, timestamp, timeout)
-        if attempt.shared is None:
-            device.publish(timestamp)
-        if device.published < timestamp:
-            self._finish_earlier(timestamp)
-            device.wait_published(timestamp, timeout)
-        self._unpublished.pop(timestamp, None)
-        if self.waiting.sleepers:
-            self._wake(attempt, timestamp)
-
-    def _finish_earlier(self, timestamp: int) -> None:
-        """Help those at once who have been decided before and not come to their publication: perhaps they wait for the
-        GIL, and cannot have it while this thread waits for them."""
-        device = self.device
-        following = device.published + 1
-        while following < timestamp and following in self._unpublished and self._help(following):
-            device.publish(following)
-            following = device.published + 1
-
-    def _evaluate(self, attempt: Attempt, timestamp: int, timeout: Optional[float] = None) -> None:
-        """Apply the logged operations to what all commits before this one produced."""
-        self.device.wait_published(timestamp - 1, timeout)
-        self._apply(attempt, timestamp, self.horizon)
-
-    def _apply(self, attempt: Attempt, timestamp: int, horizon: Callable[[], int]) -> None:
-        assert attempt.commutes is not None
-
-        def write(location: Location, value: Any) -> None:
-            install({location: new_version(value)}, timestamp, horizon)
-
-        for location, pending in attempt.commutes.items():
-            if location._head.timestamp != timestamp:
-                before = newest_before(location, timestamp)
-                # Without one it was written so long ago that its version has been pruned.
-                if before is not None:
-                    write(location, evaluate(pending, before.value, write))
+    def _help(self, timestamp: int) -> bool:
+        """Write back a commit whose owner makes no progress: what the device calls while it waits."""
+        settling = self._submission._is_owned()  # type: ignore[attr-defined]
+        known = timestamp in self._decided.unpublished
+        if not known and self._submitted is not None and not settling and self._submission.acquire(False):
+            try:
+                self._settle()
+            finally:
+                self._submission.release()
+        return self._decided.help(timestamp)
 
     def write_private(self, attempt: Attempt, timestamp: int) -> None:
         """Write back the private part of a commit on shared data that is published, by whomever; all before it are."""
-
-        def horizon() -> int:
-            # Not device.published, which comes here.
-            return self._oldest(timestamp)
-
-        install(attempt.writes, timestamp, horizon)
-        if attempt.commutes:
-            self._apply(attempt, timestamp, horizon)
-        if self.waiting.sleepers:
-            self._wake(attempt, timestamp)
-
-    def _wake(self, attempt: Attempt, timestamp: int) -> None:
-        changed: Iterable[Location] = attempt.writes
-        if attempt.commutes:
-            # An operation may own other locations; who sleeps on them has read this one too.
-            changed = [*attempt.writes, *attempt.commutes]
-        self.waiting.wake(changed, timestamp)
-
-    def _help(self, timestamp: int) -> bool:
-        """Write back a commit whose owner makes no progress: what the device calls while it waits."""
-        attempt = self._unpublished.get(timestamp)
-        settling = self._submission._is_owned()  # type: ignore[attr-defined]
-        if attempt is None and self._submitted is not None and not settling and self._submission.acquire(False):
-            try:
-                self._settle()
-                attempt = self._unpublished.get(timestamp)
-            finally:
-                self._submission.release()
-        if attempt is None or attempt.shared is not None:
-            # On shared data it needs no help of this process alone.
-            return False
-        here.context().helps += 1
-        install(attempt.writes, timestamp, self.horizon)
-        if attempt.commutes:
-            self._evaluate(attempt, timestamp)
-        # Its owner may never come to it; who is woken waits for the publication.
-        if self.waiting.sleepers:
-            self._wake(attempt, timestamp)
-        return True
+        self._decided.write_private(attempt, timestamp)
 
     def _complete(self, attempt: Attempt) -> None:
         """Bring an interrupted commit to its end, however often that is interrupted too."""
@@ -522,7 +446,7 @@ class Runtime:
                             self._settle()
                 verdict = attempt.verdict
                 if verdict is not None and verdict.timestamp is not None:
-                    self._write_back(attempt, verdict.timestamp, _COMPLETION)
+                    self._decided.write_back(attempt, verdict.timestamp, _COMPLETION)
                 return
             except TimeoutError:
                 # Who interrupts a commit that is held up by others does not want to wait for them.
@@ -573,7 +497,7 @@ class Runtime:
         with self._submission:
             if self._submitted is not None:
                 self._settle()
-            self._drain()
+            self._decided.drain()
             if attempt.changed_since() is not None:
                 raise Restart
             self._holder = attempt
@@ -625,18 +549,7 @@ class Runtime:
         if device is not None:
             # This also writes the private part back of what is published in shared memory.
             newest = max(newest, device.published)
-        for timestamp, attempt in sorted(self._unpublished.copy().items()):
-            install(attempt.writes, timestamp, lambda: 0)
-            for location, pending in (attempt.commutes or {}).items():
-                before = newest_before(location, timestamp)
-                moment = timestamp
-
-                def write(location: Location, value: Any, timestamp: int = moment) -> None:
-                    install({location: new_version(value)}, timestamp, lambda: 0)
-
-                if before is not None:
-                    write(location, evaluate(pending, before.value, write))
-            newest = max(newest, timestamp)
+        newest = max(newest, self._decided.install_all())
         self._opening = threading.RLock()
         self._inherited = newest
         self._device = None

@@ -51,7 +51,7 @@ class TVar(Location, Generic[T]):
         Assigning outside of a transaction is a transaction of its own.
         """
         era = alone.era
-        if self._era is era and alone.thread == get_ident():
+        if self._era is era and era.thread == get_ident():
             return self._value
         tx = here.tx
         if tx is None:
@@ -64,7 +64,7 @@ class TVar(Location, Generic[T]):
     @value.setter
     def value(self, value: T) -> None:
         era = alone.era
-        if self._era is era and alone.thread == get_ident():
+        if self._era is era and era.thread == get_ident():
             part = era.part
             if self._writer is part:
                 self._value = value

@@ -7,11 +7,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
+#include <setjmp.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -19,6 +23,7 @@
 #include <unistd.h>
 
 #include "bloomgate.h"
+#include "bloomgate_queues.h"
 #include "bloomgate_registers.h"
 #include "bloomgate_uapi.h"
 
@@ -103,6 +108,147 @@ static void use_queues(void)
     bloomgate_close(&page);
 }
 
+/*
+ * A sleeper who looks at memory only when it is woken. The library's looks again by itself after some milliseconds, and
+ * would not show that a wake-up is lost; nor would poll(), which looks again when its time is over: so this is epoll.
+ * Another thread submits, when the sleeper sleeps.
+ */
+struct night {
+    struct bloomgate_queue *queue;
+    struct bloomgate_request request;
+    pid_t sleeper;
+    /* Nights that have begun, and the request of the last. */
+    atomic_int begun;
+    uint32_t index;
+};
+
+enum { NIGHTS = 8 };
+
+/* The state of a thread of this process, as in /proc: 'S' while it sleeps. */
+static char state_of(pid_t thread)
+{
+    char path[64], text[128] = "";
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)thread);
+    int file = open(path, O_RDONLY);
+    ssize_t got = read(file, text, sizeof text - 1);
+    close(file);
+    const char *name_end = got > 0 ? strrchr(text, ')') : NULL;
+    return name_end == NULL ? '?' : name_end[2];
+}
+
+static void *submit_at_night(void *argument)
+{
+    struct night *night = argument;
+    for (int number = 1; number <= NIGHTS; number++) {
+        while (atomic_load(&night->begun) < number || state_of(night->sleeper) != 'S') {
+            usleep(1000);
+        }
+        if (bloomgate_submit(night->queue, &night->request, &night->index) != BLOOMGATE_OK) {
+            require(0, "a request is submitted");
+        }
+    }
+    return NULL;
+}
+
+static void sleep_until_woken(void)
+{
+    struct bloomgate_window page;
+    struct bloomgate_geometry geometry;
+    struct bloomgate_queue queue;
+    struct night night = {.queue = &queue, .sleeper = getpid()};
+    pthread_t submitter;
+    require(bloomgate_module_open(&page, "", "bloomgate-slot3") == BLOOMGATE_OK, "the slot opens for a sleeper");
+    require(bloomgate_module_info(&page, &geometry, &night.request.snapshot) == BLOOMGATE_OK, "who learns what it is");
+    require(bloomgate_module_queue_open(&queue, &page, &geometry) == BLOOMGATE_OK, "and opens a queue");
+    require(pthread_create(&submitter, NULL, submit_at_night, &night) == 0, "that a thread submits to");
+    int night_watch = epoll_create1(0);
+    struct epoll_event woken = {.events = EPOLLIN};
+    struct pollfd now = {.fd = queue.file, .events = POLLIN};
+    for (int number = 1; number <= NIGHTS; number++) {
+        uint32_t seen, verdict[BLOOMGATE_COMPLETION_BEATS];
+        /* A cause from before may wake at once: it is taken here. */
+        do {
+            require(read(queue.file, &seen, sizeof seen) == sizeof seen, "waiting is armed");
+        } while (poll(&now, 1, 100) != 0);
+        require(epoll_ctl(night_watch, EPOLL_CTL_ADD, queue.file, &woken) == 0, "the sleeper is to be woken");
+        atomic_store(&night.begun, number);
+        require(epoll_wait(night_watch, &woken, 1, 30000) == 1, "a completion wakes who sleeps");
+        require(epoll_ctl(night_watch, EPOLL_CTL_DEL, queue.file, NULL) == 0, "and no other night");
+        require(bloomgate_queue_wait(&queue, night.index, 0, verdict) == BLOOMGATE_OK, "and is there");
+        bloomgate_queue_release(&queue, night.index);
+    }
+    pthread_join(submitter, NULL);
+    close(night_watch);
+    require(bloomgate_queue_close(&queue) == BLOOMGATE_OK, "the sleeper's queue is closed");
+    bloomgate_close(&page);
+}
+
+static sigjmp_buf on_bus_error;
+
+static void bus_error(int number)
+{
+    (void)number;
+    siglongjmp(on_bus_error, 1);
+}
+
+/* Whether a load ends with SIGBUS. */
+static int gone(const volatile uint32_t *word)
+{
+    if (sigsetjmp(on_bus_error, 1)) {
+        return 1;
+    }
+    (void)*word;
+    return 0;
+}
+
+/* The driver loses the device while a slot is open and mapped and its owner sleeps: as when an overlay is removed. */
+static void lose_the_device(void)
+{
+    struct bloomgate_info info;
+    int file = open(SLOT, O_RDWR);
+    require(ioctl(file, BLOOMGATE_GET_INFO, &info) == 0, "a slot is open");
+    volatile uint32_t *page = map(file, BLOOMGATE_PAGE_BYTES, BLOOMGATE_MAP_PAGE);
+    volatile uint32_t *buffer = map(file, info.buffer_bytes, BLOOMGATE_MAP_BUFFER);
+    require(page != NULL && buffer != NULL, "and mapped");
+    signal(SIGBUS, bus_error);
+    require(!gone(page) && !gone(buffer), "and there");
+    int watch = epoll_create1(0);
+    struct epoll_event woken = {.events = EPOLLIN};
+    uint32_t count;
+    require(read(file, &count, sizeof count) == sizeof count, "waiting is armed");
+    require(epoll_ctl(watch, EPOLL_CTL_ADD, file, &woken) == 0, "for one who sleeps");
+    pid_t sleeper = fork();
+    if (sleeper == 0) {
+        uint32_t seen;
+        int other = open(NEXT_SLOT, O_RDWR);
+        struct pollfd woken = {.fd = other, .events = POLLIN};
+        if (read(other, &seen, sizeof seen) != sizeof seen || system("insmod /unbind.ko") != 0) {
+            _exit(1);
+        }
+        _exit(poll(&woken, 1, 30000) == 1 && woken.revents & POLLHUP ? 0 : 2);
+    }
+    require(epoll_wait(watch, &woken, 1, 30000) == 1 && woken.events & EPOLLHUP, "the device is lost, which wakes");
+    close(watch);
+    int status;
+    waitpid(sleeper, &status, 0);
+    require(WIFEXITED(status) && WEXITSTATUS(status) == 0, "and whoever comes later does not sleep");
+    require(gone(page) && gone(buffer), "nothing is mapped any more");
+    require(ioctl(file, BLOOMGATE_GET_INFO, &info) < 0 && errno == ENODEV, "no question is answered");
+    require(ioctl(file, BLOOMGATE_RESTART_QUEUE) < 0 && errno == ENODEV, "no queue begins");
+    require(map(file, BLOOMGATE_PAGE_BYTES, BLOOMGATE_MAP_PAGE) == NULL, "nothing can be mapped");
+    require(open(NEXT_SLOT, O_RDWR) < 0 && errno == ENOENT, "no slot can be opened");
+    munmap((void *)(uintptr_t)page, BLOOMGATE_PAGE_BYTES);
+    munmap((void *)(uintptr_t)buffer, info.buffer_bytes);
+    close(file);
+    require(system("rmmod unbind") == 0, "the device comes back");
+    file = open(SLOT, O_RDWR);
+    page = map(file, BLOOMGATE_PAGE_BYTES, BLOOMGATE_MAP_PAGE);
+    require(page != NULL && ioctl(file, BLOOMGATE_GET_INFO, &info) == 0, "and its slots open again");
+    commit((void *)(uintptr_t)page, ((uint64_t)info.epoch << 32) + info.count);
+    munmap((void *)(uintptr_t)page, BLOOMGATE_PAGE_BYTES);
+    close(file);
+}
+
 /* What a user who is only in the group of slot 3 may open; the nodes have the owners that the udev rule gives them. */
 static void use_as_another(void)
 {
@@ -158,7 +304,7 @@ int main(void)
     struct pollfd waiting = {.fd = file, .events = POLLIN};
     require(read(file, &seen, sizeof seen) == sizeof seen, "waiting is armed");
     timestamp = commit(page, timestamp);
-    require(poll(&waiting, 1, 30000) == 1 && waiting.revents & POLLIN, "a verdict wakes");
+    require(poll(&waiting, 1, 30000) == 1 && waiting.revents & POLLIN, "a verdict is there to wake");
     uint32_t later;
     require(read(file, &later, sizeof later) == sizeof later && later != seen, "and is counted");
     /* The cause of the arming before may come once more; then there is quiet. */
@@ -212,6 +358,8 @@ int main(void)
     close(file);
     use_as_another();
     use_queues();
+    sleep_until_woken();
+    lose_the_device();
     puts("done");
     return 0;
 }

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import os
 import threading
-from typing import Any, Callable, NoReturn, Optional
+from collections.abc import Collection
+from typing import Any, Callable, NoReturn, Optional, TypeVar
 
-from bloomgate.stm.atomic import run
+from bloomgate.stm.atomic import operation, run
 from bloomgate.stm.attempt import Attempt
 from bloomgate.stm.context import here
 from bloomgate.stm.errors import TransactionError
 from bloomgate.stm.operations import Operation, Write
 from bloomgate.stm.version import Location
 
-__all__ = ["ABSENT", "Cells", "Compared", "Private", "current", "grow"]
+__all__ = ["ABSENT", "Cells", "Compared", "Private", "consuming", "current", "grow", "repeatable"]
 
+F = TypeVar("F", bound=Callable[..., Any])
 
 #: Held by who changes which locations a container has; for all containers, and new in a forked child. Reentrant,
 #: because comparing keys can run anything.
@@ -44,6 +47,22 @@ def current() -> Attempt:
     tx = here.tx
     assert tx is not None
     return tx
+
+
+def repeatable(items: Any) -> Any:
+    """``items``, so that they can be read any number of times: an operation may be run several times."""
+    return items if isinstance(items, Collection) or hasattr(items, "keys") else list(items)
+
+
+def consuming(method: F) -> F:
+    """Decorator: :func:`operation` for methods whose positional arguments are iterables."""
+    run_method = operation(method)
+
+    @functools.wraps(method)
+    def wrapper(self: Any, /, *iterables: Any, **more: Any) -> Any:
+        return run_method(self, *map(repeatable, iterables), **more)
+
+    return wrapper  # type: ignore[return-value]
 
 
 class Private:

@@ -8,7 +8,7 @@ from operator import index as as_index
 from typing import Any, BinaryIO, Callable, NoReturn, Optional, Union
 
 from bloomgate.stm.atomic import operation
-from bloomgate.stm.containers.parts import Compared, Private, current
+from bloomgate.stm.containers.parts import Compared, Private, current, repeatable
 from bloomgate.stm.version import Location
 
 __all__ = ["TArray"]
@@ -54,8 +54,11 @@ class TArray(Compared, Private):
             return self._coerce(read(element) for element in self._elements[index])
         return read(self._elements[as_index(index)])
 
-    @operation
     def __setitem__(self, index: Any, value: Any) -> None:
+        self._set(index, repeatable(value) if isinstance(index, slice) else value)
+
+    @operation
+    def _set(self, index: Any, value: Any) -> None:
         write = current().write
         if isinstance(index, slice):
             elements, values = self._elements[index], self._coerce(value)

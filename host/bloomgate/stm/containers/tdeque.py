@@ -10,7 +10,7 @@ from typing import Any, Callable, Generic, Optional, TypeVar, Union
 
 from bloomgate.stm.atomic import operation, retry
 from bloomgate.stm.containers import parts
-from bloomgate.stm.containers.parts import ABSENT, Cells, Compared, Private, current, grow
+from bloomgate.stm.containers.parts import ABSENT, Cells, Compared, Private, consuming, current, grow
 from bloomgate.stm.hooks import on_commit
 from bloomgate.stm.runtime import runtime
 from bloomgate.stm.version import Location, newest_before
@@ -78,12 +78,12 @@ class TDeque(Compared, Private, Generic[T]):
         """Items that it can hold; None: any number."""
         return self._maxlen
 
-    @operation
+    @consuming
     def extend(self, items: Iterable[T]) -> None:
         for item in list(items):
             self.append(item)
 
-    @operation
+    @consuming
     def extendleft(self, items: Iterable[T]) -> None:
         for item in list(items):
             self.appendleft(item)
@@ -230,7 +230,7 @@ class TDeque(Compared, Private, Generic[T]):
             return NotImplemented
         return TDeque([*self._items(), *other], self._maxlen)
 
-    @operation
+    @consuming
     def __iadd__(self, items: Iterable[T]) -> TDeque[T]:
         self.extend(items)
         return self

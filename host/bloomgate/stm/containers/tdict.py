@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
-from typing import Any, Generic, NamedTuple, Optional, TypeVar, Union
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, ValuesView
+from typing import Any, Generic, NamedTuple, Optional, TypeVar, Union, overload
 
 from bloomgate.stm.atomic import operation
 from bloomgate.stm.containers import parts
-from bloomgate.stm.containers.parts import ABSENT, Private, current
+from bloomgate.stm.containers.parts import ABSENT, Private, consuming, current
 from bloomgate.stm.operations import Operation, Write
 from bloomgate.stm.runtime import runtime
 from bloomgate.stm.version import Location
@@ -18,6 +18,7 @@ __all__ = ["TDict"]
 
 K = TypeVar("K")
 V = TypeVar("V")
+D = TypeVar("D")
 _NO_DEFAULT: Any = object()
 #: Keys that are put in or deleted between two sweeps, at least.
 _SWEEP = 64
@@ -188,6 +189,12 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
     def __contains__(self, key: object) -> bool:
         return current().read(self._entry(key)) is not ABSENT
 
+    @overload
+    def get(self, key: K, default: None = None) -> Optional[V]: ...
+    @overload
+    def get(self, key: K, default: V) -> V: ...
+    @overload
+    def get(self, key: K, default: D) -> Union[V, D]: ...
     @operation
     def get(self, key: K, default: Any = None) -> Any:
         item = current().read(self._entry(key))
@@ -227,12 +234,21 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
             pairs.append((item.key, read(entry).value))
         return pairs
 
+    def keys(self) -> KeysView[K]:
+        return _Keys(self)
+
     def items(self) -> ItemsView[K, V]:
         return _Items(self)
 
     def values(self) -> ValuesView[V]:
         return _Values(self)
 
+    @overload
+    def pop(self, key: K) -> V: ...
+    @overload
+    def pop(self, key: K, default: V) -> V: ...
+    @overload
+    def pop(self, key: K, default: D) -> Union[V, D]: ...
     @operation
     def pop(self, key: K, default: Any = _NO_DEFAULT) -> Any:
         item = current().read(self._entry(key))
@@ -256,14 +272,18 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
         for key in self:
             del self[key]
 
+    @overload
+    def setdefault(self: TDict[K, Optional[D]], key: K, default: None = None) -> Optional[D]: ...
+    @overload
+    def setdefault(self, key: K, default: V) -> V: ...
     @operation
     def setdefault(self, key: K, default: Any = None) -> Any:
         if key not in self:
             self[key] = default
         return self[key]
 
-    @operation
-    def update(self, *others: Any, **more: Any) -> None:
+    @consuming
+    def update(self, /, *others: Any, **more: Any) -> None:
         for key, value in dict(*others, **more).items():
             self[key] = value
 
@@ -272,16 +292,19 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
         """A new TDict with the same items."""
         return TDict(self._pairs())
 
+    @operation
     def __or__(self, other: Mapping[K, V]) -> TDict[K, V]:
-        return TDict({**dict(self._pairs()), **dict(other)})
+        return TDict({**dict(self._pairs()), **other}) if isinstance(other, Mapping) else NotImplemented
 
+    @operation
     def __ror__(self, other: Mapping[K, V]) -> TDict[K, V]:
-        return TDict({**dict(other), **dict(self._pairs())})
+        return TDict({**other, **dict(self._pairs())}) if isinstance(other, Mapping) else NotImplemented
 
     def __ior__(self, other: Any) -> TDict[K, V]:  # type: ignore[misc]
         self.update(other)
         return self
 
+    @operation
     def __eq__(self, other: object) -> bool:
         if isinstance(other, TDict):
             other = dict(other._pairs())
@@ -293,11 +316,21 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
         return f"{type(self).__name__}({dict(self._pairs())!r})"
 
 
+class _Keys(KeysView[K]):
+    _mapping: TDict[K, Any]
+
+    def __reversed__(self) -> Iterator[K]:
+        return reversed(self._mapping)
+
+
 class _Items(ItemsView[K, V]):
     _mapping: TDict[K, V]
 
     def __iter__(self) -> Iterator[tuple[K, V]]:
         return iter(self._mapping._pairs())
+
+    def __reversed__(self) -> Iterator[tuple[K, V]]:
+        return reversed(self._mapping._pairs())
 
 
 class _Values(ValuesView[V]):
@@ -305,3 +338,6 @@ class _Values(ValuesView[V]):
 
     def __iter__(self) -> Iterator[V]:
         return iter([value for _, value in self._mapping._pairs()])
+
+    def __reversed__(self) -> Iterator[V]:
+        return reversed([value for _, value in self._mapping._pairs()])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, MutableSequence
 from operator import index as as_index
-from typing import Any, Callable, Optional, TypeVar
+from typing import Any, Callable, Optional, SupportsIndex, TypeVar, Union, overload
 
 from bloomgate.stm.atomic import operation
-from bloomgate.stm.containers.parts import ABSENT, Cells, Compared, Private, current, grow
+from bloomgate.stm.containers.parts import ABSENT, Cells, Compared, Private, consuming, current, grow, repeatable
 from bloomgate.stm.version import Location
 
 __all__ = ["TList"]
@@ -58,20 +58,31 @@ class TList(Compared, Private, MutableSequence[T]):
             raise IndexError(f"{self._name} index out of range")
         return position
 
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
     @operation
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return self._items()[index]
         return self._cells.read(current(), self._position(index))
 
-    @operation
     def __setitem__(self, index: Any, value: Any) -> None:
         if isinstance(index, slice):
-            items = self._items()
-            items[index] = value
-            self._replace(items)
+            self._set_slice(index, repeatable(value))
         else:
-            current().write(self._cells.at(self._position(index)), value)
+            self._set_item(index, value)
+
+    @operation
+    def _set_item(self, index: Any, value: T) -> None:
+        current().write(self._cells.at(self._position(index)), value)
+
+    @operation
+    def _set_slice(self, index: slice, values: Iterable[T]) -> None:
+        items = self._items()
+        items[index] = values
+        self._replace(items)
 
     @operation
     def __delitem__(self, index: Any) -> None:
@@ -83,7 +94,7 @@ class TList(Compared, Private, MutableSequence[T]):
     def append(self, value: T) -> None:
         current().commute(self._length, _APPEND, (self._cells, value))
 
-    @operation
+    @consuming
     def extend(self, values: Iterable[T]) -> None:
         # A list, since ``values`` may be this one.
         for value in list(values):
@@ -163,8 +174,12 @@ class TList(Compared, Private, MutableSequence[T]):
         """A new TList with the same items."""
         return TList(self._items())
 
-    def __add__(self, other: Iterable[T]) -> TList[T]:
-        return TList([*self._items(), *other])
+    @operation
+    def __add__(self, other: Union[TList[T], list[T]]) -> TList[T]:
+        return TList([*self._items(), *other]) if isinstance(other, (TList, list)) else NotImplemented
+
+    def __radd__(self, other: list[T]) -> TList[T]:
+        return TList([*other, *self._items()]) if isinstance(other, list) else NotImplemented
 
     def __mul__(self, times: int) -> TList[T]:
         return TList(self._items() * times)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableSet
-from typing import Any, Optional, TypeVar
+from collections.abc import Iterable, Iterator, MutableSet, Set
+from typing import Any, Callable, Optional, TypeVar
 
 from bloomgate.stm.atomic import operation
-from bloomgate.stm.containers.parts import Private
+from bloomgate.stm.containers.parts import Private, consuming
 from bloomgate.stm.containers.tdict import TDict
 
 __all__ = ["TSet"]
@@ -50,26 +50,26 @@ class TSet(Private, MutableSet[T]):
     def clear(self) -> None:
         self._elements.clear()
 
-    @operation
+    @consuming
     def update(self, *others: Iterable[T]) -> None:
         for other in others:
             for element in other:
                 self.add(element)
 
-    @operation
+    @consuming
     def difference_update(self, *others: Iterable[Any]) -> None:
         for other in others:
             for element in list(other):
                 self.discard(element)
 
-    @operation
+    @consuming
     def intersection_update(self, *others: Iterable[Any]) -> None:
         keep = set(self).intersection(*others)
         for element in self:
             if element not in keep:
                 self.discard(element)
 
-    @operation
+    @consuming
     def symmetric_difference_update(self, other: Iterable[T]) -> None:
         for element in set(other):
             if element in self:
@@ -77,23 +77,33 @@ class TSet(Private, MutableSet[T]):
             else:
                 self.add(element)
 
+    @consuming
     def union(self, *others: Iterable[T]) -> TSet[T]:
         return TSet(set(self).union(*others))
 
+    @consuming
     def intersection(self, *others: Iterable[Any]) -> TSet[T]:
         return TSet(set(self).intersection(*others))
 
+    @consuming
     def difference(self, *others: Iterable[Any]) -> TSet[T]:
         return TSet(set(self).difference(*others))
 
+    @consuming
     def symmetric_difference(self, other: Iterable[T]) -> TSet[T]:
         return TSet(set(self).symmetric_difference(other))
 
+    @consuming
     def issubset(self, other: Iterable[Any]) -> bool:
         return set(self).issubset(other)
 
+    @consuming
     def issuperset(self, other: Iterable[Any]) -> bool:
         return set(self).issuperset(other)
+
+    @consuming
+    def isdisjoint(self, other: Iterable[Any]) -> bool:
+        return set(self).isdisjoint(other)
 
     def copy(self) -> TSet[T]:
         """A new TSet with the same elements."""
@@ -103,6 +113,41 @@ class TSet(Private, MutableSet[T]):
         return f"{type(self).__name__}({list(self)!r})"
 
 
-# Each is made of several operations, and has to be one transaction.
-for _name in ("__ior__", "__iand__", "__ixor__", "__isub__"):
-    setattr(TSet, _name, operation(getattr(MutableSet, _name)))
+def _operator(name: str, reflected: bool) -> Any:
+    """An operator of sets, as one transaction."""
+    method: Callable[[set[Any], set[Any]], Any] = getattr(set, name)
+
+    @operation
+    def operate(self: TSet[Any], other: object) -> Any:
+        if not isinstance(other, Set):
+            return NotImplemented
+        result = method(set(other), set(self)) if reflected else method(set(self), set(other))
+        return TSet(result) if isinstance(result, set) else result
+
+    return operate
+
+
+def _in_place(change: Callable[[TSet[Any], Any], None]) -> Any:
+    """An operator that changes the set."""
+
+    def operate(self: TSet[Any], other: object) -> Any:
+        if not isinstance(other, Set):
+            return NotImplemented
+        change(self, other)
+        return self
+
+    return operate
+
+
+for _name in ("or", "and", "sub", "xor"):
+    setattr(TSet, f"__{_name}__", _operator(f"__{_name}__", False))
+    setattr(TSet, f"__r{_name}__", _operator(f"__{_name}__", True))
+for _name in ("eq", "lt", "le", "gt", "ge"):
+    setattr(TSet, f"__{_name}__", _operator(f"__{_name}__", False))
+for _name, _change in (
+    ("or", TSet.update),
+    ("and", TSet.intersection_update),
+    ("sub", TSet.difference_update),
+    ("xor", TSet.symmetric_difference_update),
+):
+    setattr(TSet, f"__i{_name}__", _in_place(_change))
