@@ -295,7 +295,9 @@ static long slot_ioctl(struct file *file, unsigned int command, unsigned long ar
 }
 
 /* Causes that wake waiters. */
-#define WAKING (BLOOMGATE_CONTROL_INTERRUPT_ENABLE_VERDICT_MASK | BLOOMGATE_CONTROL_INTERRUPT_ENABLE_COMPLETION_MASK)
+#define WAKING                                                                                                         \
+	(BLOOMGATE_CONTROL_INTERRUPT_ENABLE_VERDICT_MASK | BLOOMGATE_CONTROL_INTERRUPT_ENABLE_COMPLETION_MASK |        \
+	 BLOOMGATE_CONTROL_INTERRUPT_ENABLE_WAKE_MASK)
 
 static ssize_t slot_read(struct file *file, char __user *to, size_t bytes, loff_t *position)
 {

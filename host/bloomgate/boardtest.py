@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable, Optional, Union
 
-from bloomgate import __version__
+from bloomgate import __version__, boardtest_flights
 from bloomgate.boardtest_queues import bad_entry, full_ring, long_request, requests_per_second, wake_up_seconds
 from bloomgate.device import Device
 from bloomgate.driver import RegisterBus
@@ -145,12 +145,14 @@ class _Run:
             ("identification", self.identification, 0.02),
             ("registers", self.registers, 0.05),
             ("slots", self.slots, 0.05),
+            # Before there are commits that nobody publishes: a sleeper waits for publication.
+            ("flights", self.flights, 0.05),
             ("verdicts", self.verdicts, 0.1),
             ("errors", self.errors, 0.02),
             ("interrupt", self.interrupt, 0.02),
             ("queues", self.queues, 0.1),
             ("throughput", self.throughput, 0.1),
-            ("soak", self.soak, 0.54),
+            ("soak", self.soak, 0.49),
         )
         done = 0.0
         for name, section, share in plan:
@@ -313,6 +315,17 @@ class _Run:
         if not came:
             raise _Failure(f"INTERRUPT_PENDING shows the verdict, but no interrupt came in {_INTERRUPT_SECONDS:.0f} s")
         return f"request to wake-up {1e6 * seconds:,.0f} us", {"seconds": seconds}
+
+    def flights(self) -> tuple[str, Mapping[str, Any]]:
+        """Slots that announce what they read: doom, a sleeper that a commit wakes, the irrevocable token."""
+        if self.parameters.slots < 2:
+            raise _Skip("this takes two slots")
+        # The token is not granted near the end of an epoch.
+        self.device.reset()
+        boardtest_flights.doom(self.device)
+        boardtest_flights.token(self.device)
+        seconds = boardtest_flights.wake_up_seconds(self.device)
+        return f"doom, wake-up and token; commit to wake-up {1e6 * seconds:,.0f} us", {"seconds": seconds}
 
     def queues(self) -> tuple[str, Mapping[str, Any]]:
         """The same verdicts through a queue pair; rings that wrap, long requests, bad entries, a client that sleeps."""

@@ -109,6 +109,8 @@ class RegisterBus(abc.ABC):
     patience: float = 5.0
     #: Time passes in accesses only: whoever wants to see what comes of an access has to make more of them.
     stands_still: bool = False
+    #: The longest :meth:`nap`, in seconds.
+    longest_nap: float = 1e-3
 
     @abc.abstractmethod
     def read(self, offset: int, words: int) -> list[int]:
@@ -125,6 +127,13 @@ class RegisterBus(abc.ABC):
             if result[0] & mask == value:
                 break
         return result
+
+    def arm(self, slot: int) -> None:  # noqa: B027 - where there is no interrupt there is nothing to arm
+        """Whoever looks at the slot after this may :meth:`nap` until it has changed since."""
+
+    def nap(self, slot: int, seconds: float) -> None:
+        """Until something has happened to the slot, or for no reason; ``seconds`` at most. Any thread may call it."""
+        time.sleep(seconds)
 
     def now(self) -> float:
         """The time against which bounds are measured."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import index
 from typing import Optional
 
-from bloomgate.driver import EMPTY, FILLING, SUBMITTED, ProgrammedIODevice, SlotPage
+from bloomgate.driver import EMPTY, FILLING, SUBMITTED, ProgrammedIODevice, RegisterBus, SlotPage
 from bloomgate.errors import BloomgateError, DeviceTimeout, RequestError
 from bloomgate.in_flight import Doom, Token, Wake
 from bloomgate.registers import SLOT_PAGE, RequestKind
@@ -26,7 +26,7 @@ _FLIGHT = SLOT_PAGE.register("FLIGHT")
 _SEQUENCES = 1 << _FLIGHT["WAKE_SEQUENCE"].width
 _COUNTERS = 1 << 32
 #: Seconds between two looks at what a slot waits for: doubled with every look.
-_FIRST_SLEEP, _LONGEST_SLEEP = 1e-6, 1e-3
+_FIRST_NAP = 1e-6
 
 
 class ProgrammedSlot(Slot):
@@ -226,17 +226,20 @@ class ProgrammedSlot(Slot):
     def _wait_until(self, name: str, timeout: Optional[float]) -> bool:
         """Block until the field of FLIGHT is 0; false after ``timeout`` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        sleep = _FIRST_SLEEP
+        bus = self.device._bus
+        # An answer on the token raises no interrupt.
+        nap, longest = _FIRST_NAP, bus.longest_nap if name == "PARKED" else RegisterBus.longest_nap
         while True:
             self._require_usable()
             with self.device._lock:
-                (flight,) = self.device._bus.poll(self._offset("FLIGHT"), 1, _FLIGHT[name].mask, 0)
+                bus.arm(self.number)
+                (flight,) = bus.poll(self._offset("FLIGHT"), 1, _FLIGHT[name].mask, 0)
             if not flight & _FLIGHT[name].mask:
                 return True
             if deadline is not None and time.monotonic() > deadline:
                 return False
-            time.sleep(sleep)
-            sleep = min(2 * sleep, _LONGEST_SLEEP)
+            bus.nap(self.number, nap)
+            nap = min(2 * nap, longest)
 
     # What became of the transaction.
 

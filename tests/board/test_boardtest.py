@@ -18,7 +18,8 @@ from bloomgate_sim.device import SimulatedBus, SimulatedDevice
 from tests.board.conftest import GEOMETRY
 from tests.board.emulation import NATIVE
 
-SECTIONS = ["identification", "registers", "slots", "verdicts", "errors", "interrupt", "queues", "throughput", "soak"]
+SECTIONS = ["identification", "registers", "slots", "flights", "verdicts", "errors", "interrupt", "queues"]
+SECTIONS += ["throughput", "soak"]
 NEED_REGISTERS = {"registers", "slots", "errors", "interrupt"}
 
 

@@ -19,6 +19,7 @@ from bloomgate import (
     Reason,
     Verdict,
     VersionMismatch,
+    boardtest_flights,
     open_device,
 )
 from bloomgate.backends.serial import BusError, SerialDevice
@@ -119,6 +120,11 @@ def test_the_largest_request(device: SerialDevice) -> None:
 
 def test_rollover(device: SerialDevice) -> None:
     contract.test_rollover(device)
+
+
+def test_transactions_in_flight(device: SerialDevice) -> None:
+    boardtest_flights.doom(device)
+    boardtest_flights.token(device)
 
 
 def test_by_url(board: MonitorBoard) -> None:

@@ -12,7 +12,7 @@ from bloomgate.libbloomgate import library
 from bloomgate.registers import VERSION, slot_page_offset
 
 from tests.board.conftest import GEOMETRY
-from tests.board.emulation import NATIVE, make_tree, node
+from tests.board.emulation import NATIVE, ROOT, make_tree, node
 
 #: The user who owns one slot, and the groups; any numbers that nobody has here.
 USER, CONTROL_GROUP, FIRST_SLOT_GROUP = 61234, 61300, 61301
@@ -85,6 +85,11 @@ def test_interrupt(python):
     assert result.stdout.split() == ["False", "True", "True", "False"], result
 
 
+def test_a_parked_slot_sleeps_until_the_interrupt(python):
+    result = python([str(ROOT / "tests" / "board" / "programs" / "parked.py"), "URL"])
+    assert result.stdout.split() == ["True", "IRREVOCABLE", "True", "True", "False"], result
+
+
 THREADS = """
 import sys, threading, bloomgate
 from bloomgate import TVar, atomic, use_device
@@ -117,7 +122,7 @@ with bloomgate.open_device(sys.argv[1]) as device:
     print(stale.reason.name, stale.conflict_key)
     device.publish(first.timestamp)
     print(device.published, device.commit(snapshot=device.published, reads=[2]))
-    for refused in (device.reset, device.raise_floor, lambda: device.inject_parity_error(0, 0)):
+    for refused in (device.reset, device.raise_floor, lambda: device.inject_parity_error(0, 0), device.open_slot):
         try:
             refused()
         except bloomgate.DeviceUnavailable as error:
@@ -142,7 +147,7 @@ def test_one_slot(board, python):
         "1 Verdict(committed=True, timestamp=None, reason=None, conflict_key=None)",
         *(
             f"{name}() is for the owner of page 0; this device is slot 3 alone"
-            for name in ("reset", "raise_floor", "inject_parity_error")
+            for name in ("reset", "raise_floor", "inject_parity_error", "open_slot")
         ),
         "too large 2 1",
         "0",  # the last verdict on the slot's page was on a request that only read

@@ -72,14 +72,24 @@ def reports(text):
     return [json.loads(found) for found in re.findall(r"^(\{.*?^\})\s*$", text, re.M | re.S)]
 
 
-SECTIONS = ("identification", "registers", "slots", "verdicts", "errors", "interrupt", "queues", "throughput", "soak")
+SECTIONS = (
+    "identification",
+    "registers",
+    "slots",
+    "flights",
+    "verdicts",
+    "errors",
+    "interrupt",
+    "queues",
+    "throughput",
+)
 
 
 def check_report(report):
     failed = {section["name"]: section["said"] for section in report["sections"] if section["status"] == "failed"}
     assert failed == {}
     found = {section["name"]: section["status"] for section in report["sections"]}
-    assert found == dict.fromkeys(SECTIONS, "passed")
+    assert found == dict.fromkeys((*SECTIONS, "soak"), "passed")
 
 
 #: The nodes get the owners that the udev rule gives them; then one user, who is in the group of slot 3 alone.
@@ -181,6 +191,7 @@ def test_kernel_module(folder, bus, cache):
         options=[f"-I{ROOT / 'firmware' / 'linux'}"],
     )
     THUMB.program(files / "queue", ROOT / "firmware" / "examples" / "queue.c")
+    shutil.copy(ROOT / "tests" / "board" / "programs" / "parked.py", files)
     overlay = folder / "module.dtbo"
     source = ROOT / "firmware" / "devicetree" / "bloomgate-module.dtso"
     subprocess.run(["dtc", "-q", "-@", "-I", "dts", "-O", "dtb", "-o", overlay, source], check=True, timeout=60)
@@ -191,6 +202,7 @@ def test_kernel_module(folder, bus, cache):
         "if [ $status = 0 ]; then",
         "/queue 4",
         f'python3 -c "{ONE_SLOT}"',
+        "echo parked: $(python3 /parked.py bloomgate:)",
         "bloomgate boardtest --device bloomgate: --duration 0 --json 2>/dev/null",
         "fi",
         "rmmod bloomgate && ls /dev/bloomgate* 2>&1",
@@ -211,6 +223,7 @@ def test_kernel_module(folder, bus, cache):
         assert sign not in text
     assert "slot 2 of the gateware in the FPGA, through the kernel module True CONFLICT" in text
     assert "queued True CONFLICT" in text
+    assert "parked: True IRREVOCABLE True True False" in text, text
     assert re.findall(r"^\d: (.*?)(?: at \d+)?\s*$", text, re.M) == ["commit", *["abort, reason 1"] * 3]
     (report,) = reports(text)
     check_report(report)

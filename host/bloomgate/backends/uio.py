@@ -25,8 +25,8 @@ A process with one slot does not see page 0, so it knows less:
   commits of others hold it back, which costs aborts and never correctness. Processes that share data need a
   publication that they share too.
 * Queue pairs need the kernel module: only page 0 can give a slot its window.
-* ``reset``, ``raise_floor`` and ``inject_parity_error`` raise :class:`~bloomgate.errors.DeviceUnavailable`, and
-  ``stats`` counts this slot's verdicts.
+* ``reset``, ``raise_floor``, ``inject_parity_error`` and ``open_slot`` raise
+  :class:`~bloomgate.errors.DeviceUnavailable`, and ``stats`` counts this slot's verdicts.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import select
 import threading
 from collections.abc import Mapping, Sequence
 from operator import index
@@ -57,7 +58,8 @@ from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.queue_pair import QueuePair
 from bloomgate.queue_port import QueuePort
 from bloomgate.queue_slots import QueueSlots
-from bloomgate.registers import PAGE_BYTES, SLOT_PAGE, VERSION
+from bloomgate.registers import CONTROL_PAGE, PAGE_BYTES, SLOT_PAGE, VERSION
+from bloomgate.slots import Slot
 from bloomgate.verdict import KEY_REASONS, Reason, Verdict
 
 __all__ = ["CONTROL_NODE", "IDENTITY_FILE", "UioBus", "UioDevice", "UioSlotDevice", "identity", "open_uio", "slot_node"]
@@ -72,6 +74,13 @@ _DESCRIPTIONS = {
     "uio": "the gateware in the FPGA, through Linux UIO nodes",
     "bloomgate": "the gateware in the FPGA, through the kernel module",
 }
+
+_INTERRUPT_ENABLE = CONTROL_PAGE.register("INTERRUPT_ENABLE")
+_INTERRUPT_PENDING = CONTROL_PAGE.register("INTERRUPT_PENDING")
+#: The causes that end a nap: those of libbloomgate's queue pairs too, which share the register.
+_WAKING = _INTERRUPT_ENABLE["COMPLETION"].mask | _INTERRUPT_ENABLE["WAKE"].mask
+#: What a file of the kernel module reads: the number of wake-ups.
+_COUNT_BYTES = 4
 
 #: What the library says of queue pairs under the names of Parameters.
 _QUEUE_PARAMETERS = ("queue_entries", "request_buffers", "buffer_depth")
@@ -101,7 +110,13 @@ def open_uio(way: str, path: str, *, expected: Optional[Parameters], initial_epo
 
 
 class UioBus(RegisterBus):
-    """The pages of the device, each mapped when it is first used. 32-bit accesses only."""
+    """The pages of the device, each mapped when it is first used. 32-bit accesses only.
+
+    Threads that nap share an interrupt, and with the kernel module a slot's file: one may take what would have woken
+    another, so that a nap is short.
+    """
+
+    longest_nap = 0.02
 
     def __init__(self, *, root: str = "", way: str = "uio") -> None:
         """``root``: put before every path of the system. ``way``: "uio", or "bloomgate" for the kernel module.
@@ -147,6 +162,24 @@ class UioBus(RegisterBus):
             return False
         self._check(status)
         return True
+
+    def arm(self, slot: int) -> None:
+        if self._way == "uio":
+            self.write(_INTERRUPT_ENABLE.offset, [_WAKING])
+            self._check(self._lib.bloomgate_uio_unmask(self._window(0)))
+        else:
+            os.read(self._window(slot + 1).file, _COUNT_BYTES)
+
+    def nap(self, slot: int, seconds: float) -> None:
+        waiting = select.poll()
+        try:
+            waiting.register(self._window(0 if self._way == "uio" else slot + 1).file, select.POLLIN)
+        except DeviceClosed:
+            return
+        if waiting.poll(1000 * seconds) and self._way == "uio":
+            # Now it is masked. Another thread may have taken it.
+            self._lib.bloomgate_uio_wait(self._window(0), 0, self._ffi.new("uint32_t *"))
+            self.write(_INTERRUPT_PENDING.offset, [_WAKING])
 
     def open_queue(self, slot: int, parameters: Parameters) -> QueuePort:
         control, page = self._window(0), self._window(slot + 1)
@@ -335,6 +368,9 @@ class UioSlotDevice(Device):
 
     def inject_parity_error(self, table: int, row: int) -> None:
         self._refuse("inject_parity_error")
+
+    def open_slot(self, number: Optional[int] = None) -> Slot:
+        self._refuse("open_slot")
 
     def close(self) -> None:
         try:

@@ -25,6 +25,8 @@
 #define SLOT_NODE "bloomgate-slot"
 /* Far longer than the requests that a queue can have fetched take. */
 #define REST_MILLISECONDS 1000u
+/* The causes that end a nap, of queue pairs and of parked slots, which share the interrupt. */
+#define WAKING (BLOOMGATE_CONTROL_INTERRUPT_ENABLE_COMPLETION_MASK | BLOOMGATE_CONTROL_INTERRUPT_ENABLE_WAKE_MASK)
 
 /* The first line of a file in sysfs, without its end; false when it cannot be read. */
 static bool first_line(char *text, size_t size, const char *root, const char *folder, const char *entry,
@@ -320,7 +322,7 @@ int bloomgate_uio_queue_open(struct bloomgate_queue *queue, const char *root, co
 
 int bloomgate_uio_queue_arm(const struct bloomgate_queue *queue)
 {
-    uint32_t cause = BLOOMGATE_CONTROL_INTERRUPT_ENABLE_COMPLETION_MASK, on = 1;
+    uint32_t cause = WAKING, on = 1;
     int status = bloomgate_write(&queue->control, BLOOMGATE_CONTROL_INTERRUPT_ENABLE, &cause, 1);
     if (status != BLOOMGATE_OK) {
         return status;
@@ -330,7 +332,7 @@ int bloomgate_uio_queue_arm(const struct bloomgate_queue *queue)
 
 int bloomgate_uio_queue_nap(const struct bloomgate_queue *queue, int milliseconds)
 {
-    uint32_t count, cause = BLOOMGATE_CONTROL_INTERRUPT_PENDING_COMPLETION_MASK;
+    uint32_t count, cause = WAKING;
     struct pollfd waiting = {.fd = queue->file, .events = POLLIN};
     int ready = poll(&waiting, 1, milliseconds);
     if (ready <= 0) {
