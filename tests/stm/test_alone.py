@@ -632,6 +632,79 @@ def test_threads_that_are_alone_in_turn() -> None:
     assert lost > 20
 
 
+needs_turns = pytest.mark.skipif(not in_place._TURNS, reason="without a GIL, threads do not run in turn")
+
+
+@needs_turns
+def test_others_pause_so_that_a_thread_can_be_alone(monkeypatch) -> None:
+    """It is kept from that by one that was stopped in the middle of an ordinary attempt."""
+    x, y = TVar(0), TVar(0)
+    there, go, ended = threading.Event(), threading.Event(), threading.Event()
+    wanted = []
+
+    def pause() -> None:
+        wanted.append(alone.wanted)
+        go.set()
+        wait(ended)
+
+    monkeypatch.setattr(in_place, "_pause", pause)
+
+    # With a timeout, which is for ordinary attempts only.
+    @atomic(timeout=LIMIT)
+    def stopped() -> None:
+        y.value += 1
+        there.set()
+        wait(go)
+
+    def stop() -> None:
+        stopped()
+        ended.set()
+
+    def become_alone() -> None:
+        wait(there)
+        assert atomic(lambda: (setattr(x, "value", 1), is_in_place()))()[1]
+        assert wanted == [threading.get_ident()]
+
+    together(stop, become_alone)
+    assert alone.wanted == 0
+    assert (x.value, y.value) == (1, 1)
+
+
+@needs_turns
+def test_who_comes_pauses_so_that_a_transaction_in_place_can_end(monkeypatch) -> None:
+    x = TVar(0)
+    there, go, ended = threading.Event(), threading.Event(), threading.Event()
+    attempts = []
+
+    def pause() -> None:
+        go.set()
+        wait(ended)
+
+    monkeypatch.setattr(in_place, "_pause", pause)
+
+    @atomic
+    def stopped() -> None:
+        attempts.append(is_in_place())
+        x.value += 1
+        there.set()
+        wait(go)
+
+    def stop() -> None:
+        stopped()
+        ended.set()
+
+    def come() -> None:
+        wait(there)
+        try:
+            atomic(lambda: setattr(x, "value", x.value + 1))()
+        finally:
+            go.set()
+
+    together(stop, come)
+    assert attempts == [True]
+    assert x.value == 2
+
+
 def test_invariants_of_a_bank(seed) -> None:
     """Long eras and short ones, with readers outside of transactions, that come at any time."""
     accounts = [TVar(100) for _ in range(5)]

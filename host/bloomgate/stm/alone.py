@@ -71,7 +71,7 @@ class Era:
 class Alone:
     """Who is alone."""
 
-    __slots__ = ("active", "count", "era", "lock", "timestamp")
+    __slots__ = ("active", "count", "era", "lock", "timestamp", "wanted")
 
     def __init__(self) -> None:
         self.renew_lock()
@@ -85,9 +85,11 @@ class Alone:
         self.era = Era()
 
     def renew_lock(self) -> None:
-        """In a forked child: a thread that does not exist there may have held it."""
+        """In a forked child: a thread that does not exist there may have held it, or been wanted."""
         # Reentrant only because such locks know their owner, see release_leaked().
         self.lock = threading.RLock()
+        #: The thread that others keep from being alone, by being in the middle of something: they pause once; or 0.
+        self.wanted = 0
 
     def release_leaked(self) -> None:
         """Release what an exception has left locked by this thread."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional, TypeVar, Union
@@ -25,6 +27,12 @@ T = TypeVar("T")
 PATIENCE = 32
 #: It grows up to this when being alone was soon over.
 LONGEST_PATIENCE = 1 << 14
+
+#: With a GIL, threads run in turn, and each of them can be alone in its turn.
+_TURNS: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+#: Seconds, for which a sleep is long enough to give the GIL away; and how often a transaction does that at its begin.
+_PAUSE = 1e-6
+_PAUSES = 2
 
 #: Switched off by tests and benchmarks of ordinary attempts.
 ENABLED = True
@@ -157,11 +165,20 @@ def begin(runtime: Runtime) -> Optional[InPlace]:
         if era is not None:
             mine.patience = 0 if era.commits >= patience else min(2 * patience, LONGEST_PATIENCE)
             mine.era = None
+        if _TURNS:
+            _make_way(mine)
         mine.in_a_row += 1
         if mine.in_a_row <= (mine.patience or PATIENCE):
             return None
         mine.in_a_row = 0
         era = _claim(runtime, mine)
+        if era is None and _TURNS and snapshots[mine.number] == IDLE:
+            alone.wanted = mine.thread
+            try:
+                _pause()
+                era = _claim(runtime, mine)
+            finally:
+                alone.wanted = 0
         if era is None:
             return None
         mine.era = era
@@ -176,6 +193,26 @@ def begin(runtime: Runtime) -> Optional[InPlace]:
     # While it is registered no other thread can be alone, even if this one is not any more.
     snapshots[mine.number] = mine.last_snapshot
     return attempt
+
+
+def _make_way(mine: Context) -> None:
+    """Let another thread come to be alone, or to the end of its transaction in place. Nothing may be registered yet.
+
+    With a GIL, threads that contend are mostly stopped in the middle of a transaction, and keep each other from being
+    alone: then all of them pay for ordinary attempts.
+    """
+    if alone.wanted and alone.wanted != mine.thread:
+        _pause()
+    for _ in range(_PAUSES):
+        era = alone.active
+        if era is None or era.part is NO_PART or era.thread == mine.thread:
+            return
+        _pause()
+
+
+def _pause() -> None:
+    """Give the GIL away; it takes sys.getswitchinterval() to get it back from a thread that computes."""
+    time.sleep(_PAUSE)
 
 
 def _claim(runtime: Runtime, mine: Context) -> Optional[Era]:
