@@ -74,7 +74,7 @@ class Alone:
     __slots__ = ("active", "count", "era", "lock", "timestamp", "wanted")
 
     def __init__(self) -> None:
-        self.renew_lock()
+        self.renew()
         #: The era while somebody is alone, or about to be: whoever begins a transaction has to :meth:`end` it.
         self.active: Optional[Era] = None
         #: Of all versions that are made of values in place: not newer than any snapshot, not older than any version.
@@ -84,7 +84,7 @@ class Alone:
         #: What variables have whose values are in place now.
         self.era = Era()
 
-    def renew_lock(self) -> None:
+    def renew(self) -> None:
         """In a forked child: a thread that does not exist there may have held it, or been wanted."""
         # Reentrant only because such locks know their owner, see release_leaked().
         self.lock = threading.RLock()

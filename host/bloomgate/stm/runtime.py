@@ -542,7 +542,7 @@ class Runtime:
     def after_fork(self) -> None:
         """In the child: what was decided becomes visible, everything else never happened, and nothing is shared."""
         renew_locks()
-        alone.renew_lock()
+        alone.renew()
         alone.end(alone.active)
         newest = self._inherited
         device = self._device
