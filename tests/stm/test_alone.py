@@ -632,6 +632,46 @@ def test_threads_that_are_alone_in_turn() -> None:
     assert lost > 20
 
 
+def test_a_commit_just_before_a_thread_is_alone(monkeypatch) -> None:
+    """Its timestamp is not newer than those of the versions that are made of values in place."""
+    x = TVar(0)
+    quiet, ran = runtime.quiet, []
+    there, go, ended = threading.Event(), threading.Event(), threading.Event()
+
+    # With a timeout, which is for ordinary attempts only.
+    @atomic(timeout=LIMIT)
+    def other() -> None:
+        x.value += 1
+        there.set()
+        wait(go)
+
+    def commit() -> None:
+        other()
+        ended.set()
+
+    def late():
+        published = quiet()
+        if not ran:
+            ran.append(True)
+            go.set()
+            wait(ended)
+        return published
+
+    def become_alone() -> None:
+        wait(there)
+        monkeypatch.setattr(runtime, "quiet", late)
+        try:
+            x.value += 1
+            x.value += 1
+        finally:
+            go.set()
+
+    together(commit, become_alone)
+    together(lambda: x.value)
+    assert x._head.timestamp >= runtime.published()
+    assert x.value == 3
+
+
 needs_turns = pytest.mark.skipif(not in_place._TURNS, reason="without a GIL, threads do not run in turn")
 
 

@@ -225,8 +225,10 @@ def _claim(runtime: Runtime, mine: Context) -> Optional[Era]:
         alone.end(alone.active)
         alone.active = era
         # From here on whoever begins ends it.
-        published = runtime.quiet()
-        if published is None or any(snapshot != IDLE for snapshot in snapshots.copy().values()):
+        # In this order: who is registered can still commit, and end.
+        idle = all(snapshot == IDLE for snapshot in snapshots.copy().values())
+        published = runtime.quiet() if idle else None
+        if published is None:
             alone.active = None
             return None
         alone.timestamp = published
