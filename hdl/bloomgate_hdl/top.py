@@ -154,7 +154,7 @@ class Bloomgate(wiring.Component):
             queues.start_pass.eq(arbiter.queue_pass),
             arbiter.queue_ending.eq(queues.ending),
             arbiter.queue_keys.eq(queues.keys),
-            queues.pipeline_ready.eq(pipeline.ready),
+            queues.pipeline_ready.eq(arbiter.queue_ready),
             queues.next_chunk.eq(arbiter.queue_next_chunk),
             queues.rotate.eq(arbiter.queue_rotate),
             queues.again.eq(arbiter.queue_again),
