@@ -108,6 +108,7 @@ class CommitArbiter(wiring.Component):
                 "queue_pass": Out(Pass),
                 "queue_ending": In(1),
                 "queue_keys": In(beat_layout(p)),
+                #: ``queue_keys`` is accepted in this clock cycle.
                 "queue_ready": Out(1),
                 "queue_wants": In(1),
                 "queue_next_chunk": Out(1),
@@ -201,9 +202,9 @@ class CommitArbiter(wiring.Component):
             self.read_word.eq(key_reader.read_word),
             key_reader.keys.eq(self.keys),
             key_reader.bad.eq(self.bad),
-            # The one that has no pass offers zeros.
-            self.beat.eq(key_reader.beat.as_value() | Mux(key_reader.announces, 0, self.queue_keys.as_value())),
-            self.queue_ready.eq(self.ready & ~key_reader.announces),
+            # The one that has no pass offers zeros. The last beat of an insertion stands when the next pass has begun.
+            self.beat.eq(key_reader.beat.as_value() | Mux(key_reader.offers, 0, self.queue_keys.as_value())),
+            self.queue_ready.eq(self.ready & ~key_reader.offers),
             key_reader.ready.eq(self.ready),
             key_reader.announce.eq(self.announce),
             key_reader.announce_slot.eq(self.announce_slot),

@@ -79,6 +79,8 @@ class KeyReader(wiring.Component):
                 #: To the validation pipeline.
                 "beat": Out(beat_layout(parameters)),
                 "ready": In(1),
+                #: The beat has a key.
+                "offers": Out(1),
             }
         )
 
@@ -204,7 +206,7 @@ class KeyReader(wiring.Component):
 
         # A set that grows downwards has its first key in the last lane of a word. Insertions have no order to keep.
         downwards = read_operation == KeyOperation.CHECK
-        m.d.comb += self.beat.last.eq(read_last)
+        m.d.comb += [self.beat.last.eq(read_last), self.offers.eq(read_present.any())]
         for lane in range(LANES):
             mirrored = LANES - 1 - lane
             with m.If(read_present[lane]):

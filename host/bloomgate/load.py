@@ -314,6 +314,7 @@ def _bus_after_loading(system: System, say: Callable[[str], None]) -> RegisterBu
     except DeviceUnavailable as error:
         say(f"{error}; looking through /dev/mem")
         try:
+            # Whether /dev/mem can be read. What this says counts before the first access, see _identify().
             system.bridge_closed()
         except OSError as denied:
             raise LoadError(

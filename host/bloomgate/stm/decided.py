@@ -71,9 +71,7 @@ class Decided:
             # Not device.published, which comes here.
             return oldest_snapshot(timestamp)
 
-        install(attempt.writes, timestamp, horizon)
-        if attempt.commutes:
-            _apply(attempt, timestamp, horizon)
+        _redo(attempt, timestamp, horizon)
         if self._runtime.waiting.sleepers:
             self._wake(attempt, timestamp)
 
@@ -81,9 +79,7 @@ class Decided:
         """In a forked child, where nobody publishes: the newest timestamp, or 0."""
         newest = 0
         for timestamp, attempt in sorted(self.unpublished.copy().items()):
-            install(attempt.writes, timestamp, lambda: 0)
-            if attempt.commutes:
-                _apply(attempt, timestamp, lambda: 0)
+            _redo(attempt, timestamp, lambda: 0)
             newest = timestamp
         return newest
 
@@ -107,6 +103,13 @@ class Decided:
             # An operation may own other locations; who sleeps on them has read this one too.
             changed = [*attempt.writes, *attempt.commutes]
         self._runtime.waiting.wake(changed, timestamp)
+
+
+def _redo(attempt: Attempt, timestamp: int, horizon: Callable[[], int]) -> None:
+    """Write it back where all commits before it have been."""
+    install(attempt.writes, timestamp, horizon)
+    if attempt.commutes:
+        _apply(attempt, timestamp, horizon)
 
 
 def _apply(attempt: Attempt, timestamp: int, horizon: Callable[[], int]) -> None:
