@@ -1,5 +1,8 @@
 """The slot filters: which slots may have announced a key in their present transaction?"""
 
+import functools
+import operator
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, enum, memory, wiring
 from amaranth.lib.wiring import In, Out
@@ -96,7 +99,7 @@ class SlotFilter(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        slots, banks = self._slots, self._banks
+        slots = self._slots
         tag_bits = self._tag_bits
         entry_bits = protected_bits(tag_bits)
         banks_of_ram = []
@@ -161,12 +164,14 @@ class SlotFilter(wiring.Component):
             entry.eq(Mux(sweep, entry_of(Const(0, tag_bits)), announced.data)),
             announcer.eq(1 << self.slot),
         ]
-        found = Signal(data.ArrayLayout(data.ArrayLayout(data.ArrayLayout(entry_bits, slots), banks), LANES))
+        expected = Signal(slots * entry_bits)
+        m.d.comb += expected.eq(Cat(generations))
         for lane_number, lane in enumerate(self.lanes):
             sweeps = sweep if lane_number == 0 else Const(0, 1)
             enable = Signal(slots, name=f"enable_{lane_number}")
             announces = (lane.operation == SlotFilterOperation.ANNOUNCE) & self.ready
             m.d.comb += enable.eq(Mux(sweeps, swept, Mux(announces, announcer, 0)))
+            rows = []
             for bank, ram in enumerate(banks_of_ram):
                 # Read and write port share address and clock, so that they become one port of the block RAM.
                 read = ram.read_port()
@@ -178,23 +183,39 @@ class SlotFilter(wiring.Component):
                     read.addr.eq(row),
                     write.addr.eq(row),
                     write.en.eq(enable),
-                    found[lane_number][bank].eq(read.data),
                     *(write.data[slot].eq(entry if lane_number == 0 else announced.data) for slot in range(slots)),
                 ]
+                rows.append(read.data.as_value())
 
             asks = Signal(name=f"asks_{lane_number}")
             m.d.sync += asks.eq(self.ready & (lane.operation == SlotFilterOperation.LOOKUP))
-            for slot in range(slots):
-                agrees = Signal(entry_bits, name=f"agrees_{lane_number}_{slot}")
-                all_agree, all_but_one = Const(1, 1), Const(1, 1)
-                for bit in range(entry_bits):
-                    expected = generations[slot][bit]
-                    bits = Cat(found[lane_number][bank][slot][bit] for bank in range(banks))
-                    with m.If(asks):
-                        m.d.sync += agrees[bit].eq(Mux(expected, bits.all(), ~bits.any()))
-                    with m.Else():
-                        m.d.sync += agrees[bit].eq(0)
-                    all_but_one = Mux(agrees[bit], all_but_one, all_agree)
-                    all_agree = all_agree & agrees[bit]
-                m.d.comb += self.hits[lane_number][slot].eq(all_but_one)
+            # Which bits are as they should be: all of all slots at once.
+            in_all = functools.reduce(operator.and_, rows)
+            in_any = functools.reduce(operator.or_, rows)
+            agrees = Signal(slots * entry_bits, name=f"agrees_{lane_number}")
+            m.d.sync += agrees.eq(Mux(asks, (expected & in_all) | ~(expected | in_any), 0))
+            _, all_but_one = _agreement(agrees, entry_bits)
+            m.d.comb += self.hits[lane_number].eq(Cat(all_but_one[entry_bits * slot] for slot in range(slots)))
         return m
+
+
+def _agreement(bits, width):
+    """Do all, and do all but at most one, of the ``width`` bits from each place of ``bits`` on agree?
+
+    Two values of bits that count for the places where an entry begins. Groups of bits are put together in pairs.
+    """
+
+    def together(first, second, distance):
+        all_below, all_but_one_below = first
+        all_above, all_but_one_above = (value[distance:] for value in second)
+        return all_below & all_above, (all_below & all_but_one_above) | (all_but_one_below & all_above)
+
+    group, group_width = (bits, Const((1 << len(bits)) - 1)), 1
+    result, covered = None, 0
+    while covered < width:
+        if width & group_width:
+            result = group if result is None else together(result, group, covered)
+            covered += group_width
+        group = together(group, group, group_width)
+        group_width *= 2
+    return result
