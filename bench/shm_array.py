@@ -2,7 +2,9 @@
 
 Both cores have to be free for it, which nobody can promise. So repetitions are short, those of one process and of two
 alternate, their members begin at the same moment, and only those count in which no member was taken off its processor
-or came late to it (as the kernel counts involuntary switches; waiting for each other is no such thing). The figures are
+or came late to it (as the kernel counts involuntary switches; waiting for each other is no such thing), and in which a
+loop without memory, right behind the transactions, took each of them as long as it takes one alone: the processors of a
+virtual machine may be threads of one core, or be shared with other machines, unknown to the kernel. The figures are
 medians of these repetitions, in time that passes. ``cpu_per_transaction`` is what a transaction costs a processor; it
 hardly depends on others, and shows caches that the processes fight for, but no waiting. Every run is verified: each
 element has been counted up exactly as often as it should be. On a busy machine, ``chrt -f 5`` before the command helps.
@@ -31,8 +33,14 @@ FEWEST = 5
 #: Seconds from the order to begin until the moment to begin, and what is too late.
 NOTICE = 0.002
 LATE = 0.0002
+#: Rounds of the loop that tells how fast the processor is, and how much longer than the fastest one is too slow.
+ROUNDS = 50_000
+SLOW = 1.1
 #: Elements of each process, far enough from those of the others.
 STRIDE = 64
+
+#: Begin, end, processor time (seconds), involuntary switches, seconds of the loop.
+Report = tuple[float, float, float, float, float]
 
 
 @dataclass
@@ -45,10 +53,10 @@ class Runs:
     costs: list[float] = field(default_factory=list)
     disturbed: int = 0
 
-    def note(self, start: float, reports: list[tuple[float, float, float, float]]) -> None:
-        """What the members say: begin, end, processor time (seconds), involuntary switches."""
-        begins, ends, costs, switches = zip(*reports, strict=True)
-        if any(switches) or max(begins) > start + LATE:
+    def note(self, start: float, reports: list[Report], fastest: float) -> None:
+        """What the members say; seconds of the fastest loop of all so far."""
+        begins, ends, costs, switches, loops = zip(*reports, strict=True)
+        if any(switches) or max(begins) > start + LATE or max(loops) > SLOW * fastest:
             self.disturbed += 1
             return
         self.rates.append(self.members * TRANSACTIONS / (max(ends) - start))
@@ -86,11 +94,14 @@ def member(name: str, number: int) -> None:
             transaction()
         cost = time.process_time() - cost
         end = time.monotonic()
-        print(begin, end, cost, resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches, flush=True)
+        for _ in range(ROUNDS):
+            pass
+        loop = time.monotonic() - end
+        print(begin, end, cost, resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches, loop, flush=True)
 
 
-def repeat(runs: Runs, members: list[subprocess.Popen[str]]) -> None:
-    """Once with the first of the members."""
+def repeat(runs: Runs, members: list[subprocess.Popen[str]], fastest: float) -> float:
+    """Once with the first of the members. Seconds of the fastest loop of all so far, and with this one."""
     start = time.monotonic() + NOTICE
     for process in members[: runs.members]:
         assert process.stdin is not None
@@ -99,9 +110,11 @@ def repeat(runs: Runs, members: list[subprocess.Popen[str]]) -> None:
     reports = []
     for process in members[: runs.members]:
         assert process.stdout is not None
-        begin, end, cost, switches = (float(number) for number in process.stdout.readline().split())
-        reports.append((begin, end, cost, switches))
-    runs.note(start, reports)
+        begin, end, cost, switches, loop = (float(number) for number in process.stdout.readline().split())
+        reports.append((begin, end, cost, switches, loop))
+        fastest = min(fastest, loop)
+    runs.note(start, reports, fastest)
+    return fastest
 
 
 def run() -> list[Figure]:
@@ -109,6 +122,7 @@ def run() -> list[Figure]:
     members: list[subprocess.Popen[str]] = []
     one, two = Runs(1), Runs(2)
     repetitions = 0
+    fastest = float("inf")
     use_device(f"shm:{name}")
     try:
         array = SharedArray("counters", 2 * STRIDE)
@@ -121,8 +135,8 @@ def run() -> list[Figure]:
                 raise AssertionError("a member did not begin")
         deadline = time.monotonic() + PATIENCE
         while min(len(one.rates), len(two.rates)) < ENOUGH and time.monotonic() < deadline:
-            repeat(one, members)
-            repeat(two, members)
+            fastest = repeat(one, members, fastest)
+            fastest = repeat(two, members, fastest)
             repetitions += 1
         for process in members:
             process.communicate(timeout=60)
