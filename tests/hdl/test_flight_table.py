@@ -281,3 +281,77 @@ def test_release_of_the_token_does_not_wait_for_the_log():
             assert (state.parked, state.wake_sequence) == (0, 1), f"slot {slot}"
 
     simulate(dut, bench, clocks=200)
+
+
+@pytest.mark.parametrize("how", ["end", "discard"])
+def test_what_ends_in_the_clock_cycle_of_its_doom_is_not_doomed(how):
+    dut = FlightTable(PARAMETERS)
+
+    async def bench(ctx):
+        drive(ctx, dut, begin=1, slot=3)
+        await ctx.tick()
+        idle(ctx, dut)
+        drive(ctx, dut, logged=1 << 3, log_ready=1, slot=3, decided_slot=3, **{how: 1})
+        ctx.set(dut.hits[0], 1 << 3)
+        await ctx.tick()
+        idle(ctx, dut)
+        drive(ctx, dut, logged=0, look_slot=3)
+        for _ in range(10):
+            state = ctx.get(dut.state)
+            assert (state.doomed, state.parked, state.told, state.wake_sequence) == (0, 0, 1, 0)
+            assert not ctx.get(dut.revalidate)
+            await ctx.tick()
+
+    simulate(dut, bench, clocks=100)
+
+
+@pytest.mark.parametrize("doomed_too", [False, True])
+@pytest.mark.parametrize("clocks", range(10))
+def test_who_parks_while_others_are_woken_takes_nobodys_wake(clocks, doomed_too):
+    dut = FlightTable(PARAMETERS)
+    last = PARAMETERS.slots - 1
+
+    async def bench(ctx):
+        for slot in range(PARAMETERS.slots):
+            drive(ctx, dut, begin=1, slot=slot)
+            await ctx.tick()
+        idle(ctx, dut)
+        for slot in range(last):
+            drive(ctx, dut, park=1, slot=slot)
+            await ctx.tick()
+        idle(ctx, dut)
+        drive(ctx, dut, logged=(1 << PARAMETERS.slots) - 1, log_ready=1)
+        ctx.set(dut.hits[1], (1 << last + doomed_too) - 1)
+        for clock in range(30):
+            await ctx.tick()
+            idle(ctx, dut)
+            if clock == clocks:
+                drive(ctx, dut, park=1, slot=last)
+        for slot in range(PARAMETERS.slots):
+            ctx.set(dut.look_slot, slot)
+            woken = slot < last or doomed_too
+            state = ctx.get(dut.state)
+            assert (state.parked, state.wake_sequence) == (not woken, woken), f"slot {slot}"
+
+    simulate(dut, bench, clocks=100)
+
+
+def test_a_doom_that_is_told_late_wakes_nobody_in_the_next_transaction():
+    dut = FlightTable(PARAMETERS)
+
+    async def bench(ctx):
+        drive(ctx, dut, logged=1 << 4, log_ready=0, look_slot=4, slot=4, decided_slot=4)
+        for strobe in ("begin", "hit", "end", "begin", "park"):
+            if strobe == "hit":
+                ctx.set(dut.hits[0], 1 << 4)
+            else:
+                drive(ctx, dut, **{strobe: 1})
+            await ctx.tick()
+            idle(ctx, dut)
+        ctx.set(dut.log_ready, 1)
+        for _ in range(10):
+            state = ctx.get(dut.state)
+            assert (state.doomed, state.parked, state.wake_sequence) == (0, 1, 0)
+            await ctx.tick()
+
+    simulate(dut, bench, clocks=100)

@@ -8,7 +8,7 @@ from bloomgate.h3 import H3
 from bloomgate.in_flight import SLOT_FILTER_ROWS, Conflict, Doom, Token
 from bloomgate.parameters import Parameters
 from bloomgate.registers import CONFLICT_ENTRY, CONTROL_PAGE, SLOT_PAGE, Fault, RequestKind
-from bloomgate.verdict import Reason
+from bloomgate.verdict import Reason, Verdict
 
 from tests.hdl.core import Core
 from tests.hdl.simulation import fields_of
@@ -394,3 +394,26 @@ def test_nobody_commits_what_the_holder_has_read(core, seed):
             newest = await other(newest)
 
     core.run(run, clocks=200_000)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_announced_key_of_bad_parity_is_not_taken_as_read(core, place):
+    """It may be any key: the commit looks at the log again, as if nothing had been announced."""
+    core = core()
+
+    async def bench():
+        await core.ready()
+        await core.fill(0, 0)
+        await announce(core, 0)
+        for number in range(3):
+            if number == place:
+                await core.inject(Fault.NEXT_KEY)
+            await read_key(core, 0, 0x50 + number)
+        for _ in range(20):
+            await core.step()
+        assert (await flight(core, 0))["DOOMED"]
+        await core.submit(0)
+        await core.wait(1)
+        assert await core.verdict(0) == Verdict(False, None, Reason.PARITY, 0x50 + place)
+
+    core.run(bench, clocks=500)

@@ -311,3 +311,48 @@ def test_nobody_is_chosen_when_the_epoch_is_about_to_end(bits, margin):
         assert bench.expected.chosen == 2
 
     simulate(dut, run, clocks=500)
+
+
+@pytest.mark.parametrize("clocks", range(4 * PARAMETERS.slots))
+def test_a_verdict_during_the_search_changes_no_choice_and_no_age(clocks):
+    """It takes the clock cycle: the ages are those of who waits, and whoever is passed over grows older."""
+    bench = Bench()
+
+    async def run(ctx):
+        for slot, aborts in ((0, 40), (1, 3), (2, 5), (3, 30)):
+            for _ in range(aborts):
+                await bench.decide(ctx, slot, committed=False, keeps=False)
+        await bench.ask(ctx, 4)
+        await bench.chooses(ctx)
+        await bench.decide(ctx, 4, committed=True, keeps=True)
+        await bench.ask(ctx, 1)
+        await bench.ask(ctx, 2)
+        await bench.decide(ctx, 4, committed=True, keeps=False)
+        for _ in range(clocks):
+            await ctx.tick()
+        # It ends no transaction: nobody's age changes.
+        await bench.give(ctx, decided=1, decided_slot=0, ends=0)
+        await bench.chooses(ctx)
+        assert bench.expected.chosen == 2
+        await bench.decide(ctx, 2, committed=True, keeps=True)
+        await bench.ask(ctx, 3)
+        await bench.decide(ctx, 2, committed=True, keeps=False)
+        await bench.chooses(ctx)
+        assert bench.expected.chosen == 1, "slot 1 was passed over, and is older than slot 3"
+
+    simulate(bench.dut, run, clocks=500)
+
+
+def test_what_is_taken_away_from_who_gives_it_back_leaves_no_trace():
+    bench = Bench()
+
+    async def run(ctx):
+        for end in ({"decided": 1, "decided_slot": 2, "committed": 1, "ends": 1}, {"discard": 1, "slot": 2}):
+            await bench.ask(ctx, 2)
+            await bench.chooses(ctx)
+            await bench.decide(ctx, 2, committed=True, keeps=True)
+            await bench.give(ctx, revoke=1, **end)
+            bench.expected.over(2)
+            await bench.chooses(ctx)
+
+    simulate(bench.dut, run, clocks=200)
