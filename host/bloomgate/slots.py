@@ -164,8 +164,9 @@ class Slot(Closing):
     def wait(self, timeout: Optional[float] = None) -> Wake:
         """Park until woken, and until what woke the slot is published. ``timeout`` in seconds.
 
-        The transaction is over then: begin the next one with ``device.published``. Raises TimeoutError, and then the
-        slot is not parked any more and the transaction goes on; after any other exception too.
+        The transaction is over then: begin the next one with ``device.published``. Raises TimeoutError. If that is
+        because nothing woke the slot, it is not parked any more and the transaction goes on, as after any other
+        exception; if what woke it was not published in time, the transaction is over (``announced`` is None).
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         before = self.last_wake

@@ -494,6 +494,22 @@ def test_the_epoch_does_not_end_under_the_holder(kind):
         assert holder.token_refusal.reason is Reason.ROLLOVER
 
 
+def test_a_reset_in_the_last_epoch_takes_the_token_away_too(device):
+    """The epoch does not end then: the device is exhausted."""
+    holder, refused = device.open_slot(), device.open_slot()
+    device.reset((1 << 32) - 1)
+    for slot in (holder, refused):
+        slot.begin(device.last_timestamp())
+    holder.announce([1])
+    assert holder.irrevocable(60).committed
+    assert refused.commit(writes=[1]).reason is Reason.IRREVOCABLE
+    refused.park()
+    device.reset()
+    assert holder.token is Token.REVOKED
+    assert not refused.parked
+    assert holder.commit(writes=[2]).reason is Reason.REVOKED
+
+
 def test_another_thread_can_cancel_what_waits(device):
     holder, slot = device.open_slot(), device.open_slot()
     holder.begin(device.published)
@@ -529,6 +545,9 @@ def test_every_slot_is_opened_once(kind):
         first = device.open_slot(1)
         with pytest.raises(DeviceInUse, match=r"^slot 1 .*(is open|in use)"):
             device.open_slot(1)
+        for number in (-1, 4, 33, 1 << 32):
+            with pytest.raises(DeviceInUse, match=f"^slot {number} .*not one of"):
+                device.open_slot(number)
         free = [2, 3] if kind.startswith("shm:") else [0, 2, 3]
         assert [device.open_slot().number for _ in free] == free
         with pytest.raises(DeviceInUse, match=r"^all 4 slots of the \S+.* are (open|in use)"):

@@ -364,6 +364,9 @@ class ModelDevice(Device):
     def _end_epoch(self, initial_epoch: int = 0, *, by_reset: bool = False) -> None:
         if self._epoch == LAST_EPOCH:
             self._exhausted = True
+            if by_reset:
+                self._in_flight.revoke()
+                self._news.notify_all()
             return
         self._previous = (self._epoch, self._last)
         self._epoch = max(self._epoch + 1, initial_epoch)

@@ -166,6 +166,7 @@ typedef struct {
 static bool is_refused(bg_device *device, const bg_request *request, bg_verdict *verdict);
 static void look_up(bg_device *device, const bg_request *request);
 static void epoch_has_ended(bg_device *device, bool by_reset);
+static uint32_t revoke_token(bg_device *device);
 static void raise_floor(bg_device *device, uint32_t winner);
 static void fault_was_injected(bg_device *device);
 
@@ -303,6 +304,8 @@ static bool intend_epoch(bg_device *device, uint32_t initial_epoch, bool by_rese
     device->intent.kind = INTENT_NONE;
     if (device->epoch == UINT32_MAX) {
         device->exhausted = true;
+        if (by_reset)
+            revoke_token(device);
         return false;
     }
     in_this_order();

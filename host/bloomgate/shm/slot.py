@@ -70,6 +70,8 @@ class SlotPort(CPort):
     def _claim(self, number: Optional[int]) -> None:
         """Own a slot, if possible one in which no commit of an earlier owner waits for others to be published."""
         slots = self.segment.parameters.slots
+        if number is not None and not 0 <= number < slots:
+            raise DeviceInUse(f"slot {number} of {self._where} is not one of its {slots} slots")
         locked = False
         for patience in (0.0, self.patience):
             for slot in range(slots) if number is None else (number,):
