@@ -35,6 +35,7 @@ def _profile(arguments: argparse.Namespace) -> int:
     for path, mode in ((arguments.script, "rb"), (arguments.output, "ab")):
         # What cannot work is refused before a long run.
         open(path, mode).close()
+    here = os.getpid()
     with profile() as recorder:
         try:
             run_script(arguments.script, arguments.arguments)
@@ -50,11 +51,13 @@ def _profile(arguments: argparse.Namespace) -> int:
             status = 1
         finally:
             # Also when the script was interrupted.
-            report = recorder.report()
-            with open(arguments.output, "w", encoding="utf-8") as file:
-                file.write(report.as_html())
-            sys.stdout.flush()
-            print(f"\n{report.as_text()}\npage: {os.path.abspath(arguments.output)}", file=sys.stderr)
+            # A child that the script has forked comes here, too.
+            if os.getpid() == here:
+                report = recorder.report()
+                with open(arguments.output, "w", encoding="utf-8") as file:
+                    file.write(report.as_html())
+                sys.stdout.flush()
+                print(f"\n{report.as_text()}\npage: {os.path.abspath(arguments.output)}", file=sys.stderr)
     return status
 
 

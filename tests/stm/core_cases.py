@@ -575,6 +575,12 @@ def case_commute_conflicts_with_readers():
     assert len(attempts) == 2
 
 
+def case_commute_refuses_what_is_no_variable():
+    for other in (stm.TCounter(), stm.TList(), 3):
+        error = raises(stm.TransactionError, commute, other, "add", 1)
+        assert "needs a TVar or a SharedTVar" in str(error)
+
+
 def case_commute_is_promoted_by_a_read():
     counter = TVar(5)
     attempts = []
@@ -750,6 +756,51 @@ def case_irrevocable_cannot_retry():
     raises(stm.TransactionError, irrevocable)
     # The token was given back.
     atomic(irrevocable)()
+
+
+def case_or_else_chooses_where_nothing_can_run_again():
+    x, y = TVar(0), TVar(0)
+
+    def take():
+        y.value += 1
+        check(x.value)
+
+    def either():
+        return or_else(take, lambda: "nothing")
+
+    def irrevocably():
+        irrevocable()
+        return either()
+
+    def explicitly():
+        with stm.Transaction():
+            return either()
+
+    for where in (atomic(irrevocably), explicitly):
+        assert where() == "nothing"
+        assert y.value == 0
+
+    @atomic
+    def none_can():
+        irrevocable()
+        or_else(take, take)
+
+    raises(stm.TransactionError, none_can)
+
+
+def case_or_else_leaves_what_is_irrevocable():
+    x = TVar(0)
+
+    def promise():
+        irrevocable()
+        check(x.value)
+
+    def promise_within():
+        or_else(irrevocable, lambda: None)
+        check(x.value)
+
+    for alternative in (promise, promise_within):
+        raises(stm.TransactionError, lambda first=alternative: or_else(first, lambda: "another"))
 
 
 def case_irrevocable_rolls_back_by_exception():
@@ -1073,6 +1124,31 @@ def case_changing_the_device_keeps_the_values():
         assert x.value == 4
         x.value += 1
         assert x.value == 5
+
+
+def case_a_device_that_cannot_be_opened_changes_nothing():
+    x, tried = TVar(0), []
+    x.value = 1
+    backend = runtime.device.info().backend
+
+    @atomic
+    def wait_for_x():
+        tried.append(x.value)
+        check(x.value == 2)
+
+    def change():
+        limit = threading.Event()
+        for _ in range(1000 * LIMIT):
+            if runtime.waiting.sleepers:
+                break
+            limit.wait(0.001)
+        raises(ValueError, stm.use_device, "nonsense:")
+        assert x.value == 1
+        assert runtime.device.info().backend == backend
+        x.value = 2
+
+    together(wait_for_x, change)
+    assert x.value == 2
 
 
 # Containers, in short; test_containers.py has more.

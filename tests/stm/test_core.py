@@ -5,6 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from bloomgate import open_device, stm
+from bloomgate.stm import TVar
 
 from tests.stm.core_cases import CASES
 
@@ -14,6 +16,19 @@ HERE = Path(__file__).resolve().parent
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__[5:])
 def test_core(case, device) -> None:
     case()
+
+
+def test_a_device_that_was_given_stays_when_another_cannot_be_opened(soft) -> None:
+    x = TVar(0)
+    with open_device("soft:") as mine:
+        stm.use_device(mine)
+        x.value = 1
+        with pytest.raises(ValueError, match="nonsense"):
+            stm.use_device("nonsense:")
+        assert stm.runtime.runtime.device is mine
+        x.value += 1
+        assert x.value == 2
+        stm.use_device(None)
 
 
 @pytest.mark.timeout(200)

@@ -257,6 +257,24 @@ def test_suspending_is_refused(run) -> None:
     assert x.value == 0
 
 
+def test_suspending_is_refused_also_where_it_needs_the_loop(run) -> None:
+    @atomic
+    async def sleeper() -> None:
+        await asyncio.sleep(1)
+
+    @atomic
+    async def broken() -> None:
+        raise RuntimeError("of the program")
+
+    async def main() -> None:
+        with pytest.raises(stm.TransactionError, match=r"sleeper was suspended.*before or after"):
+            await sleeper()
+        with pytest.raises(RuntimeError, match="^of the program$"):
+            await broken()
+
+    run(main())
+
+
 def test_it_is_a_part_of_the_transaction_that_awaits_it(run) -> None:
     x = TVar(0)
 

@@ -1,5 +1,6 @@
 """Forks, and input and output in transactions."""
 
+import io
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from bloomgate import stm
-from bloomgate.stm import DeferredOutput, TVar, atomic, forbid_io, irrevocable
+from bloomgate.stm import DeferredOutput, TVar, atomic, forbid_io, irrevocable, or_else, retry
 
 HOST = Path(stm.__file__).resolve().parents[2]
 
@@ -95,14 +96,16 @@ FORBIDDEN = {
     "print": lambda folder: print("x"),
     "open": lambda folder: open(folder / "x", "w").close(),
     "remove": lambda folder: (folder / "y").unlink(missing_ok=True),
+    "chmod": lambda folder: os.chmod(folder, 0o700),
+    "utime": lambda folder: os.utime(folder),
     "subprocess": lambda folder: subprocess.run(["true"], check=True),
 }
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)
 def test_checking_mode(name: str, soft, tmp_path) -> None:
-    if name == "remove" and sys.implementation.name == "pypy":
-        pytest.skip("PyPy does not audit os.remove, so that nobody can find it")
+    if name in ("remove", "chmod", "utime") and sys.implementation.name == "pypy":
+        pytest.skip(f"PyPy does not audit os.{name}, so that nobody can find it")
     action = FORBIDDEN[name]
     with forbid_io():
         action(tmp_path)
@@ -131,3 +134,61 @@ def test_checking_mode_allows_what_is_deferred(soft, capsys) -> None:
     with forbid_io():
         work()
     assert capsys.readouterr().out == "deferred\n"
+
+
+def test_output_keeps_its_order(soft, tmp_path) -> None:
+    stream = io.StringIO()
+    output = DeferredOutput(stream)
+
+    @atomic
+    def promise() -> str:
+        print("before", file=output)
+        irrevocable()
+        print("after", file=output)
+        return stream.getvalue()
+
+    assert promise() == ""
+    assert stream.getvalue() == "before\nafter\n"
+
+    @atomic
+    def at_once() -> str:
+        irrevocable()
+        output.write("once\n")
+        or_else(lambda: (output.write("undone"), retry()), lambda: None)
+        return stream.getvalue()
+
+    assert at_once() == stream.getvalue() == "before\nafter\nonce\n"
+
+
+def test_output_of_an_aborted_transaction_is_not_written(soft) -> None:
+    stream = io.StringIO()
+    output = DeferredOutput(stream)
+
+    @atomic
+    def fail() -> None:
+        output.writelines(["a", "b"])
+        output.close()
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert stream.getvalue() == ""
+    assert not stream.closed
+
+
+def test_output_closes_its_stream_at_commit(soft, tmp_path) -> None:
+    path = tmp_path / "output"
+
+    @atomic
+    def work() -> None:
+        with output:
+            output.writelines(["a", "b"])
+        assert not output.closed
+
+    with DeferredOutput(path.open("w")) as output:
+        output.write("0")
+    assert output.closed
+    output = DeferredOutput(path.open("w"))
+    work()
+    assert output.closed
+    assert path.read_text() == "ab"

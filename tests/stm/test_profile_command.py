@@ -108,3 +108,15 @@ def test_what_cannot_work_is_refused_before_the_run(tmp_path) -> None:
     nowhere = run(tmp_path, "--output", str(tmp_path / "no" / "page.html"), str(tmp_path / "script.py"), "0", "0")
     assert (nowhere.returncode, nowhere.stdout) == (2, "")
     assert "No such file or directory" in nowhere.stderr
+
+
+def test_a_forked_child_reports_nothing(tmp_path) -> None:
+    script = tmp_path / "forking.py"
+    script.write_text(
+        "import os, sys\nfrom bloomgate import TVar\nx = TVar(0)\nx.value = 1\nchild = os.fork()\n"
+        "if not child:\n    x.value = 2\n    sys.exit(0)\nos.waitpid(child, 0)"
+    )
+    result = run(tmp_path, str(script))
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("transactions committed") == 1
+    assert "1 transactions committed" in result.stderr

@@ -82,6 +82,62 @@ def test_the_first_exception_stops_it(soft, threads: int) -> None:
     assert x.value == queue.executed() == 10
 
 
+def test_a_second_exception_loses_no_call(soft) -> None:
+    queue, both = TransactionQueue(threads=2), threading.Barrier(2)
+
+    def bad(name: str) -> None:
+        if not both.broken:
+            both.wait(LIMIT)
+        raise KeyError(name)
+
+    queue.add(bad, "one")
+    queue.add(bad, "two")
+    raised = []
+    for left in (1, 0):
+        with pytest.raises(KeyError) as caught:
+            queue.run()
+        raised.append(caught.value.args[0])
+        assert len(queue) == left
+        both.abort()
+    assert sorted(raised) == ["one", "two"]
+    assert queue.executed() == 0
+
+
+def test_a_hook_that_raises_does_not_undo_the_call(soft) -> None:
+    queue, x = TransactionQueue(threads=1), TVar(0)
+
+    def hook() -> None:
+        raise KeyError("hook")
+
+    def call() -> None:
+        x.value += 1
+        stm.on_commit(hook)
+
+    queue.add(call)
+    with pytest.raises(KeyError, match="hook"):
+        queue.run()
+    assert (x.value, queue.executed(), len(queue)) == (1, 1, 0)
+
+
+def test_limits_of_atomic_functions(soft) -> None:
+    queue, x, cancelled = TransactionQueue(threads=1), TVar(0), stm.Cancellation()
+    cancelled.cancel()
+
+    class Waiter:
+        @atomic(cancel=cancelled)
+        def wait(self) -> None:
+            x.value or stm.retry(1)
+
+    queue.add(atomic(cancel=cancelled)(lambda: x.value or stm.retry(1)))
+    queue.add(Waiter().wait)
+    for _ in range(2):
+        with pytest.raises(stm.Cancelled):
+            queue.run()
+    queue.add(atomic(timeout=0.01)(lambda: x.value or stm.retry()))
+    with pytest.raises(stm.TransactionTimeout):
+        queue.run()
+
+
 def test_ordered(soft) -> None:
     queue, log = TransactionQueue(ordered=True), []
 

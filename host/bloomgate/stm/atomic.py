@@ -275,6 +275,7 @@ def _steps(generator: Generator[Any, Any, Any], limits: Limits) -> Generator[Any
         if not tx.irrevocable:
             runtime.escalate(tx)
             tx.irrevocable = True
+            tx.alternatives = 0
         try:
             return False, advance(value)
         except StopIteration as stop:
@@ -311,6 +312,8 @@ def retry(timeout: Optional[float] = None) -> Any:
     tx = here.tx
     if tx is None:
         raise TransactionError("retry() must be called within a transaction")
+    if tx.alternatives:
+        raise RetrySignal(timeout)
     if tx.irrevocable:
         raise TransactionError(
             "an irrevocable transaction cannot retry(): it runs only once (a coroutine can await an atomic coroutine"
@@ -340,8 +343,10 @@ def or_else(*alternatives: Callable[[], T]) -> T:
         return alone
     tx = here.tx
     timeouts = []
+    outer = tx.alternatives
     for alternative in alternatives:
         mark = tx.enter()
+        tx.alternatives = outer + 1
         try:
             result = alternative()
         except RetrySignal as signal:
@@ -354,4 +359,8 @@ def or_else(*alternatives: Callable[[], T]) -> T:
         else:
             tx.leave(mark)
             return result
-    raise RetrySignal(min(timeouts) if timeouts else None)
+        finally:
+            # Zero after irrevocable(): then the alternatives around this one cannot be undone, either.
+            if tx.alternatives:
+                tx.alternatives = outer
+    return retry(min(timeouts) if timeouts else None)  # type: ignore[no-any-return]

@@ -67,6 +67,8 @@ class Attempt:
     in_place = False
     #: Whether somebody can run it again.
     repeatable = True
+    #: In how many alternatives of or_else() it is that can be undone: there retry() takes the next one.
+    alternatives = 0
     #: What it has to do with memory that other processes use.
     shared: Optional[SharedPart] = None
     #: None until the device's verdict is known.

@@ -30,6 +30,10 @@ def commute(variable: Union[TVar[Any], SharedTVar], operation: str, operand: Any
     if isinstance(variable, SharedTVar):
         variable.commute(operation, operand)
         return
+    if not isinstance(variable, TVar):
+        raise TransactionError(
+            f"commute() needs a TVar or a SharedTVar, not {variable!r}; a container has methods for it"
+        )
     tx = here.tx
     if tx is None:
         run(commute, (variable, operation, operand))

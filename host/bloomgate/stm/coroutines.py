@@ -116,6 +116,12 @@ async def transact(call: Call, limits: Limits = NO_LIMITS) -> Any:
     return ended.result()
 
 
+_SUSPENDED = (
+    "{} was suspended in the middle of its transaction: an atomic coroutine function can"
+    " await other atomic ones, and wait by retry(); await everything else before or after it"
+)
+
+
 def _drive(function: Callable[..., Coroutine[Any, Any, T]], args: Any, kwargs: Any) -> T:
     """The result of a coroutine that never suspends."""
     coroutine = function(*args, **kwargs)
@@ -124,12 +130,14 @@ def _drive(function: Callable[..., Coroutine[Any, Any, T]], args: Any, kwargs: A
     except StopIteration as stop:
         result: T = stop.value
         return result
+    except RuntimeError as error:
+        # From asyncio.sleep() and the like, on a worker of a loop that is not ours.
+        if str(error).startswith(("no running event loop", "There is no current event loop")):
+            raise TransactionError(_SUSPENDED.format(function.__qualname__)) from error
+        raise
     finally:
         coroutine.close()
-    raise TransactionError(
-        f"{function.__qualname__} was suspended in the middle of its transaction: an atomic coroutine function can"
-        " await other atomic ones, and wait by retry(); await everything else before or after it"
-    )
+    raise TransactionError(_SUSPENDED.format(function.__qualname__))
 
 
 def atomic_coroutine(

@@ -23,6 +23,7 @@ _FORKS = frozenset(("os.fork", "os.forkpty"))
 #: Audit events that are input or output; those of a module by its name and a dot.
 _IO = frozenset(
     ("builtins.input", "open", "os.exec", "os.link", "os.mkdir", "os.posix_spawn", "os.putenv", "os.remove")
+    + ("os.chmod", "os.chown", "os.chflags", "os.utime", "os.setxattr", "os.removexattr", "os.chdir")
     + ("os.rename", "os.rmdir", "os.spawn", "os.symlink", "os.system", "os.truncate", "subprocess.Popen")
 )
 _IO_MODULES = (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TextIO
+from collections.abc import Iterable
+from typing import Any, Callable, TextIO
 
 from bloomgate.stm.context import here
 from bloomgate.stm.errors import TransactionError
@@ -18,8 +19,9 @@ def irrevocable() -> None:
     One transaction at a time is irrevocable; others that ask wait for their turn, in the order in which they asked.
     Transactions that change what it has read wait for its end, all others commit meanwhile. What was read before the
     call is validated by it; if that fails, the transaction is run again from its beginning, so that nothing that cannot
-    be undone should come before the call. ``retry()`` is an error afterwards. An exception that leaves the transaction
-    still takes back what it has written to transactional variables.
+    be undone should come before the call. ``retry()`` is an error afterwards, but for an ``or_else()`` that begins
+    after the call and has another alternative. An exception that leaves the transaction still takes back what it has
+    written to transactional variables.
 
     The turn is waited for within the limits of the outermost atomic function: raises
     :class:`~bloomgate.stm.TransactionTimeout` or :class:`~bloomgate.stm.Cancelled`, and nothing has happened.
@@ -32,6 +34,16 @@ def irrevocable() -> None:
     if not tx.token:
         runtime.escalate(tx, here.allowance)
     tx.irrevocable = True
+    # What comes now cannot be undone, so that no other alternative can be taken.
+    tx.alternatives = 0
+
+
+def _at_once() -> bool:
+    """Whether output need not wait: an irrevocable transaction goes on, and has left nothing to its commit before."""
+    tx = here.tx
+    if tx is None:
+        return True
+    return tx.irrevocable and not tx.alternatives and not (tx.hooks is not None and tx.hooks.on_commit)
 
 
 class DeferredOutput:
@@ -49,19 +61,35 @@ class DeferredOutput:
 
     def write(self, text: str) -> int:
         """Queue ``text``, or write it outside of a transaction; returns its length in characters."""
-        tx = here.tx
-        if tx is None or tx.irrevocable:
+        if _at_once():
             return self._stream.write(text)
         on_commit(self._stream.write, text)
         return len(text)
 
     def flush(self) -> None:
         """Flush the stream, at commit within a transaction."""
-        tx = here.tx
-        if tx is None or tx.irrevocable:
-            self._stream.flush()
+        self._call(self._stream.flush)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """As :meth:`write`, for each of ``lines``."""
+        for line in lines:
+            self.write(line)
+
+    def close(self) -> None:
+        """Close the stream, at commit within a transaction."""
+        self._call(self._stream.close)
+
+    def _call(self, function: Callable[[], object]) -> None:
+        if _at_once():
+            function()
         else:
-            on_commit(self._stream.flush)
+            on_commit(function)
+
+    def __enter__(self) -> DeferredOutput:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -12,6 +12,7 @@ from bloomgate.stm.atomic import run as run_transaction
 from bloomgate.stm.context import here
 from bloomgate.stm.errors import TransactionError
 from bloomgate.stm.hooks import on_commit
+from bloomgate.stm.limits import NO_LIMITS
 
 __all__ = ["TransactionQueue"]
 
@@ -62,7 +63,8 @@ class TransactionQueue:
         """Run what is in the queue, and what that puts in, until it is empty.
 
         The first exception stops it: calls that are running come to their end, the others stay in the queue, and the
-        exception goes to the caller. The call that raised is not put back; its effects are undone. Raises
+        exception goes to the caller. The call that raised is not put back; its effects are undone. Those that raise
+        meanwhile are undone and put back. Raises
         :class:`~bloomgate.stm.TransactionError` within a transaction, and when it is running already.
         """
         if here.tx is not None:
@@ -102,15 +104,14 @@ class TransactionQueue:
             item = self._take()
             if item is None:
                 return
+            committed: list[bool] = []
             try:
-                run_transaction(item[0], item[1])
+                _run(item, committed)
             except BaseException as error:
-                self._stop(error)
-            else:
-                with self._lock:
-                    self._executed += 1
+                self._stop(error, None if committed else item)
             finally:
                 with self._lock:
+                    self._executed += len(committed)
                     self._busy -= 1
                     if not self._busy:
                         self._changed.notify_all()
@@ -129,11 +130,31 @@ class TransactionQueue:
                     return None
                 self._changed.wait()
 
-    def _stop(self, error: BaseException) -> None:
+    def _stop(self, error: BaseException, item: Optional[_Item] = None) -> None:
+        """``item``: the call that raised, if it was undone.
+
+        Only the first that raises is gone: one after the other, those that raise later would not have begun.
+        """
         with self._lock:
             if self._error is None:
                 self._error = error
+            elif item is not None:
+                self._items.appendleft(item)
             self._changed.notify_all()
+
+
+def _run(item: _Item, committed: list[bool]) -> None:
+    """Run a call within its limits. ``committed`` gets an entry by that, also when a hook raises afterwards."""
+    function, args = item
+
+    def call() -> None:
+        function(*args)
+        # Not before: output of an irrevocable transaction would wait for it.
+        on_commit(committed.append, True)
+
+    # For the conflict report.
+    call.__qualname__ = getattr(function, "__qualname__", repr(function))
+    run_transaction(call, (), None, getattr(function, "__transaction__", (function, NO_LIMITS))[1])
 
 
 _all: weakref.WeakSet[TransactionQueue] = weakref.WeakSet()

@@ -124,15 +124,23 @@ class Runtime:
                 before.set_helper(None)
             alone.timestamp = self._inherited
             self._device = None
-            self._url = device if isinstance(device, str) else None
+            url, self._url = self._url, device if isinstance(device, str) else None
             waiting = self.waiting
             self._begin_state()
             if before is not None and owned:
                 before.close()
-            if device is not None:
-                self._open(device)
-            # They have to wait where commits on this device look.
-            waiting.wake_all()
+            try:
+                if device is not None:
+                    self._open(device)
+            except BaseException:
+                # Back to what there was before; a device from a URL is opened again when it is needed.
+                self._url = url
+                if before is not None and not owned:
+                    self._open(before)
+                raise
+            finally:
+                # They have to wait where commits on this device look.
+                waiting.wake_all()
 
     def _open(self, wanted: Union[Device, str, None]) -> Device:
         with self._opening:
