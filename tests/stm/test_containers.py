@@ -9,7 +9,7 @@ import threading
 from array import array
 from collections import deque
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
-from queue import Empty, Full
+from queue import Empty, Full, Queue
 
 import pytest
 from bloomgate import stm
@@ -299,6 +299,54 @@ def test_a_full_deque_takes_no_more(soft) -> None:
         TDeque(maxlen=-1)
 
 
+def test_rotating_moves_no_more_than_it_has_to(soft, monkeypatch) -> None:
+    moved = []
+    for name in ("append", "appendleft"):
+        original = getattr(TDeque, name)
+        monkeypatch.setattr(TDeque, name, lambda self, item, do=original: (moved.append(item), do(self, item))[1])
+    for steps in (1, -1, 2, -2, 4, 10, -11):
+        ours, builtin = TDeque(range(10)), deque(range(10))
+        ours.rotate(steps)
+        builtin.rotate(steps)
+        assert list(ours) == list(builtin)
+        assert len(moved) <= 5, steps
+        moved.clear()
+
+
+def test_any_key_can_be_a_keyword(soft) -> None:
+    assert TDict(initial=3, self=4) == {"initial": 3, "self": 4}
+    assert TDict({"initial": 1}, initial=3) == {"initial": 3}
+
+
+def test_a_set_finds_a_set_among_its_elements(soft) -> None:
+    for kind in (set, TSet):
+        elements = TSet([frozenset({1}), frozenset({2}), frozenset({3})])
+        assert kind({1}) in elements
+        assert kind({4}) not in elements
+        elements.remove(kind({1}))
+        elements.discard(kind({2}))
+        elements.discard(kind({4}))
+        assert elements == {frozenset({3})}
+        with pytest.raises(KeyError):
+            elements.remove(kind({1}))
+
+
+def test_a_copy_is_of_one_moment(soft, monkeypatch) -> None:
+    source = TDict(a=0, b=0)
+    original = TDict.__getitem__
+
+    def disturbed(self, key):
+        value = original(self, key)
+        if here.tx is None:
+            # What dict() would do: between its look-ups others commit.
+            source.update(a=value + 1, b=value + 1)
+        return value
+
+    monkeypatch.setattr(TDict, "__getitem__", disturbed)
+    copied = dict(TDict(source).items())
+    assert copied["a"] == copied["b"]
+
+
 def test_reprs_equality_and_pickling(soft) -> None:
     assert repr(TDict({1: 2})) == "TDict({1: 2})"
     assert repr(TSet([1])) == "TSet([1])"
@@ -463,6 +511,24 @@ def test_queue_hands_everything_over_once(device, backend) -> None:
     with pytest.raises(stm.TransactionTimeout):
         queue.put(3, timeout=0.01)
     assert [queue.get_nowait() for _ in range(3)] == [0, 1, 2]
+
+
+def test_queue_takes_the_arguments_of_the_builtin(soft) -> None:
+    for queue in (TQueue(maxsize=1), Queue(maxsize=1)):
+        queue.put(1, False)
+        for full in (lambda: queue.put(2, False), lambda: queue.put(2, block=False)):  # noqa: B023
+            with pytest.raises(Full):
+                full()
+        assert queue.get(True) == 1
+        queue.put(3, True, 1)
+        assert queue.get(True, 1) == 3
+        for empty in (lambda: queue.get(False), lambda: queue.get(block=False)):  # noqa: B023
+            with pytest.raises(Empty):
+                empty()
+        with pytest.raises(ValueError, match="non-negative"):
+            queue.get(timeout=-1)
+    with pytest.raises(stm.TransactionTimeout):
+        TQueue().get(True, 0.01)
 
 
 def test_queue_cells_are_given_back(soft) -> None:

@@ -202,8 +202,13 @@ class TDeque(Compared, Private, Generic[T]):
     def rotate(self, steps: int = 1) -> None:
         """To the right; to the left when negative."""
         length = len(self)
-        for _ in range(steps % length if length else 0):
-            self.appendleft(self.pop())
+        steps = as_index(steps) % length if length else 0
+        if steps <= length // 2:
+            for _ in range(steps):
+                self.appendleft(self.pop())
+        else:
+            for _ in range(length - steps):
+                self.append(self.popleft())
 
     def __iter__(self) -> Iterator[T]:
         return iter(self._items())
@@ -256,6 +261,11 @@ class TDeque(Compared, Private, Generic[T]):
         return f"{type(self).__name__}({self._items()!r}{limit})"
 
 
+def _check_timeout(timeout: Optional[float]) -> None:
+    if timeout is not None and timeout < 0:
+        raise ValueError("'timeout' must be a non-negative number")
+
+
 class TQueue(Private, Generic[T]):
     """First in, first out. Transactions that put in do not conflict with each other in a queue without a limit.
 
@@ -271,34 +281,40 @@ class TQueue(Private, Generic[T]):
         self._maxsize = maxsize
 
     @operation
-    def put(self, item: T, timeout: Optional[float] = None) -> None:
-        """Put an item in. Waits while it is full, in a transaction by ``retry(timeout)``, ``timeout`` in seconds."""
+    def put(self, item: T, block: bool = True, timeout: Optional[float] = None) -> None:
+        """Put an item in. Waits while it is full, in a transaction by ``retry(timeout)``, ``timeout`` in seconds.
+
+        Without ``block`` it raises queue.Full instead.
+        """
         if self.full():
+            if not block:
+                raise queue.Full
+            _check_timeout(timeout)
             retry(timeout)
         self._items.append(item)
 
     @operation
-    def get(self, timeout: Optional[float] = None) -> T:
-        """Take the oldest item out. Waits while it is empty, by ``retry(timeout)``, ``timeout`` in seconds."""
+    def get(self, block: bool = True, timeout: Optional[float] = None) -> T:
+        """Take the oldest item out. Waits while it is empty, by ``retry(timeout)``, ``timeout`` in seconds.
+
+        Without ``block`` it raises queue.Empty instead.
+        """
         try:
             return self._items.popleft()
         except IndexError:
+            if not block:
+                raise queue.Empty from None
+            _check_timeout(timeout)
             item: T = retry(timeout)
             return item
 
     def get_nowait(self) -> T:
         """Take the oldest item out. Raises queue.Empty when there is none."""
-        try:
-            return self._items.popleft()
-        except IndexError:
-            raise queue.Empty from None
+        return self.get(False)
 
-    @operation
     def put_nowait(self, item: T) -> None:
         """Put an item in. Raises queue.Full when there is no room."""
-        if self.full():
-            raise queue.Full
-        self._items.append(item)
+        self.put(item, False)
 
     def full(self) -> bool:
         """Whether ``put`` would wait."""

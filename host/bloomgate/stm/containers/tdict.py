@@ -78,7 +78,7 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
     __slots__ = ("__weakref__", "_absent", "_changed", "_entries", "_name", "_size", "_sweep_at")
 
     def __init__(
-        self, initial: Union[Mapping[K, V], Iterable[tuple[K, V]]] = (), *, name: Optional[str] = None, **more: V
+        self, initial: Union[Mapping[K, V], Iterable[tuple[K, V]]] = (), /, *, name: Optional[str] = None, **more: V
     ) -> None:
         self._name = name or type(self).__name__
         # Keys that compare equal have one entry, as long as anybody knows it: transactions conflict, and wait, by that.
@@ -90,7 +90,8 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
         #: Keys that were put in or deleted since the last sweep, or could not be swept then.
         self._changed: deque[Any] = deque()
         self._sweep_at = _SWEEP
-        items: dict[Any, Any] = dict(initial, **more)
+        # At one moment, which dict() would not take care of.
+        items: dict[Any, Any] = dict(initial._pairs() if isinstance(initial, TDict) else initial, **more)
         for number, (key, value) in enumerate(items.items()):
             place = _Place()
             place.number = number

@@ -14,6 +14,13 @@ __all__ = ["TSet"]
 T = TypeVar("T")
 
 
+def _hashable(element: Any) -> Any:
+    """A set is looked for among the elements as the frozenset that is equal to it, as the builtin does."""
+    if isinstance(element, (set, TSet)) and type(element).__hash__ is None:
+        return frozenset(element)
+    return element
+
+
 class TSet(Private, MutableSet[T]):
     """A transactional set, with the operators and methods of a set; it conflicts as the keys of a TDict do."""
 
@@ -23,7 +30,7 @@ class TSet(Private, MutableSet[T]):
         self._elements: TDict[T, None] = TDict(dict.fromkeys(initial), name=name or type(self).__name__)
 
     def __contains__(self, element: object) -> bool:
-        return element in self._elements
+        return _hashable(element) in self._elements
 
     def __iter__(self) -> Iterator[T]:
         return iter(self._elements)
@@ -38,11 +45,12 @@ class TSet(Private, MutableSet[T]):
 
     @operation
     def discard(self, element: T) -> None:
+        element = _hashable(element)
         if element in self._elements:
             del self._elements[element]
 
     def remove(self, element: T) -> None:
-        del self._elements[element]
+        del self._elements[_hashable(element)]
 
     def pop(self) -> T:
         return self._elements.popitem()[0]
