@@ -108,7 +108,10 @@ class FlightTable(wiring.Component):
 
         in_flight, revalidate, refused = self.in_flight, self.revalidate, self.refused
         doomed = Signal(slots)
-        told = Signal(slots)  # of its doom
+        # Its doom, or that of its last transaction, is still to be told. Who begins the next one waits for that.
+        untold = Signal(slots)
+        told = Signal(slots)
+        m.d.comb += told.eq(doomed & ~untold)
         parked = Signal(slots)
         by_bus = per_slot.one_hot(self.slot, 1)
         decided = per_slot.one_hot(self.decided_slot, 1)
@@ -269,7 +272,7 @@ class FlightTable(wiring.Component):
         m.d.comb += [
             self.state.doomed.eq(is_doomed_now),
             self.state.parked.eq(parked.bit_select(self.look_slot, 1) & ~is_doomed_now),
-            self.state.told.eq(told.bit_select(self.look_slot, 1) | ~is_doomed_now),
+            self.state.told.eq(~untold.bit_select(self.look_slot, 1)),
         ]
 
         m.d.sync += [
@@ -277,7 +280,7 @@ class FlightTable(wiring.Component):
             doomed.eq((doomed | fresh) & ~over),
             revalidate.eq((revalidate | fresh | uncertain) & ~over),
             refused.eq(refused & ~over | Mux(self.refuse, decided, 0)),
-            told.eq((told | served & doomed) & ~over),
+            untold.eq(untold & ~Mux(event.refuses | event.frees, 0, served) | fresh),
             parked.eq((parked & ~Mux(wakes, served, 0) & ~Mux(self.unpark, by_bus, 0) | parks & ~told) & ~over),
         ]
         return m

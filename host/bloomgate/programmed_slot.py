@@ -265,6 +265,7 @@ class ProgrammedSlot(Slot):
             if self._page.state == SUBMITTED:
                 raise self.device._timeout("the slot's last request was not decided")
         self._discard()
+        self._flight()  # a doom that is on its way must not come upon the next transaction
         self._forget()
         self._refusal = None
         self._page.state = EMPTY

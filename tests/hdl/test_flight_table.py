@@ -298,9 +298,10 @@ def test_what_ends_in_the_clock_cycle_of_its_doom_is_not_doomed(how):
         drive(ctx, dut, logged=0, look_slot=3)
         for _ in range(10):
             state = ctx.get(dut.state)
-            assert (state.doomed, state.parked, state.told, state.wake_sequence) == (0, 0, 1, 0)
+            assert (state.doomed, state.parked, state.wake_sequence) == (0, 0, 0)
             assert not ctx.get(dut.revalidate)
             await ctx.tick()
+        assert ctx.get(dut.state.told)
 
     simulate(dut, bench, clocks=100)
 
@@ -355,3 +356,47 @@ def test_a_doom_that_is_told_late_wakes_nobody_in_the_next_transaction():
             await ctx.tick()
 
     simulate(dut, bench, clocks=100)
+
+
+@pytest.mark.parametrize("how", ["end", "discard"])
+def test_who_waits_until_the_last_doom_is_told_gets_none_of_it(how):
+    dut = FlightTable(PARAMETERS)
+
+    async def doomed_by(ctx, key, count):
+        drive(ctx, dut, logged=1 << 4, epoch=0, count=count)
+        ctx.set(dut.keys[0], key)
+        ctx.set(dut.hits[0], 1 << 4)
+        await ctx.tick()
+        idle(ctx, dut)
+
+    async def told(ctx):
+        for _ in range(10):
+            if ctx.get(dut.state.told):
+                return
+            await ctx.tick()
+        raise AssertionError("never told")
+
+    async def bench(ctx):
+        drive(ctx, dut, begin=1, slot=4, decided_slot=4, look_slot=4, log_ready=0)
+        await ctx.tick()
+        idle(ctx, dut)
+        await doomed_by(ctx, 0x11, 1)
+        drive(ctx, dut, **{how: 1})
+        await ctx.tick()
+        idle(ctx, dut)
+        for _ in range(10):
+            assert not ctx.get(dut.state.told), "the log has not taken it"
+            await ctx.tick()
+        ctx.set(dut.log_ready, 1)
+        await told(ctx)
+        for strobe in ("begin", "park"):
+            drive(ctx, dut, **{strobe: 1})
+            await ctx.tick()
+            idle(ctx, dut)
+        await doomed_by(ctx, 0x22, 2)
+        await told(ctx)
+        state = ctx.get(dut.state)
+        assert (state.doomed, state.parked, state.wake_sequence) == (1, 0, 1)
+        assert (state.doom.key, state.doom.count) == (0x22, 2)
+
+    simulate(dut, bench, clocks=200)
