@@ -5,8 +5,9 @@ import threading
 import pytest
 from bloomgate import stm
 from bloomgate.stm import TransactionQueue, TVar, atomic
+from bloomgate.stm.runtime import runtime
 
-from tests.stm.core_cases import LIMIT
+from tests.stm.core_cases import LIMIT, raises, together
 
 
 def test_every_call_runs_once(device, backend) -> None:
@@ -101,6 +102,77 @@ def test_a_second_exception_loses_no_call(soft) -> None:
         both.abort()
     assert sorted(raised) == ["one", "two"]
     assert queue.executed() == 0
+
+
+@pytest.mark.parametrize("cancel", [None, stm.Cancellation()], ids=["no limits", "with limits"])
+@pytest.mark.parametrize("turn", [False, True], ids=["retry", "irrevocable"])
+def test_an_exception_ends_waiting(soft, cancel, turn: bool) -> None:
+    queue, x, waits, go = TransactionQueue(threads=2), TVar(0), threading.Event(), threading.Event()
+    held, release = threading.Event(), threading.Event()
+
+    @atomic
+    def hold() -> None:
+        if turn:
+            stm.irrevocable()
+        held.set()
+        assert release.wait(LIMIT)
+
+    @atomic(cancel=cancel)
+    def wait() -> None:
+        waits.set()
+        if turn:
+            stm.irrevocable()
+        else:
+            stm.check(x.value)
+        x.value += 10
+
+    def bad() -> None:
+        assert go.wait(LIMIT)
+        raise KeyError("bad")
+
+    def stop() -> None:
+        try:
+            assert waits.wait(LIMIT)
+            sleeping = threading.Event()
+            for _ in range(1000 * LIMIT):
+                if runtime._token._queue if turn else runtime.waiting.sleepers:
+                    break
+                sleeping.wait(0.001)
+        finally:
+            go.set()
+
+    queue.add(wait)
+    queue.add(bad)
+    holder = threading.Thread(target=hold, daemon=True)
+    holder.start()
+    try:
+        assert held.wait(LIMIT)
+        together(lambda: raises(KeyError, queue.run), stop)
+    finally:
+        release.set()
+        holder.join(LIMIT)
+    assert (len(queue), queue.executed(), x.value) == (1, 0, 0)
+    x.value = 1
+    together(queue.run)
+    assert (len(queue), queue.executed(), x.value) == (0, 1, 11)
+    assert cancel is None or not cancel._wakers
+
+
+def test_a_cancellation_of_its_own_ends_a_call(soft) -> None:
+    queue, x, cancel, waits = TransactionQueue(threads=2), TVar(0), stm.Cancellation(), threading.Event()
+
+    @atomic(cancel=cancel)
+    def wait() -> None:
+        waits.set()
+        stm.check(x.value)
+
+    def end() -> None:
+        assert waits.wait(LIMIT)
+        cancel.cancel()
+
+    queue.add(wait)
+    together(lambda: raises(stm.Cancelled, queue.run), end)
+    assert len(queue) == 0
 
 
 def test_a_hook_that_raises_does_not_undo_the_call(soft) -> None:

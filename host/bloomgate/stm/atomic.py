@@ -128,7 +128,7 @@ def nested(tx: Attempt, function: Callable[..., T], args: Any = (), kwargs: Any 
 
 def run(function: Callable[..., T], args: Any = (), kwargs: Any = None, limits: Limits = NO_LIMITS) -> T:
     """Run ``function`` as one transaction, again and again until it commits or raises."""
-    if limits is not NO_LIMITS:
+    if limits.timeout is not None:
         return run_within(Allowance(limits), function, args, kwargs)
     kwargs = {} if kwargs is None else kwargs
     try:
@@ -137,6 +137,9 @@ def run(function: Callable[..., T], args: Any = (), kwargs: Any = None, limits: 
             result = run_in_place(attempt, function, args, kwargs)
             if result is not AGAIN:
                 return result  # type: ignore[return-value]
+        if limits is not NO_LIMITS:
+            # An attempt in place does not wait, so that nobody can cancel it.
+            return run_within(Allowance(limits), function, args, kwargs)
         return _run(function, args, kwargs, None)
     except Reentered:
         # What is held is held by the commit below.

@@ -35,6 +35,20 @@ class Cancellation:
         for wake in wakers:
             wake()
 
+    @contextmanager
+    def joined(self, other: Cancellation) -> Iterator[Cancellation]:
+        """One that each of the two cancels, during a ``with`` block."""
+        either = Cancellation()
+        for one in (self, other):
+            one._watch(either.cancel)
+        try:
+            if self.cancelled or other.cancelled:
+                either.cancel()
+            yield either
+        finally:
+            for one in (self, other):
+                one._forget(either.cancel)
+
     def _check(self) -> None:
         if self._cancelled:
             raise Cancelled("the transaction was cancelled while it waited")

@@ -12,7 +12,7 @@ from bloomgate.stm.atomic import run as run_transaction
 from bloomgate.stm.context import here
 from bloomgate.stm.errors import TransactionError
 from bloomgate.stm.hooks import on_commit
-from bloomgate.stm.limits import NO_LIMITS
+from bloomgate.stm.limits import NO_LIMITS, Cancellation, Limits
 
 __all__ = ["TransactionQueue"]
 
@@ -44,6 +44,8 @@ class TransactionQueue:
         self._busy = 0
         self._running = False
         self._error: Optional[BaseException] = None
+        #: Ends the waits of the calls that are running.
+        self._stopped = Cancellation()
 
     def add(self, function: Callable[..., Any], *args: Any) -> None:
         """Put a call in. Within a transaction it goes in when that commits, and not at all if it does not."""
@@ -63,9 +65,9 @@ class TransactionQueue:
         """Run what is in the queue, and what that puts in, until it is empty.
 
         The first exception stops it: calls that are running come to their end, the others stay in the queue, and the
-        exception goes to the caller. The call that raised is not put back; its effects are undone. Those that raise
-        meanwhile are undone and put back. Raises
-        :class:`~bloomgate.stm.TransactionError` within a transaction, and when it is running already.
+        exception goes to the caller. The call that raised is not put back; its effects are undone. Those that wait, or
+        raise meanwhile, are undone and put back. Raises :class:`~bloomgate.stm.TransactionError` within a transaction,
+        and when it is running already.
         """
         if here.tx is not None:
             raise TransactionError("TransactionQueue.run() must be called outside of transactions")
@@ -74,6 +76,7 @@ class TransactionQueue:
                 raise TransactionError("the TransactionQueue is running already")
             self._running = True
             self._error = None
+            self._stopped = Cancellation()
         workers: list[threading.Thread] = []
         try:
             for number in range(self._threads - 1):
@@ -106,7 +109,7 @@ class TransactionQueue:
                 return
             committed: list[bool] = []
             try:
-                _run(item, committed)
+                _run(item, committed, self._stopped)
             except BaseException as error:
                 self._stop(error, None if committed else item)
             finally:
@@ -141,10 +144,14 @@ class TransactionQueue:
             elif item is not None:
                 self._items.appendleft(item)
             self._changed.notify_all()
+        self._stopped.cancel()
 
 
-def _run(item: _Item, committed: list[bool]) -> None:
-    """Run a call within its limits. ``committed`` gets an entry by that, also when a hook raises afterwards."""
+def _run(item: _Item, committed: list[bool], stopped: Cancellation) -> None:
+    """Run a call within its limits, and until ``stopped`` ends its waiting.
+
+    ``committed`` gets an entry when it is, also if a hook raises afterwards.
+    """
     function, args = item
 
     def call() -> None:
@@ -154,7 +161,12 @@ def _run(item: _Item, committed: list[bool]) -> None:
 
     # For the conflict report.
     call.__qualname__ = getattr(function, "__qualname__", repr(function))
-    run_transaction(call, (), None, getattr(function, "__transaction__", (function, NO_LIMITS))[1])
+    timeout, cancel = getattr(function, "__transaction__", (function, NO_LIMITS))[1]
+    if cancel is None:
+        run_transaction(call, (), None, Limits(timeout, stopped))
+    else:
+        with cancel.joined(stopped) as either:
+            run_transaction(call, (), None, Limits(timeout, either))
 
 
 _all: weakref.WeakSet[TransactionQueue] = weakref.WeakSet()
