@@ -656,7 +656,7 @@ SLOT_PAGE = Page(
             Field("HOLDER", 4, 1, "the slot has the token"),
             Field("REVOKED", 5, 1, "it had the token, which was taken away"),
             Field("ANNOUNCING_DONE", 6, 1, "all keys that are to be announced are"),
-            Field("TOLD", 7, 1, "the last doom has been told: if DOOMED, the rest here and in the DOOM registers is of it"),
+            Field("TOLD", 7, 1, "the last doom was told: if DOOMED, the rest here and in the DOOM registers is of it"),
             Field("WAKE_SEQUENCE", 16, 16, "grows by 1 with every wake, modulo 2**16"),
         ),
     ),

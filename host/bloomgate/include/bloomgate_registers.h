@@ -444,7 +444,7 @@
 /* 6: all keys that are to be announced are */
 #define BLOOMGATE_SLOT_FLIGHT_ANNOUNCING_DONE_SHIFT           6
 #define BLOOMGATE_SLOT_FLIGHT_ANNOUNCING_DONE_MASK            0x00000040u
-/* 7: the last doom has been told: if DOOMED, the rest here and in the DOOM registers is of it */
+/* 7: the last doom was told: if DOOMED, the rest here and in the DOOM registers is of it */
 #define BLOOMGATE_SLOT_FLIGHT_TOLD_SHIFT                      7
 #define BLOOMGATE_SLOT_FLIGHT_TOLD_MASK                       0x00000080u
 /* 31:16: grows by 1 with every wake, modulo 2**16 */
