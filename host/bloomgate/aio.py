@@ -24,9 +24,9 @@ from collections import deque
 from collections.abc import Coroutine
 from typing import Any, Callable, Optional, TypeVar
 
-from bloomgate.stm.atomic import nested
+from bloomgate.stm.atomic import nested, unwrap
 from bloomgate.stm.context import here
-from bloomgate.stm.coroutines import in_context, outcome, unwrap
+from bloomgate.stm.coroutines import in_context, outcome
 from bloomgate.stm.coroutines import transact as _transact
 from bloomgate.stm.errors import Cancelled, Serialise, TransactionError
 from bloomgate.stm.limits import NO_LIMITS, Limits

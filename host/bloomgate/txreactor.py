@@ -31,8 +31,9 @@ from zope.interface import directlyProvides, providedBy
 
 from bloomgate.aio import EventLoop, serial
 from bloomgate.stm import coroutines
+from bloomgate.stm.atomic import unwrap
 from bloomgate.stm.context import here
-from bloomgate.stm.coroutines import in_context, outcome, unwrap
+from bloomgate.stm.coroutines import in_context, outcome
 from bloomgate.stm.errors import Serialise, TransactionError
 from bloomgate.stm.hooks import on_commit
 from bloomgate.stm.limits import NO_LIMITS, Limits

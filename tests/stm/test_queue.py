@@ -1,5 +1,6 @@
 """TransactionQueue: all calls, once each, as if one after the other."""
 
+import functools
 import threading
 
 import pytest
@@ -202,7 +203,8 @@ def test_limits_of_atomic_functions(soft) -> None:
 
     queue.add(atomic(cancel=cancelled)(lambda: x.value or stm.retry(1)))
     queue.add(Waiter().wait)
-    for _ in range(2):
+    queue.add(functools.partial(Waiter.wait, Waiter()))
+    for _ in range(3):
         with pytest.raises(stm.Cancelled):
             queue.run()
     queue.add(atomic(timeout=0.01)(lambda: x.value or stm.retry()))

@@ -26,7 +26,18 @@ from bloomgate.stm.limits import NO_LIMITS, Allowance, Cancellation, Limits
 from bloomgate.stm.runtime import runtime
 from bloomgate.verdict import Reason
 
-__all__ = ["atomic", "check", "in_transaction", "nested", "operation", "or_else", "retry", "run", "run_within"]
+__all__ = [
+    "atomic",
+    "check",
+    "in_transaction",
+    "nested",
+    "operation",
+    "or_else",
+    "retry",
+    "run",
+    "run_within",
+    "unwrap",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -97,6 +108,23 @@ def _atomic(function: F, limits: Limits) -> F:
         wrapper.__transaction__ = (function, limits)
 
     return wrapper  # type: ignore[no-any-return]
+
+
+def unwrap(
+    function: Callable[..., Any], args: Any = (), kwargs: Any = None
+) -> Optional[tuple[Callable[[], Any], Limits]]:
+    """What a call of an atomic function is a transaction of, and its limits; None for every other function."""
+    kwargs = kwargs or {}
+    while isinstance(function, functools.partial):
+        args, kwargs = (*function.args, *args), {**function.keywords, **kwargs}
+        function = function.func
+    found = getattr(function, "__transaction__", None)
+    if found is None:
+        return None
+    inner, limits = found
+    if hasattr(function, "__self__"):
+        args = (function.__self__, *args)
+    return functools.partial(inner, *args, **kwargs), limits
 
 
 def operation(method: F) -> F:
@@ -366,4 +394,5 @@ def or_else(*alternatives: Callable[[], T]) -> T:
             # Zero after irrevocable(): then the alternatives around this one cannot be undone, either.
             if tx.alternatives:
                 tx.alternatives = outer
-    return retry(min(timeouts) if timeouts else None)  # type: ignore[no-any-return]
+    given_up: T = retry(min(timeouts) if timeouts else None)
+    return given_up

@@ -16,28 +16,13 @@ from bloomgate.stm.limits import NO_LIMITS, Limits
 from bloomgate.stm.turn import Turn, take_turn
 from bloomgate.stm.workers import Job, Workers
 
-__all__ = ["atomic_coroutine", "in_context", "outcome", "resolve", "transact", "unwrap"]
+__all__ = ["atomic_coroutine", "in_context", "outcome", "resolve", "transact"]
 
 T = TypeVar("T")
 Call = Callable[[], Any]
 
 #: For the loops that know nothing of transactions.
 _shared = Workers()
-
-
-def unwrap(function: Callable[..., Any], args: Any = (), kwargs: Any = None) -> Optional[tuple[Call, Limits]]:
-    """What a call of an atomic function is a transaction of, and its limits; None for every other function."""
-    kwargs = kwargs or {}
-    while isinstance(function, functools.partial):
-        args, kwargs = (*function.args, *args), {**function.keywords, **kwargs}
-        function = function.func
-    found = getattr(function, "__transaction__", None)
-    if found is None:
-        return None
-    inner, limits = found
-    if hasattr(function, "__self__"):
-        args = (function.__self__, *args)
-    return functools.partial(inner, *args, **kwargs), limits
 
 
 def in_context(call: Call) -> Call:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import weakref
@@ -9,6 +10,7 @@ from collections import deque
 from typing import Any, Callable, Optional
 
 from bloomgate.stm.atomic import run as run_transaction
+from bloomgate.stm.atomic import unwrap
 from bloomgate.stm.context import here
 from bloomgate.stm.errors import TransactionError
 from bloomgate.stm.hooks import on_commit
@@ -154,14 +156,15 @@ def _run(item: _Item, committed: list[bool], stopped: Cancellation) -> None:
     """
     function, args = item
 
+    inner, (timeout, cancel) = unwrap(function, args) or (functools.partial(function, *args), NO_LIMITS)
+
     def call() -> None:
-        function(*args)
+        inner()
         # Not before: output of an irrevocable transaction would wait for it.
         on_commit(committed.append, True)
 
     # For the conflict report.
     call.__qualname__ = getattr(function, "__qualname__", repr(function))
-    timeout, cancel = getattr(function, "__transaction__", (function, NO_LIMITS))[1]
     if cancel is None:
         run_transaction(call, (), None, Limits(timeout, stopped))
     else:
