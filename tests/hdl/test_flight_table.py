@@ -86,6 +86,13 @@ def idle(ctx, dut):
         ctx.set(dut.hits[lane], 0)
 
 
+async def pulse(ctx, dut, **inputs):
+    """These inputs in one clock cycle; strobes, hits and conflicts only in that."""
+    drive(ctx, dut, **inputs)
+    await ctx.tick()
+    idle(ctx, dut)
+
+
 def shown(doom):
     winner = doom.winner if doom.by_slot else None
     return winner, doom.key if doom.key_known else None, doom.epoch, doom.count
@@ -233,13 +240,9 @@ def test_latency_to_doom_and_wake(sleepers, log_ready):
 
     async def bench(ctx):
         for slot in range(PARAMETERS.slots):
-            drive(ctx, dut, begin=1, slot=slot)
-            await ctx.tick()
-        idle(ctx, dut)
+            await pulse(ctx, dut, begin=1, slot=slot)
         for slot in range(sleepers):
-            drive(ctx, dut, park=1, slot=slot)
-            await ctx.tick()
-        idle(ctx, dut)
+            await pulse(ctx, dut, park=1, slot=slot)
         drive(ctx, dut, logged=(1 << PARAMETERS.slots) - 1, log_ready=log_ready)
         ctx.set(dut.hits[1], (1 << sleepers) - 1)
         for clocks in range(1, 20):
@@ -264,12 +267,8 @@ def test_release_of_the_token_does_not_wait_for_the_log():
     async def bench(ctx):
         drive(ctx, dut, holds=1, holder=0, log_ready=1)
         for slot in range(1, PARAMETERS.slots):
-            drive(ctx, dut, refuse=1, end=1, decided_slot=slot, refuse_key=slot)
-            await ctx.tick()
-            idle(ctx, dut)
-            drive(ctx, dut, park=1, slot=slot)
-            await ctx.tick()
-            idle(ctx, dut)
+            await pulse(ctx, dut, refuse=1, end=1, decided_slot=slot, refuse_key=slot)
+            await pulse(ctx, dut, park=1, slot=slot)
             for _ in range(4):
                 await ctx.tick()
         drive(ctx, dut, holds=0, log_ready=0)
@@ -288,9 +287,7 @@ def test_what_ends_in_the_clock_cycle_of_its_doom_is_not_doomed(how):
     dut = FlightTable(PARAMETERS)
 
     async def bench(ctx):
-        drive(ctx, dut, begin=1, slot=3)
-        await ctx.tick()
-        idle(ctx, dut)
+        await pulse(ctx, dut, begin=1, slot=3)
         drive(ctx, dut, logged=1 << 3, log_ready=1, slot=3, decided_slot=3, **{how: 1})
         ctx.set(dut.hits[0], 1 << 3)
         await ctx.tick()
@@ -314,13 +311,9 @@ def test_who_parks_while_others_are_woken_takes_nobodys_wake(clocks, doomed_too)
 
     async def bench(ctx):
         for slot in range(PARAMETERS.slots):
-            drive(ctx, dut, begin=1, slot=slot)
-            await ctx.tick()
-        idle(ctx, dut)
+            await pulse(ctx, dut, begin=1, slot=slot)
         for slot in range(last):
-            drive(ctx, dut, park=1, slot=slot)
-            await ctx.tick()
-        idle(ctx, dut)
+            await pulse(ctx, dut, park=1, slot=slot)
         drive(ctx, dut, logged=(1 << PARAMETERS.slots) - 1, log_ready=1)
         ctx.set(dut.hits[1], (1 << last + doomed_too) - 1)
         for clock in range(30):
@@ -345,10 +338,7 @@ def test_a_doom_that_is_told_late_wakes_nobody_in_the_next_transaction():
         for strobe in ("begin", "hit", "end", "begin", "park"):
             if strobe == "hit":
                 ctx.set(dut.hits[0], 1 << 4)
-            else:
-                drive(ctx, dut, **{strobe: 1})
-            await ctx.tick()
-            idle(ctx, dut)
+            await pulse(ctx, dut, **({} if strobe == "hit" else {strobe: 1}))
         ctx.set(dut.log_ready, 1)
         for _ in range(10):
             state = ctx.get(dut.state)
@@ -377,22 +367,16 @@ def test_who_waits_until_the_last_doom_is_told_gets_none_of_it(how):
         raise AssertionError("never told")
 
     async def bench(ctx):
-        drive(ctx, dut, begin=1, slot=4, decided_slot=4, look_slot=4, log_ready=0)
-        await ctx.tick()
-        idle(ctx, dut)
+        await pulse(ctx, dut, begin=1, slot=4, decided_slot=4, look_slot=4, log_ready=0)
         await doomed_by(ctx, 0x11, 1)
-        drive(ctx, dut, **{how: 1})
-        await ctx.tick()
-        idle(ctx, dut)
+        await pulse(ctx, dut, **{how: 1})
         for _ in range(10):
             assert not ctx.get(dut.state.told), "the log has not taken it"
             await ctx.tick()
         ctx.set(dut.log_ready, 1)
         await told(ctx)
         for strobe in ("begin", "park"):
-            drive(ctx, dut, **{strobe: 1})
-            await ctx.tick()
-            idle(ctx, dut)
+            await pulse(ctx, dut, **{strobe: 1})
         await doomed_by(ctx, 0x22, 2)
         await told(ctx)
         state = ctx.get(dut.state)

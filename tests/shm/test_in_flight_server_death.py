@@ -7,27 +7,16 @@ import pytest
 from bloomgate import Reason
 from bloomgate.backends.shm import ShmDevice
 
-from tests.device_urls import BACKENDS, SMALL, missing
+from tests.device_urls import PARAMS, SMALL, Backend
 from tests.shm.served import PATIENCE, ServerProcess, new_name, removed
 
-SIM = next(backend for backend in BACKENDS if backend.scheme == "sim")
-SERVED = [
-    "soft:",
-    "model:",
-    pytest.param(
-        "sim:",
-        marks=[
-            pytest.mark.xdist_group("sim"),
-            pytest.mark.skipif(missing(SIM) is not None, reason=f"sim: needs {missing(SIM)}: make setup"),
-        ],
-    ),
-]
+SERVED = [param for param in PARAMS if param.id != "shm"]
 
 
-@pytest.mark.parametrize("scheme", SERVED)
-def test_everything_in_flight_ends_with_its_server(scheme: str) -> None:
+@pytest.mark.parametrize("backend", SERVED)
+def test_everything_in_flight_ends_with_its_server(backend: Backend) -> None:
     """Whoever runs is doomed, whoever sleeps wakes, and nobody commits, not even the holder of the token."""
-    url = f"{scheme}?{SMALL}"
+    url = f"{backend.scheme}:?{SMALL}"
     with removed(new_name()) as name:
         server = ServerProcess(name, url)
         try:
