@@ -895,6 +895,50 @@ def case_hooks_of_an_undone_part_are_not_called():
     assert calls == ["outer"]
 
 
+def case_what_an_undone_part_leaves_for_an_abort_is_called():
+    """Although the rest is committed: once, when that has ended, the newest first as long as it is one part."""
+    x = TVar(0)
+    calls = []
+
+    @atomic
+    def inner(name):
+        stm.on_commit(calls.append, "no")
+        stm.on_abort(lambda: calls.append((stm.in_transaction(), x.value)))
+        stm.on_abort(calls.append, name)
+        raise KeyError
+
+    @atomic
+    def middle():
+        stm.on_abort(calls.append, "middle")
+        raises(KeyError, inner, "innermost")
+        raise KeyError
+
+    @atomic
+    def outer(fail):
+        calls.clear()
+        stm.on_commit(calls.append, "begin")
+        stm.on_abort(calls.append, "abort")
+        raises(KeyError, inner, "inner")
+        raises(KeyError, middle)
+        or_else(lambda: (stm.on_abort(calls.append, "alternative"), retry()), lambda: stm.on_abort(calls.append, "no"))
+        x.value = 1
+        stm.on_commit(calls.append, "end")
+        assert not calls
+        if fail:
+            raise KeyError
+
+    for _ in range(40):
+        # Alone in the end.
+        x.value = 0
+        outer(False)
+        seen = (False, 1)
+        assert calls == ["begin", "inner", seen, "innermost", seen, "middle", "alternative", "end"]
+    x.value = 0
+    raises(KeyError, outer, True)
+    seen = (False, 0)
+    assert calls == ["no", "alternative", "innermost", seen, "middle", "inner", seen, "abort"]
+
+
 def case_deferred_output_is_written_once():
     import io
 

@@ -24,6 +24,7 @@ from bloomgate.stm import (
     version,
 )
 from bloomgate.stm.alone import alone
+from bloomgate.stm.atomic import _run_ordinary
 from bloomgate.stm.context import here
 from bloomgate.stm.runtime import runtime
 from bloomgate.stm.version import IN_PLACE, install
@@ -49,6 +50,36 @@ def at_once(request, soft, monkeypatch):
 
 def is_in_place() -> bool:
     return here.tx is not None and here.tx.in_place
+
+
+def ordinary(function):
+    """``atomic``, but never in place."""
+    return lambda: _run_ordinary(function, (), {}, None)
+
+
+class Halt:
+    """A transaction stands in its middle until another thread lets it go on, and waits for its end."""
+
+    def __init__(self) -> None:
+        self.there, self._go, self._ended = threading.Event(), threading.Event(), threading.Event()
+
+    def here(self) -> None:
+        """In the middle of the transaction."""
+        self.there.set()
+        wait(self._go)
+
+    def run(self, transaction) -> None:
+        transaction()
+        self._ended.set()
+
+    def over(self) -> None:
+        """It goes on; returns when it has ended."""
+        self._go.set()
+        wait(self._ended)
+
+    def release(self) -> None:
+        """It goes on, whatever has become of the other thread."""
+        self._go.set()
 
 
 def test_how_long_it_takes_to_be_alone(monkeypatch) -> None:
@@ -164,8 +195,7 @@ def test_a_snapshot_of_variables_in_place_and_others() -> None:
         atomic(lambda: (setattr(x, "value", 1), setattr(y, "value", 1)))()
         done.set()
 
-    # With a timeout, which is for ordinary attempts only.
-    @atomic(timeout=LIMIT)
+    @ordinary
     def read() -> None:
         before = y.value
         begun.set()
@@ -504,14 +534,13 @@ def test_a_handler_and_another_thread_wherever_bloomgate_is(kind, other) -> None
     x, y = TVar(0), TVar(0)
     expected = threads = 0
 
-    # With a timeout, so that it is an ordinary attempt.
-    @atomic(timeout=LIMIT)
+    @ordinary
     def count() -> None:
         if kind == "irrevocable":
             irrevocable()
         x.value += 1
 
-    @atomic(timeout=LIMIT)
+    @ordinary
     def disturb() -> None:
         x.value += 1
 
@@ -636,37 +665,30 @@ def test_a_commit_just_before_a_thread_is_alone(monkeypatch) -> None:
     """Its timestamp is not newer than those of the versions that are made of values in place."""
     x = TVar(0)
     quiet, ran = runtime.quiet, []
-    there, go, ended = threading.Event(), threading.Event(), threading.Event()
+    halt = Halt()
 
-    # With a timeout, which is for ordinary attempts only.
-    @atomic(timeout=LIMIT)
+    @ordinary
     def other() -> None:
         x.value += 1
-        there.set()
-        wait(go)
-
-    def commit() -> None:
-        other()
-        ended.set()
+        halt.here()
 
     def late():
         published = quiet()
         if not ran:
             ran.append(True)
-            go.set()
-            wait(ended)
+            halt.over()
         return published
 
     def become_alone() -> None:
-        wait(there)
+        wait(halt.there)
         monkeypatch.setattr(runtime, "quiet", late)
         try:
             x.value += 1
             x.value += 1
         finally:
-            go.set()
+            halt.release()
 
-    together(commit, become_alone)
+    together(lambda: halt.run(other), become_alone)
     together(lambda: x.value)
     assert x._head.timestamp >= runtime.published()
     assert x.value == 3
@@ -679,33 +701,26 @@ needs_turns = pytest.mark.skipif(not in_place._TURNS, reason="without a GIL, thr
 def test_others_pause_so_that_a_thread_can_be_alone(monkeypatch) -> None:
     """It is kept from that by one that was stopped in the middle of an ordinary attempt."""
     x, y = TVar(0), TVar(0)
-    there, go, ended = threading.Event(), threading.Event(), threading.Event()
+    halt = Halt()
     wanted = []
 
     def pause() -> None:
         wanted.append(alone.wanted)
-        go.set()
-        wait(ended)
+        halt.over()
 
     monkeypatch.setattr(in_place, "_pause", pause)
 
-    # With a timeout, which is for ordinary attempts only.
-    @atomic(timeout=LIMIT)
+    @ordinary
     def stopped() -> None:
         y.value += 1
-        there.set()
-        wait(go)
-
-    def stop() -> None:
-        stopped()
-        ended.set()
+        halt.here()
 
     def become_alone() -> None:
-        wait(there)
+        wait(halt.there)
         assert atomic(lambda: (setattr(x, "value", 1), is_in_place()))()[1]
         assert wanted == [threading.get_ident()]
 
-    together(stop, become_alone)
+    together(lambda: halt.run(stopped), become_alone)
     assert alone.wanted == 0
     assert (x.value, y.value) == (1, 1)
 
@@ -713,34 +728,25 @@ def test_others_pause_so_that_a_thread_can_be_alone(monkeypatch) -> None:
 @needs_turns
 def test_who_comes_pauses_so_that_a_transaction_in_place_can_end(monkeypatch) -> None:
     x = TVar(0)
-    there, go, ended = threading.Event(), threading.Event(), threading.Event()
+    halt = Halt()
     attempts = []
 
-    def pause() -> None:
-        go.set()
-        wait(ended)
-
-    monkeypatch.setattr(in_place, "_pause", pause)
+    monkeypatch.setattr(in_place, "_pause", halt.over)
 
     @atomic
     def stopped() -> None:
         attempts.append(is_in_place())
         x.value += 1
-        there.set()
-        wait(go)
-
-    def stop() -> None:
-        stopped()
-        ended.set()
+        halt.here()
 
     def come() -> None:
-        wait(there)
+        wait(halt.there)
         try:
             atomic(lambda: setattr(x, "value", x.value + 1))()
         finally:
-            go.set()
+            halt.release()
 
-    together(stop, come)
+    together(lambda: halt.run(stopped), come)
     assert attempts == [True]
     assert x.value == 2
 

@@ -8,6 +8,7 @@ of the block and the release, where no asynchronous exception arrives, and nobod
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import linecache
 import signal
@@ -19,7 +20,8 @@ import bloomgate
 import pytest
 from bloomgate import stm
 from bloomgate.backends.soft import SoftDevice
-from bloomgate.stm import TVar, atomic, commute, irrevocable
+from bloomgate.stm import TVar, atomic, commute, in_place, irrevocable
+from bloomgate.stm.context import here
 from bloomgate.stm.decided import Decided
 
 from tests.stm.core_cases import LIMIT, together
@@ -175,6 +177,44 @@ def test_an_exception_at_every_line(kind: str, url: str) -> None:
         assert outcomes[-1]
     finally:
         stm.use_device(None)
+
+
+@pytest.mark.parametrize("patience", [0, 1000], ids=["in place", "ordinary"])
+def test_hooks_are_called_whatever_line_is_interrupted(soft, monkeypatch, patience: int) -> None:
+    monkeypatch.setattr(in_place, "PATIENCE", patience)
+    x, calls = TVar(0), []
+
+    @atomic
+    def inner() -> None:
+        stm.on_abort(calls.append, "undone")
+        raise KeyError
+
+    @atomic
+    def work() -> None:
+        stm.on_abort(calls.append, "aborted")
+        with contextlib.suppress(KeyError):
+            inner()
+        stm.on_commit(calls.append, "committed")
+        x.value += 1
+
+    def interrupt() -> None:
+        aborted = []
+        for at in range(1, lines_of(work) + 1):
+            before = x.value
+            calls.clear()
+            injector = Injector(at)
+            with injector, contextlib.suppress(Killed):
+                work()
+            if x.value > before:
+                assert calls == ["undone", "committed"], injector.where
+            else:
+                assert calls in ([], ["aborted"], ["undone", "aborted"]), injector.where
+                aborted.append(len(calls))
+            here.context().patience = 0
+        assert set(aborted) == {0, 1, 2}, "the injector has tested nothing"
+
+    # In a thread that is as patient as the others afterwards.
+    together(interrupt)
 
 
 @pytest.mark.timeout(100)

@@ -100,9 +100,11 @@ def _atomic(function: F, limits: Limits) -> F:
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             tx = here.tx
-            if tx is None:
-                return run(function, args, kwargs, limits)
-            return nested(tx, function, args, kwargs)
+            if tx is not None:
+                return nested(tx, function, args, kwargs)
+            if limits is NO_LIMITS:
+                return _run(function, args, kwargs, None)
+            return run_within(Allowance(limits), function, args, kwargs)
 
         # For those who run it elsewhere than where it is called, such as event loops.
         wrapper.__transaction__ = (function, limits)
@@ -136,7 +138,7 @@ def operation(method: F) -> F:
     @functools.wraps(method)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if here.tx is None:
-            return run(method, args, kwargs)
+            return _run(method, args, kwargs, None)
         return method(*args, **kwargs)
 
     return wrapper  # type: ignore[return-value]
@@ -156,19 +158,30 @@ def nested(tx: Attempt, function: Callable[..., T], args: Any = (), kwargs: Any 
 
 def run(function: Callable[..., T], args: Any = (), kwargs: Any = None, limits: Limits = NO_LIMITS) -> T:
     """Run ``function`` as one transaction, again and again until it commits or raises."""
-    if limits.timeout is not None:
+    if limits is not NO_LIMITS:
         return run_within(Allowance(limits), function, args, kwargs)
-    kwargs = {} if kwargs is None else kwargs
+    return _run(function, args, {} if kwargs is None else kwargs, None)
+
+
+def run_within(allowance: Allowance, function: Callable[..., T], args: Any = (), kwargs: Any = None) -> T:
+    """The same with limits. Raises :class:`Parked` for a transaction that retries, if the allowance wants that."""
+    # Of the transaction that a signal handler has interrupted.
+    before, here.allowance = here.allowance, allowance
+    try:
+        return _run(function, args, {} if kwargs is None else kwargs, allowance)
+    finally:
+        here.allowance = before
+
+
+def _run(function: Callable[..., T], args: Any, kwargs: Any, allowance: Optional[Allowance]) -> T:
     try:
         attempt = begin(runtime)
         if attempt is not None:
+            # It does not wait, so that it needs no allowance.
             result = run_in_place(attempt, function, args, kwargs)
             if result is not AGAIN:
                 return result  # type: ignore[return-value]
-        if limits is not NO_LIMITS:
-            # An attempt in place does not wait, so that nobody can cancel it.
-            return run_within(Allowance(limits), function, args, kwargs)
-        return _run(function, args, kwargs, None)
+        return _run_ordinary(function, args, kwargs, allowance)
     except Reentered:
         # What is held is held by the commit below.
         raise
@@ -179,22 +192,7 @@ def run(function: Callable[..., T], args: Any = (), kwargs: Any = None, limits: 
         raise
 
 
-def run_within(allowance: Allowance, function: Callable[..., T], args: Any = (), kwargs: Any = None) -> T:
-    """The same with limits. Raises :class:`Parked` for a transaction that retries, if the allowance wants that."""
-    here.allowance = allowance
-    try:
-        return _run(function, args, {} if kwargs is None else kwargs, allowance)
-    except Reentered:
-        raise
-    except BaseException:
-        here.tx = None
-        runtime.abandon()
-        raise
-    finally:
-        here.allowance = None
-
-
-def _run(function: Callable[..., T], args: Any, kwargs: Any, allowance: Optional[Allowance]) -> T:
+def _run_ordinary(function: Callable[..., T], args: Any, kwargs: Any, allowance: Optional[Allowance]) -> T:
     failures = 0
     refusals = 0
     while True:
@@ -222,6 +220,17 @@ def _run(function: Callable[..., T], args: Any, kwargs: Any, allowance: Optional
             finally:
                 here.tx = None
                 runtime.end(attempt)
+            if committed:
+                mine = attempt.context
+                if attempt.verdict is None:
+                    mine.read_only += 1
+                else:
+                    mine.commits += 1
+                    if runtime.profile is not None:
+                        runtime.profile.committed(attempt)
+                if attempt.hooks is not None:
+                    finish(attempt, True)
+                return result
         except RetrySignal as signal:
             blocked = signal
         except Restart:
@@ -232,19 +241,8 @@ def _run(function: Callable[..., T], args: Any, kwargs: Any, allowance: Optional
             runtime.end(attempt)
             attempt.context.exceptions += 1
             verdict = attempt.verdict
-            finish(attempt, verdict is not None and verdict.committed)
+            finish(attempt, committed or (verdict is not None and verdict.committed))
             raise
-        if committed:
-            mine = attempt.context
-            if attempt.verdict is None:
-                mine.read_only += 1
-            else:
-                mine.commits += 1
-                if runtime.profile is not None:
-                    runtime.profile.committed(attempt)
-            if attempt.hooks is not None:
-                finish(attempt, True)
-            return result
         finish(attempt, False)
         if blocked is not None:
             allowance = _sleep(attempt, blocked, allowance)

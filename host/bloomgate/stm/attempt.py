@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, NoReturn, Optional, Union
 
 from bloomgate.stm.alone import alone
@@ -25,6 +26,13 @@ class Hooks:
     def __init__(self) -> None:
         self.on_commit: list[Callable[[], object]] = []
         self.on_abort: list[Callable[[], object]] = []
+        #: Once it has ended: calls one of them with each step.
+        self.calls: Optional[Iterator[object]] = None
+
+    def undo(self, mark: Mark) -> None:
+        """A part is taken back: of its hooks, those for an abort are called, whatever becomes of the rest."""
+        on_commit, on_abort = mark.hooks
+        self.on_commit[on_commit:] = reversed(self.on_abort[on_abort:])
 
 
 class Mark(NamedTuple):
@@ -251,7 +259,7 @@ class Attempt:
             if location in self.reads and self.commutes and location in self.commutes:
                 self._promote(location)
         if self.hooks is not None:
-            del self.hooks.on_commit[mark.hooks[0] :]
+            self.hooks.undo(mark)
         self.leave(mark)
 
     def _restore_version(self, was: _WasVersion) -> None:

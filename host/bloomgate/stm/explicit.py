@@ -79,17 +79,18 @@ class Transaction:
     def commit(self) -> None:
         """Make everything visible. Raises :class:`~bloomgate.stm.ConflictError`, and then nothing is."""
         attempt = self._leave()
+        committed = False
         try:
             try:
                 committed = not (attempt.writes or attempt.commutes) or runtime.commit(attempt)
             finally:
                 runtime.end(attempt)
+            self._committed = committed
+            finish(attempt, committed)
         except BaseException:
-            self._committed = attempt.verdict is not None and attempt.verdict.committed
+            self._committed = committed or (attempt.verdict is not None and attempt.verdict.committed)
             finish(attempt, self._committed)
             raise
-        self._committed = committed
-        finish(attempt, committed)
         if not committed:
             if runtime.published() <= attempt.snapshot:
                 # As in atomic: until then another attempt would lose again.

@@ -148,7 +148,7 @@ class InPlace(Attempt):
             variable._writer = mark_before
             self.undo_log.pop()
         if self.hooks is not None:
-            del self.hooks.on_commit[mark.hooks[0] :]
+            self.hooks.undo(mark)
         self.leave(mark)
 
 
@@ -254,6 +254,14 @@ def run_in_place(attempt: InPlace, function: Callable[..., T], args: Any, kwargs
             era.part = NO_PART
             here.tx = None
             attempt.runtime.end(attempt)
+        era.commits += 1
+        if attempt.outermost.wrote:
+            mine.commits += 1
+        else:
+            mine.read_only += 1
+        if attempt.hooks is not None:
+            finish(attempt, True)
+        return result
     except BaseException as error:
         here.tx = None
         attempt.runtime.end(attempt)
@@ -267,11 +275,3 @@ def run_in_place(attempt: InPlace, function: Callable[..., T], args: Any, kwargs
         mine.exceptions += 1
         finish(attempt, committed)
         raise
-    era.commits += 1
-    if attempt.outermost.wrote:
-        mine.commits += 1
-    else:
-        mine.read_only += 1
-    if attempt.hooks is not None:
-        finish(attempt, True)
-    return result

@@ -69,28 +69,30 @@ class Turn(Attempt):
         here.tx = None
         if self.untouched:
             return
+        committed = False
         try:
             try:
                 if self.writes or self.commutes:
                     if not self.begun:
                         self._begin()
                     runtime.commit(self)
+                committed = True
             finally:
                 here.tx = None
                 runtime.end(self)
+            if self.verdict is None:
+                self.context.read_only += 1
+            else:
+                self.context.commits += 1
+                if runtime.profile is not None:
+                    runtime.profile.committed(self)
+            finish(self, True)
         except BaseException:
             runtime.end(self)
             runtime.abandon()
             self.context.exceptions += 1
-            finish(self, self.verdict is not None and self.verdict.committed)
+            finish(self, committed or (self.verdict is not None and self.verdict.committed))
             raise
-        if self.verdict is None:
-            self.context.read_only += 1
-        else:
-            self.context.commits += 1
-            if runtime.profile is not None:
-                runtime.profile.committed(self)
-        finish(self, True)
 
 
 def take_turn(callback: Callable[..., T], *args: Any) -> T:
