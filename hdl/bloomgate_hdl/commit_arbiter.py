@@ -42,7 +42,7 @@ class CommitArbiter(wiring.Component):
     is a queued one. Between the beats of a pass those of the Announcer may come, see KeyReader.
 
     Between two requests, with priority over them, the arbiter maintains the recency filter: it ends the epoch after
-    the last count was assigned or on a reset, and injects faults.
+    the last count was assigned, on a reset, or because the TokenKeeper wants it, and injects faults.
 
     The verdict leaves a clock cycle after the decision, so that the insertion is ahead of a client that refills its
     slot at once (see KeyReader).
@@ -75,6 +75,8 @@ class CommitArbiter(wiring.Component):
                 "revalidate": In(p.slots),
                 "holds": In(p.slots),
                 "revoked": In(p.slots),
+                #: The epoch has to end, whatever counts it has left.
+                "ends_epoch": In(1),
                 #: See KeyReader; and the snapshot count of what is announced.
                 "announce": In(1),
                 "announce_slot": In(p.slot_bits),
@@ -182,6 +184,7 @@ class CommitArbiter(wiring.Component):
         reset_due = Signal()
         reset_in_progress = Signal()
         rollover_due = Signal()
+        early_end = Signal()
         fault_due = Signal()
         maintenance_due = Signal()
         repairing = Signal()
@@ -231,7 +234,9 @@ class CommitArbiter(wiring.Component):
             self.reset_begins.eq(reset),
             self.resetting.eq(reset | reset_in_progress),
             self.fault_pending.eq(self.inject_fault | fault_due),
-            maintenance_due.eq(rollover_due | fault_due | (reset_due & ~self.reset_owed)),
+            # A reset that has begun will end the epoch as well.
+            early_end.eq(self.ends_epoch & ~reset_in_progress),
+            maintenance_due.eq(rollover_due | early_end | fault_due | (reset_due & ~self.reset_owed)),
         ]
 
         with m.If(queued):
@@ -425,6 +430,9 @@ class CommitArbiter(wiring.Component):
                 """Begin the next request, or maintenance, or wait for either."""
                 with m.If(maintenance_due & ~exclusive):
                     m.d.comb += start(Pass.DRAIN)
+                    with m.If(early_end & ~rollover_due):
+                        m.d.sync += rollover_due.eq(1)
+                        m.d.comb += self.epoch_stepped.eq(~counter.epoch.all())
                     m.next = "MAINTAIN"
                 with m.Elif(picks_queue):
                     m.d.comb += [begin_queued.eq(1), *start(Pass.VALIDATE, queue=True)]
@@ -514,7 +522,7 @@ class CommitArbiter(wiring.Component):
 
             with m.State("SCRUB"):
                 with m.If(~(self.scrub | self.scrubbing)):
-                    with m.If(~reset_due):
+                    with m.If(~(reset_due | reset)):
                         m.d.sync += reset_in_progress.eq(0)
                     m.next = "IDLE"
         return m

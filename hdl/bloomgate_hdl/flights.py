@@ -72,6 +72,8 @@ class Flights(wiring.Component):
                 "fault": In(1),
                 "epoch_ended": In(1),
                 "reset_begins": In(1),
+                "ends_epoch": Out(1),
+                "exhausted": In(1),
                 "epoch": In(EPOCH_BITS),
                 "count": In(p.timestamp_bits),
                 #: To and from the ValidationPipeline.
@@ -172,6 +174,8 @@ class Flights(wiring.Component):
             keeper.keeps.eq(self.decided_keeps),
             keeper.ends.eq(self.ends),
             keeper.count.eq(self.count),
+            keeper.exhausted.eq(self.exhausted),
+            self.ends_epoch.eq(keeper.ends_epoch),
             keeper.revoke.eq(self.token.revoke | self.reset_begins),
             keeper.watchdog.eq(self.token.watchdog),
             self.token.held.eq(keeper.held),

@@ -3,7 +3,7 @@
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from bloomgate.in_flight import GRANT_MARGIN, OLDEST, PASSED_OVER
+from bloomgate.in_flight import OLDEST, PASSED_OVER, grant_limit
 from bloomgate.parameters import Parameters
 from bloomgate.registers import RequestKind
 
@@ -20,6 +20,8 @@ class TokenKeeper(wiring.Component):
     that was chosen last; then again, and those who were passed over grow older. The request for the token of the chosen
     slot is the only one that the scheduler sees; its verdict says whether the slot has it. A verdict on a request takes
     its clock cycle from the search.
+
+    Near the end of the epoch nobody is chosen: ``ends_epoch`` asks for the next one, where those who wait are refused.
 
     Latency: 2 clock cycles for each slot from a request for a free token until the scheduler sees it.
     Reset state: free, nobody waits, everybody is of age 0.
@@ -44,8 +46,9 @@ class TokenKeeper(wiring.Component):
                 "committed": In(1),
                 "keeps": In(1),
                 "ends": In(1),
-                #: The newest timestamp's count.
+                #: The newest timestamp's count, and whether the last epoch is over.
                 "count": In(p.timestamp_bits),
+                "exhausted": In(1),
                 #: Strobe: take the token away; and clock cycles for which it is left to a holder, 0 for ever.
                 "revoke": In(1),
                 "watchdog": In(WATCHDOG_BITS),
@@ -57,6 +60,8 @@ class TokenKeeper(wiring.Component):
                 "holds": Out(p.slots),
                 "revoked": Out(p.slots),
                 "grants": Out(SEQUENCE_BITS),
+                #: Somebody waits for the free token too near the end of the epoch: that has to end.
+                "ends_epoch": Out(1),
                 #: Nobody is about to be chosen, or has been and has no verdict yet.
                 "settled": Out(1),
             }
@@ -106,8 +111,7 @@ class TokenKeeper(wiring.Component):
         found = Signal()
         chosen = Signal(p.slot_bits, init=last)
         near_end = Signal()
-        margin = min(GRANT_MARGIN, p.max_count // 2)
-        m.d.sync += near_end.eq(self.count >= p.max_count - margin)
+        m.d.sync += near_end.eq((self.count >= grant_limit(p.max_count)) & ~self.exhausted)
 
         looked_at = Mux(self.decided, self.decided_slot, place)
         age = Signal(age_bits)
@@ -128,6 +132,7 @@ class TokenKeeper(wiring.Component):
 
         waits = waiting.bit_select(place, 1)
         visible = Signal()
+        m.d.sync += self.ends_epoch.eq(0)
         with m.FSM(name="token"):
 
             def go_through(then):
@@ -138,8 +143,11 @@ class TokenKeeper(wiring.Component):
 
             with m.State("FREE"):
                 m.d.sync += [place.eq(Mux(chosen == last, 0, chosen + 1)), step.eq(0), oldest.eq(0), found.eq(0)]
-                with m.If(waiting.any() & ~held & ~near_end):
-                    m.next = "SEARCH"
+                with m.If(waiting.any() & ~held):
+                    with m.If(near_end):
+                        m.d.sync += self.ends_epoch.eq(1)
+                    with m.Else():
+                        m.next = "SEARCH"
                 with m.Else():
                     m.d.comb += self.settled.eq(1)
 

@@ -225,9 +225,9 @@ class Bloomgate(wiring.Component):
             pipeline.hold.eq(arbiter.inserting),
             flights.scrubbing.eq(pipeline.slots_scrubbing),
         ]
-        for name in ("in_flight", "logged", "revalidate", "holds", "revoked"):
+        for name in ("in_flight", "logged", "revalidate", "holds", "revoked", "ends_epoch"):
             m.d.comb += getattr(arbiter, name).eq(getattr(flights, name))
-        for name in ("contended", "inserting", "winner", "winner_known", "floor_rises", "epoch_ended"):
+        for name in ("contended", "inserting", "winner", "winner_known", "floor_rises", "epoch_ended", "exhausted"):
             m.d.comb += getattr(flights, name).eq(getattr(arbiter, name))
 
         # Commands and state.

@@ -233,6 +233,8 @@ class ProgrammedIODevice(Device):
             if self._version >= _FLIGHT_SINCE:
                 self._flight.begin()
             super().__init__(parameters, self.last_timestamp())
+            #: The epoch up to which `published` knows how each one ended.
+            self._epoch = self._publication.published >> parameters.timestamp_bits
             self._statistics_before = self._latched_statistics()
             if initial_epoch > 0:
                 self.reset(initial_epoch)
@@ -313,9 +315,9 @@ class ProgrammedIODevice(Device):
         with self._lock:
             self._require_open()
             self._settle_reset()
-            (before,) = self._bus.read(_offset("EPOCH"), 1)
+            self._note_epoch()
             self._bus.write(_offset("INITIAL_EPOCH"), (initial_epoch,))
-            self._reset_from = before
+            self._reset_from = self._epoch
             self._bus.write(_COMMAND.offset, (_COMMAND["SOFT_RESET"].insert(1),))
             self._settle_reset(certain=True)
         self._flight.settle()
@@ -594,6 +596,8 @@ class ProgrammedIODevice(Device):
     def _verdict(self, words: Sequence[int]) -> Verdict:
         verdict = verdict_of(self.parameters, words)
         if verdict.timestamp is not None:
+            if verdict.timestamp >> self.parameters.timestamp_bits != self._epoch:
+                self._note_epoch()
             self._publication.assigned(verdict.timestamp)
         return verdict
 
@@ -619,18 +623,35 @@ class ProgrammedIODevice(Device):
         deadline = self._bus.now() + self._bus.patience
         while True:
             (status,) = self._await(_STATUS.offset, 1, _IN_TRANSITION, 0, failure)
-            epoch, _, previous_epoch, previous_count = self._bus.read(_offset("EPOCH"), 4)
+            (epoch,) = self._bus.read(_offset("EPOCH"), 1)
             if status & _EXHAUSTED:
                 break
             if epoch != before and status & _READY:
-                last = self.parameters.timestamp(previous_epoch, previous_count)
-                self._publication.epoch_stepped(last, self.parameters.timestamp(epoch, 0))
+                self._note_epoch()
                 break
             if status & _READY and not certain:
                 break
             if self._bus.now() > deadline:
                 raise self._timeout(failure)
         self._reset_from = None
+
+    def _note_epoch(self) -> None:
+        """Tell ``published`` if the epoch has ended before its last count.
+
+        Page 0 knows of the newest end only. So this is called before another epoch can have ended: behind whatever ends
+        one early, and with the first timestamp of each epoch.
+        """
+        with self._lock:
+            self._require_open()
+            while True:
+                epoch, _, previous_epoch, previous_count = self._bus.read(_offset("EPOCH"), 4)
+                if self._bus.read(_offset("EPOCH"), 1)[0] == epoch:
+                    break
+            if epoch != self._epoch:
+                self._epoch = epoch
+                if previous_count != self.parameters.max_count:
+                    last = self.parameters.timestamp(previous_epoch, previous_count)
+                    self._publication.epoch_stepped(last, self.parameters.timestamp(epoch, 0))
 
     def _latched_statistics(self) -> list[int]:
         window = CONTROL_PAGE.window("STATISTICS")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Optional
 
-from bloomgate.in_flight import Conflict
+from bloomgate.in_flight import Conflict, grant_limit
 from bloomgate.registers import (
     CONFLICT_ENTRY,
     CONFLICT_ENTRY_BYTES,
@@ -30,7 +30,9 @@ _FIRST_STATISTICS_BANK = CONFLICT_LOG_ENTRIES // _ENTRIES_PER_BANK
 _ENTRY_SLOTS = CONFLICT_ENTRY.register("SLOTS")
 _TOKEN = CONTROL_PAGE.register("TOKEN")
 _REVOKE = CONTROL_PAGE.register("TOKEN_REVOKE")
-_SETTLED = CONTROL_PAGE.register("STATUS")["SETTLED"].mask
+_STATUS = CONTROL_PAGE.register("STATUS")
+_SETTLED = _STATUS["SETTLED"].mask
+_COUNT = CONTROL_PAGE.register("COUNT")
 
 
 class FlightRegisters:
@@ -47,6 +49,7 @@ class FlightRegisters:
         self._watchdog = 0
         self._held_for = 0
         self._grants: Optional[int] = None
+        self._grant_limit = grant_limit(device.parameters.max_count)
 
     def begin(self) -> None:
         """What is in the conflict log now is of an earlier user."""
@@ -56,8 +59,7 @@ class FlightRegisters:
         """Where time stands still between accesses: let everything that was done so far have its effects."""
         device = self._device
         if device._bus.stands_still and any(slot.opened for slot in device._slots):
-            status = CONTROL_PAGE.register("STATUS").offset
-            device._await(status, 1, _SETTLED, _SETTLED, "what was done did not come to its end")
+            device._await(_STATUS.offset, 1, _SETTLED, _SETTLED, "what was done did not come to its end")
 
     def conflicts(self) -> list[Conflict]:
         """What was logged since the last call, and is still there."""
@@ -96,7 +98,7 @@ class FlightRegisters:
                 return None
             holder = _TOKEN["HOLDER"].extract(word)
             self._device._bus.write(_REVOKE.offset, (_REVOKE["HOLDER"].insert(holder),))
-        self.settle()
+            self.token_moved()
         return holder
 
     def set_watchdog(self, ticks: int) -> None:
@@ -115,6 +117,29 @@ class FlightRegisters:
             self._held_for += ticks
             if self._watchdog and self._held_for >= self._watchdog:
                 self.revoke_token()
+
+    def token_moved(self) -> None:
+        """The token was asked for, or may have come free: whoever waits for it may end the epoch early.
+
+        Called before anything else is submitted, so that no other epoch ends before ``published`` knows of this one.
+        """
+        device = self._device
+        self.settle()
+        deadline = device._bus.now() + device._bus.patience
+        with device._lock:
+            while self._is_ending():
+                if device._bus.now() > deadline:
+                    raise device._timeout("the epoch did not end for who waits for the token")
+            device._note_epoch()
+
+    def _is_ending(self) -> bool:
+        """Whether somebody waits for the free token near the end of the epoch."""
+        # In this order: who has been refused in the next epoch does not wait any more.
+        (token,) = self._device._bus.read(_TOKEN.offset, 1)
+        (status,) = self._device._bus.read(_STATUS.offset, 1)
+        (count,) = self._device._bus.read(_COUNT.offset, 1)
+        waits = token & (_TOKEN["WAITING"].mask | _TOKEN["HELD"].mask) == _TOKEN["WAITING"].mask
+        return waits and not status & _STATUS["EXHAUSTED"].mask and count >= self._grant_limit
 
     def _read_head(self) -> int:
         (head,) = self._device._bus.read(_HEAD.offset, 1)

@@ -22,6 +22,11 @@ Every method is one atomic step; :class:`~bloomgate.backends.model.ModelDevice` 
   hits the holder's filter is let through: it is refused with IRREVOCABLE, and its slot is woken when the token is free
   again. The holder's own commit queries nothing and cannot fail, but when the token was taken away meanwhile: that is
   REVOKED. The holder enters further keys with :meth:`InFlight.guard`.
+* **ends the epoch early** if it asks for the token, and nobody holds it, within the last ``GRANT_MARGIN`` counts: the
+  holder's commit shall have a count left. The epoch ends behind that step as if its counts had run out, with the newest
+  count as its last one. So all who have asked get ABORT(ROLLOVER), as everybody else with a snapshot of that epoch, and
+  whoever asks again is granted the token in the next one. At the end of the last epoch that exhausts the device; on an
+  exhausted device a request for the token is refused with ROLLOVER at once, as every commit is.
 
 Source: the irrevocable transactions of Welc, Saha & Adl-Tabatabai, "Irrevocable Transactions and their Applications",
 SPAA 2008, with Bloom filters for read locks; early aborts as in RingSTM (Spear, Michael & von Praun, SPAA 2008).
@@ -38,14 +43,15 @@ from bloomgate.parameters import LANES, Parameters
 from bloomgate.registers import CONFLICT_LOG_ENTRIES
 from bloomgate.verdict import Reason, Verdict
 
-__all__ = ["SLOT_FILTER_ROWS", "Conflict", "Doom", "InFlight", "Token", "Wake", "insertion_order"]
+__all__ = ["SLOT_FILTER_ROWS", "Conflict", "Doom", "InFlight", "Token", "Wake", "grant_limit", "insertion_order"]
 
 #: Rows of each bank of the slot filters; as many as the recency filter has where that is fewer.
 SLOT_FILTER_ROWS = 1024
 #: How much older a slot gets when the token passes it by; ages saturate at ``OLDEST``.
 PASSED_OVER = 32
 OLDEST = 255
-#: Counts before the end of an epoch within which the token is not granted; half an epoch where it is shorter.
+#: Counts before the end of an epoch within which the token is not granted, and asking for it ends the epoch; half an
+#: epoch where it is shorter. See :func:`grant_limit`.
 GRANT_MARGIN = 1 << 16
 
 
@@ -93,6 +99,11 @@ class Token(Enum):
     HOLDER = 2
     #: Had it, and it was taken away: the next commit is aborted with REVOKED.
     REVOKED = 3
+
+
+def grant_limit(max_count: int) -> int:
+    """The newest count with which the token is not granted any more in an epoch that has counts up to ``max_count``."""
+    return max_count - min(GRANT_MARGIN, max_count // 2)
 
 
 def insertion_order(keys: Sequence[int]) -> Iterator[int]:
@@ -151,16 +162,19 @@ class InFlight:
         rows_of: Callable[[int], Sequence[int]],
         query: Callable[[int, int], tuple[Optional[Reason], bool]],
         newest: Callable[[], tuple[int, int]],
+        exhausted: Callable[[], bool],
         validate: Callable[[int], Optional[Verdict]],
     ) -> None:
         """``rows_of``: the rows of a key in the recency filter. ``query``: why a key fails for a snapshot count, if it
         does, and whether a word of bad parity was met. ``newest``: the newest timestamp as (epoch, count).
-        ``validate``: what is to be said against a slot's transaction as far as it has come, if anything.
+        ``exhausted``: whether the last epoch has ended. ``validate``: what is to be said against a slot's transaction
+        as far as it has come, if anything.
         """
         self._parameters = parameters
         self._rows_of = rows_of
         self._query = query
         self._newest = newest
+        self._exhausted = exhausted
         self._validate = validate
         self._slots = [_Slot(parameters.K) for _ in range(parameters.slots)]
         self._last_holder = parameters.slots - 1
@@ -288,6 +302,12 @@ class InFlight:
             self._release(revoked, last)
         self._grant()
 
+    def last_epoch_ended(self, by_reset: bool) -> None:
+        """Nothing is assigned any more. A reset takes the token away; whoever waits for it gets ROLLOVER."""
+        if by_reset:
+            self.revoke()
+        self._grant()
+
     # -- parking ---------------------------------------------------------------------------
 
     def park(self, slot: int) -> None:
@@ -330,6 +350,12 @@ class InFlight:
         """Ask for the token; it may be granted, or the transaction aborted, at once."""
         self._slots[slot].token = Token.WAITING
         self._grant()
+
+    def ends_epoch(self) -> bool:
+        """Whether somebody waits for the free token so near the end of the epoch that it is to end at once."""
+        if not self._is_near_end() or self.holder is not None:
+            return False
+        return any(state.token is Token.WAITING for state in self._slots)
 
     def token_refusal(self, slot: int) -> Optional[Verdict]:
         """The verdict with which the slot's request for the token was refused, if it was."""
@@ -418,10 +444,12 @@ class InFlight:
                 self._wake(slot, self._newest_timestamp() if timestamp is None else timestamp)
         self._grant()
 
+    def _is_near_end(self) -> bool:
+        return not self._exhausted() and self._newest()[1] >= grant_limit(self._parameters.max_count)
+
     def _grant(self) -> None:
         """Give a free token to the one who is next, until somebody keeps it."""
-        margin = min(GRANT_MARGIN, self._parameters.max_count // 2)
-        while self.holder is None and self._newest()[1] < self._parameters.max_count - margin:
+        while self.holder is None and not self._is_near_end():
             slots = len(self._slots)
             cyclic = [(self._last_holder + 1 + step) % slots for step in range(slots)]
             waiting = [slot for slot in cyclic if self._slots[slot].token is Token.WAITING]

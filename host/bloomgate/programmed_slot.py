@@ -104,7 +104,10 @@ class ProgrammedSlot(Slot):
             self.device._submit(self._page, RequestKind.COMMIT)
             verdict = self.device._verdict(self.device._answer(self._page))
             self._over(verdict)
-            self.device._flight.settle()
+            if token is Token.NONE:
+                self.device._flight.settle()
+            else:
+                self.device._flight.token_moved()
             return verdict
         except BaseException as error:
             self._cut_short(error)
@@ -150,8 +153,9 @@ class ProgrammedSlot(Slot):
         self._refusal = None
         self._asked = True
         with self._whole():
-            self.device._submit(self._page, RequestKind.TOKEN)
-            self.device._flight.settle()
+            with self.device._lock:
+                self.device._submit(self._page, RequestKind.TOKEN)
+                self.device._flight.token_moved()
 
     @property
     def token(self) -> Token:
@@ -172,6 +176,7 @@ class ProgrammedSlot(Slot):
             # The answer came between the two reads, or is an ABORT.
             verdict = verdict_of(self.device.parameters, self._read("VERDICT", _VERDICT_WORDS))
             if not verdict.committed:
+                self.device._note_epoch()
                 self._refusal = verdict
                 self._over(verdict)
             elif self.device._bus.now() > deadline:
@@ -266,6 +271,8 @@ class ProgrammedSlot(Slot):
                 raise self.device._timeout("the slot's last request was not decided")
         self._discard()
         self._flight()  # a doom that is on its way must not come upon the next transaction
+        if self._asked:
+            self.device._flight.token_moved()
         self._forget()
         self._refusal = None
         self._page.state = EMPTY

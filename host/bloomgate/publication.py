@@ -32,7 +32,7 @@ class Publication:
         #: A timestamp that is known to have been assigned, so that not every `publish` has to ask the device.
         self._assigned = origin
         self._written_back: set[int] = set()
-        #: Last timestamp of an epoch ended by a reset -> first timestamp of the epoch after it.
+        #: Last timestamp of an epoch that ended before its last count -> first timestamp of the epoch after it.
         self._epoch_ends: dict[int, int] = {}
         #: Held by who moves ``published``. Reentrant only because such a lock knows its owner, see release_leaked().
         self._moving = threading.RLock()
@@ -44,6 +44,8 @@ class Publication:
         self._waiting = 0
         #: Called with an unpublished timestamp that made no progress; true means: it is written back now.
         self.helper: Optional[Callable[[int], bool]] = None
+        #: Called as :meth:`epoch_stepped` is, after it.
+        self.listener: Optional[Callable[[int, int], None]] = None
 
     @property
     def published(self) -> int:
@@ -66,9 +68,11 @@ class Publication:
         self._advance()
 
     def epoch_stepped(self, last: int, origin: int) -> None:
-        """A reset ended an epoch whose newest timestamp is ``last``; the next epoch begins at ``origin``."""
+        """An epoch ended early, with ``last`` as its newest timestamp; the next epoch begins at ``origin``."""
         self._epoch_ends[last] = origin
         self._advance()
+        if self.listener is not None:
+            self.listener(last, origin)
 
     def wait(self, timestamp: Optional[int], timeout: Optional[float] = None) -> None:
         """Block until ``published >= timestamp``, finishing the work of committers that make no progress.

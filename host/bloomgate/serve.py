@@ -104,11 +104,17 @@ class Server:
         sharing = ffi.gc(lib.bg_sharing_new(self._handle, self.segment.file), lib.bg_sharing_free)
         lib.bg_serve_begin(self._handle, sharing, self.device.last_timestamp())
         self._sharing = sharing
+        self.device._publication.listener = self._epoch_ended
         if continued:
             self.slots.resume()
         self.segment.write(HEADER["server_starts"], self.segment.read(HEADER["server_starts"]) + 1)
         self.segment.write(HEADER["server_pid"], os.getpid())
         self.segment.write(HEADER["server_serving"], 1)
+
+    def _epoch_ended(self, last: int, origin: int) -> None:
+        """The device has ended an epoch early."""
+        self._module.lib.bg_sharing_epoch_end(self._sharing, last, origin)
+        self._module.lib.bg_serve_last(self._handle, origin)
 
     def run(self, report: Optional[Callable[[], None]] = None) -> None:
         """Serve until :meth:`stop`. ``report`` is called several times a second."""
@@ -132,6 +138,7 @@ class Server:
         if self.segment.file < 0:
             return
         self.slots.close()
+        self.device._publication.listener = None
         self.segment.write(HEADER["server_serving"], 0)
         self.segment.write(HEADER["server_pid"], 0)
         if unlink:
@@ -211,12 +218,7 @@ class Server:
         elif kind == Command.ENABLE:
             self._enable(slot, first & 0xFFFF)
         elif kind == Command.RESET:
-            before = self.device.last_timestamp()
             self.device.reset(first & 0xFFFFFFFF)
-            after = self.device.last_timestamp()
-            if after != before:
-                lib.bg_sharing_epoch_end(self._sharing, before, after)
-            lib.bg_serve_last(self._handle, after)
         elif kind == Command.RAISE_FLOOR:
             self.device.raise_floor()
         elif kind == Command.INJECT and first < self.device.parameters.K and second < self.device.parameters.D:

@@ -56,6 +56,7 @@ class CommitArbiterProperties(wiring.Component):
                 "initial_epoch": In(32),
                 "raise_floor": In(1),
                 "inject_fault": In(1),
+                "ends_epoch": In(1),
             }
         )
 
@@ -72,11 +73,11 @@ class CommitArbiterProperties(wiring.Component):
         def implies(condition, promise):
             properties.append(~condition | promise)
 
-        for name in ("bad", "reset", "initial_epoch", "raise_floor", "inject_fault"):
+        for name in ("bad", "reset", "initial_epoch", "raise_floor", "inject_fault", "ends_epoch"):
             m.d.comb += getattr(dut, name).eq(getattr(self, name))
         if self._lively:
             m.d.comb += [Assume(~self.stall), Assume(~self.reset), Assume(~self.inject_fault)]
-            m.d.comb += [Assume(~self.submit[1]), Assume(~self.raise_floor)]
+            m.d.comb += [Assume(~self.submit[1]), Assume(~self.raise_floor), Assume(~self.ends_epoch)]
 
         # --- Slots, as SlotPages has them ---------------------------------------------------------------------------
         pending = Signal(slots)

@@ -280,37 +280,63 @@ def test_the_watchdog_takes_it_from_who_holds_it_too_long_if_it_is_on(clocks):
 
 
 @pytest.mark.parametrize(("bits", "margin"), [(32, GRANT_MARGIN), (8, 127)])
-def test_nobody_is_chosen_when_the_epoch_is_about_to_end(bits, margin):
-    """The holder shall not run into a rollover. Those who wait go on in the next epoch."""
+def test_who_asks_near_the_end_of_an_epoch_is_chosen_in_the_next_one(bits, margin):
+    """The holder shall not run into a rollover."""
     parameters = Parameters(slots=5, aperture_depth=8, D=16, timestamp_bits=bits)
     bench = Bench(parameters)
     dut = bench.dut
     limit = parameters.max_count - margin
+
+    async def holds_until(ctx, slot, count):
+        await bench.ask(ctx, slot)
+        await bench.chooses(ctx)
+        await bench.decide(ctx, slot, committed=True, keeps=True)
+        ctx.set(dut.count, count)
+        await bench.chooses(ctx)
+        assert not ctx.get(dut.ends_epoch)
+        await bench.decide(ctx, slot, committed=True, keeps=False)
 
     async def run(ctx):
         for count in (limit, parameters.max_count - 1):
             ctx.set(dut.count, count)
             for _ in range(3):
                 await ctx.tick()
+                assert not ctx.get(dut.ends_epoch), "nobody asks"
             await bench.ask(ctx, 1)
+            await ctx.tick()
             for _ in range(50):
                 await ctx.tick()
-            assert ctx.get(dut.hidden) == 1 << 1
-            assert ctx.get(dut.settled), "nothing will happen before the epoch has ended"
+                assert ctx.get(dut.ends_epoch)
+                assert not ctx.get(dut.settled)
+                assert ctx.get(dut.hidden) == 1 << 1
             await bench.discard(ctx, 1)
+            for _ in range(2):
+                await ctx.tick()
+            assert not ctx.get(dut.ends_epoch)
+            assert ctx.get(dut.settled)
         await bench.ask(ctx, 1)
         for _ in range(50):
             await ctx.tick()
         ctx.set(dut.count, 0)
         await bench.chooses(ctx)
-        await bench.decide(ctx, 1, committed=True, keeps=True)
-        await bench.decide(ctx, 1, committed=True, keeps=False)
+        assert bench.expected.chosen == 1
+        assert not ctx.get(dut.ends_epoch)
+        await bench.decide(ctx, 1, committed=False, keeps=False)
+        # Not while it is held, and not before.
         ctx.set(dut.count, limit - 1)
-        await bench.ask(ctx, 2)
+        await holds_until(ctx, 2, parameters.max_count - 1)
+        for _ in range(10):
+            await ctx.tick()
+            assert not ctx.get(dut.ends_epoch)
+        # An exhausted device has no other epoch: the arbiter refuses.
+        ctx.set(dut.exhausted, 1)
+        await ctx.tick()
+        await bench.ask(ctx, 3)
         await bench.chooses(ctx)
-        assert bench.expected.chosen == 2
+        assert bench.expected.chosen == 3
+        assert not ctx.get(dut.ends_epoch)
 
-    simulate(dut, run, clocks=500)
+    simulate(bench.dut, run, clocks=1000)
 
 
 @pytest.mark.parametrize("clocks", range(4 * PARAMETERS.slots))

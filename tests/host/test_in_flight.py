@@ -10,7 +10,7 @@ import pytest
 from bloomgate import Reason, ReferenceSTM, RequestError
 from bloomgate.errors import DeviceInUse, RequestTooLarge
 from bloomgate.h3 import H3
-from bloomgate.in_flight import GRANT_MARGIN, PASSED_OVER, Token
+from bloomgate.in_flight import GRANT_MARGIN, PASSED_OVER, Token, grant_limit
 
 from tests.in_flight_devices import PARAMS, SMALL, opened, slots_of
 
@@ -138,6 +138,7 @@ def test_random_histories(kind, geometry, seed):
     with opened(kind, geometry) as device:
         exact = ReferenceSTM(device.parameters.timestamp_bits)
         slots = slots_of(device)[:4]
+        max_count = device.parameters.max_count
         most = min(20, device.parameters.aperture_depth // 2)
         # What the test knows of each slot: snapshot, announced keys, parked; None between transactions.
         known = [None] * len(slots)
@@ -188,18 +189,19 @@ def test_random_histories(kind, geometry, seed):
                 slot.park()
                 state["parked"] = slot.parked
             elif action == "token" and holder is None and not state["parked"] and rng.random() < 0.3:
+                near_end = device.last_timestamp() % (max_count + 1) >= grant_limit(max_count)
                 slot.request_token()
-                if slot.token is Token.HOLDER:
+                if near_end:
+                    exact.reset()
+                    assert slot.token_refusal.reason is Reason.ROLLOVER
+                    known[number] = None
+                elif slot.token is Token.HOLDER:
                     assert not exact.may_have_changed(state["snapshot"], state["log"])
                     holder, guarded = number, set(state["log"])
                 else:
-                    assert slot.token is Token.NONE or not roomy
-                    if slot.token is Token.NONE:
-                        assert not slot.token_refusal.committed
-                        known[number] = None
-                    else:
-                        slot.cancel()
-                        known[number] = None
+                    assert slot.token is Token.NONE
+                    assert not slot.token_refusal.committed
+                    known[number] = None
             elif action == "die" and rng.random() < 0.1:
                 slot.close()
                 slots[number] = device.open_slot(slot.number)
@@ -484,14 +486,140 @@ def test_the_epoch_does_not_end_under_the_holder(kind):
         verdict = other.commit(writes=[1])
         assert (verdict.reason, verdict.conflict_key) == (Reason.IRREVOCABLE, 1)
         assert holder.commit(writes=[1]).timestamp == 14
-        # No grant so near the end.
-        assert device.parameters.max_count < GRANT_MARGIN
-        holder.begin(device.last_timestamp())
-        holder.request_token()
-        assert holder.token is Token.WAITING
+        device.publish(14)
         assert committed(device, other, 1) == 15
-        assert holder.token is Token.NONE, "its snapshot is of the epoch before"
-        assert holder.token_refusal.reason is Reason.ROLLOVER
+        assert device.published == device.last_timestamp() == 16, "the last count was left for another"
+
+
+@pytest.mark.parametrize("by", ["request", "commit", "cancel", "begin", "begin anew", "close", "revoke", "watchdog"])
+def test_who_asks_for_the_token_near_the_end_of_an_epoch_ends_it(kind, by):
+    """At once, or when the token comes free."""
+    with opened(kind, CROWDED) as device:
+        holder, asking, other = slots_of(device)
+        limit = grant_limit(device.parameters.max_count)
+        assert 0 < limit < device.parameters.max_count < GRANT_MARGIN
+        steps = device.stats()["epoch_steps"]
+        asking.begin(device.published)
+        asking.announce([1])
+        if by != "request":
+            holder.begin(device.published)
+            assert holder.irrevocable(60).committed
+            asking.request_token()
+        for _ in range(limit):
+            assert committed(device, other, 2)
+        last = limit
+        other.begin(device.published)
+        other.announce([3])
+        other.park()
+        assert (asking.doomed, other.parked, device.published) == (None, True, limit)
+        if by == "request":
+            asking.request_token()
+        elif by == "commit":
+            last = holder.commit(writes=[2]).timestamp
+            device.publish(last)
+        elif by == "revoke":
+            assert device.revoke_token() == holder.number
+        elif by == "watchdog":
+            device.set_token_watchdog(1)
+            device.tick()
+        elif by == "begin":
+            holder.begin(device.published)
+        elif by == "begin anew":
+            holder.begin(device.parameters.timestamp(1, 0))
+        else:
+            getattr(holder, by)()
+        origin = device.last_timestamp()
+        assert origin == device.parameters.timestamp(1, 0) > last + 1
+        assert device.published == origin, "what was committed is all published"
+        assert device.stats()["epoch_steps"] == steps + 1
+        assert (asking.token, asking.token_refusal.reason) == (Token.NONE, Reason.ROLLOVER)
+        assert other.last_wake == (1, origin)
+        assert other.doomed == (None, origin)
+        if by == "begin":
+            assert holder.doomed == (None, origin), "its snapshot is of the epoch before"
+        if by == "begin anew":
+            assert holder.doomed is None, "the token comes free before the transaction begins"
+        asking.begin(device.published)
+        asking.announce([1])
+        assert asking.irrevocable(60).committed
+        assert asking.commit(writes=[1]).timestamp == origin + 1
+
+
+def test_an_early_end_waits_for_what_is_to_be_published(kind):
+    with opened(kind, CROWDED) as device:
+        _, asking, other = slots_of(device)
+        limit = grant_limit(device.parameters.max_count)
+        for _ in range(limit):
+            other.begin(device.last_timestamp())
+            assert other.commit(writes=[1]).committed
+        asking.begin(device.published)
+        assert asking.irrevocable(60).reason is Reason.ROLLOVER
+        origin = device.last_timestamp()
+        other.begin(origin)
+        first = other.commit(writes=[1]).timestamp
+        device.publish(first)
+        for timestamp in range(2, limit + 1):
+            device.publish(timestamp)
+        assert device.published == 0
+        device.publish(1)
+        device.wait_published(first, 60)
+        assert device.published == first == origin + 1
+
+
+def test_whoever_asks_for_the_token_goes_on_near_the_end_of_an_epoch(kind):
+    """All threads at once, and nobody commits anything else."""
+    with opened(kind, CROWDED) as device:
+        slots = slots_of(device)
+        limit = grant_limit(device.parameters.max_count)
+        for _ in range(limit):
+            assert committed(device, slots[0], 1)
+        together = threading.Barrier(len(slots))
+        done, refusals, failures = [], [], []
+
+        def work(slot):
+            try:
+                together.wait(60)
+                while True:
+                    slot.begin(device.published)
+                    slot.announce([slot.number])
+                    verdict = slot.irrevocable(60)
+                    if verdict.committed:
+                        break
+                    refusals.append(verdict.reason)
+                device.publish(slot.commit(writes=[slot.number]).timestamp)
+                done.append(slot.number)
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=work, args=(slot,), daemon=True) for slot in slots]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(90)
+            assert not thread.is_alive(), "a thread waits for the token for ever"
+        assert not failures, failures
+        assert sorted(done) == [slot.number for slot in slots]
+        assert set(refusals) == {Reason.ROLLOVER}
+        assert device.published == device.last_timestamp() == device.parameters.timestamp(1, len(slots))
+
+
+@pytest.mark.parametrize("near_end", [False, True])
+def test_on_an_exhausted_device_the_token_is_refused_as_a_commit_is(kind, near_end):
+    with opened(kind, CROWDED) as device:
+        _, asking, other = slots_of(device)
+        device.reset((1 << 32) - 1)
+        snapshot = device.last_timestamp()
+        if near_end:
+            for _ in range(grant_limit(device.parameters.max_count)):
+                snapshot = committed(device, other, 1)
+        else:
+            device.reset()
+        for _ in range(2):
+            asking.begin(snapshot)
+            assert asking.irrevocable(60).reason is Reason.ROLLOVER
+            asking.begin(snapshot)
+            assert asking.commit(writes=[1]).reason is Reason.ROLLOVER
+        assert device.last_timestamp() == device.published == snapshot
 
 
 def test_a_reset_in_the_last_epoch_takes_the_token_away_too(device):

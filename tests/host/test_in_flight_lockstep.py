@@ -24,7 +24,10 @@ GEOMETRIES = (
 WANTED = {
     *("aborts_conflict", "aborts_irrevocable", "aborts_revoked", "aborts_parity", "dooms", "wakes", "guard"),
     *("doomed by a later key", "parked after a refusal"),
+    *("epoch ended by a request for the token", "epoch ended when the token came free"),
 }
+#: The step before which the last epoch begins.
+LAST_EPOCH_STEP = 350
 MOST_ROUNDS = 100
 #: Few, so that transactions meet.
 KEYS = 16
@@ -48,6 +51,7 @@ def visible(device, slots):
     """All that can be seen of the slots, and of the device where it has no clock."""
     return (
         device.last_timestamp(),
+        device.published,
         {name: value for name, value in device.stats().items() if "clocks" not in name},
         # The commits of no slot are those of slot 0 where they go through a ring.
         [conflict._replace(winner=conflict.winner or None) for conflict in device.conflicts()],
@@ -118,9 +122,13 @@ class Sequence:
             return number, "cancel", ()
         return number, "commit", (self.keys(2), self.keys(6), self.keys(2))
 
-    def seen(self, before, number, name, arguments, after):
-        """What is special about a step, by the states of the slots before and after it."""
+    def seen(self, before, number, name, arguments, after, last, newest):
+        """What is special about a step, by the states of the slots and the newest timestamps before and after it."""
         yield name
+        (epoch, count), (epoch_after, _) = map(self.parameters.epoch_and_count, (last, newest))
+        if epoch_after != epoch and name != "reset" and count < self.parameters.max_count - 1:
+            asks = name == "request_token"
+            yield "epoch ended by a request for the token" if asks else "epoch ended when the token came free"
         if name == "park" and before[number][3]:
             yield "parked after a refusal"
         if name == "commit" and number is not None:
@@ -189,12 +197,15 @@ def test_lockstep(kind, seed):
             before = [state_of(slot) for slot in slots]
             for step in range(400):
                 number, name, arguments = sequence.next(one, slots)
+                if step == LAST_EPOCH_STEP:
+                    number, name, arguments = None, "reset", ((1 << 32) - 1,)
+                last = one.last_timestamp()
                 result = perform(one, slots, number, name, arguments)
                 assert perform(other, others, number, name, arguments) == result, f"step {step}: {name} {arguments}"
                 if step % every == 0:
                     state = visible(one, slots)
                     assert visible(other, others) == state, f"step {step}: after {number}.{name}{arguments}"
                 after = [state_of(slot) for slot in slots]
-                seen.update(sequence.seen(before, number, name, arguments, after))
+                seen.update(sequence.seen(before, number, name, arguments, after, last, one.last_timestamp()))
                 before = after
     assert seen >= wanted, f"the sequences never had {sorted(wanted - seen)}"

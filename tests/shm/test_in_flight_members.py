@@ -17,7 +17,7 @@ import pytest
 from bloomgate import Device, Parameters, Reason, open_device
 from bloomgate.backends import soft_build, soft_source
 from bloomgate.backends.shm import ShmDevice
-from bloomgate.in_flight import Token
+from bloomgate.in_flight import Token, grant_limit
 from cffi import FFI
 
 from tests.shm.bank import IN_MUTEX, RARE
@@ -26,6 +26,10 @@ from tests.shm.served import ROOT, new_name, removed, serving
 
 #: A small filter, so that there are false dooms too.
 SMALL = Parameters(D=64, slots=16, queue_entries=2, aperture_depth=16)
+#: Epochs that end all the time, most of them early, for who asks for the token.
+SHORT = Parameters(D=64, slots=16, queue_entries=2, aperture_depth=16, timestamp_bits=5)
+#: Where somebody can die while such an epoch ends.
+ENDING = ("EPOCH_INTENDED", "FLIGHT_EPOCH_ENDING")
 
 #: At its countdown-th passage of the point that BLOOMGATE_POINT names, the process dies as if it had been killed.
 DEADLY = """
@@ -50,7 +54,8 @@ static void bg_at_point(const char *name) {
 def points() -> list[str]:
     """Where somebody with a transaction in flight can die while others depend on what it does."""
     named = set(re.findall(r"\bBG_POINT\((\w+)\);", soft_source.source()))
-    return sorted(name for name in named if name.startswith("FLIGHT_") or name in IN_MUTEX - RARE - {"RING_DISABLED"})
+    wanted = {name for name in named if name.startswith("FLIGHT_")} | named & IN_MUTEX - RARE - {"RING_DISABLED"}
+    return sorted(wanted - set(ENDING))
 
 
 @pytest.fixture(scope="module")
@@ -142,19 +147,24 @@ def group(device: Device, name: str, folder: Path) -> Iterator[Group]:
         subject.close()
 
 
-def test_death_at_every_step(deadly: Path, tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("parameters", [SMALL, SHORT], ids=["", "short epochs"])
+def test_death_at_every_step(deadly: Path, tmp_path: Path, parameters: Parameters, seed: int) -> None:
     dice = random.Random(seed)
     with (
         removed(new_name()) as name,
-        ShmDevice(name, expected=SMALL) as device,
+        ShmDevice(name, expected=parameters) as device,
         group(device, name, tmp_path) as subject,
     ):
         for _ in range(2):
             subject.start(dice.getrandbits(32))
-        steps = points()
+        steps = [*ENDING] * 3 if parameters is SHORT else points()
         dice.shuffle(steps)
         for point in steps:
-            subject.died(subject.start(dice.getrandbits(32), str(deadly), f"{point}:{dice.randrange(20)}"))
+            subject.died(
+                subject.start(
+                    dice.getrandbits(32), str(deadly), f"{point}:{dice.randrange(5 if point in ENDING else 20)}"
+                )
+            )
             subject.progress(5)
         subject.close()
         device.wait_published(device.last_timestamp(), LIMIT)
@@ -198,6 +208,36 @@ device.commit(snapshot=0, writes=[9])
             device.publish(2)
             device.wait_published(2, LIMIT)
             assert next_one.commit(writes=[2]).timestamp == 3, point
+
+
+def test_nobody_sees_a_verdict_before_the_end_of_the_epoch_that_follows_it(deadly: Path) -> None:
+    """The holder's commit, near the end of the epoch, with another slot waiting; who has decided it is gone."""
+    code = """
+import sys
+from pathlib import Path
+from bloomgate.backends import soft
+soft._loaded = soft._import_file(Path(sys.argv[2]))
+import bloomgate
+bloomgate.open_device(sys.argv[1]).commit(snapshot=0)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "host"), "BLOOMGATE_POINT": "DELIVERED:1"}
+    with removed(new_name()) as name, ShmDevice(name, expected=SHORT) as device:
+        holder, waiting = device.open_slot(), device.open_slot()
+        for slot in (holder, waiting):
+            slot.begin(0)
+            slot.request_token()
+        for _ in range(grant_limit(SHORT.max_count)):
+            device.publish(device.commit(snapshot=device.published, writes=[1]).timestamp)
+        ticket = holder._queue.submit(snapshot=0, writes=[2])
+        command = [sys.executable, "-c", code, f"shm:{name}", str(deadly)]
+        process = subprocess.run(command, env=environment, timeout=LIMIT, check=False)
+        assert process.returncode == -signal.SIGKILL
+        origin = SHORT.timestamp(1, 0)
+        assert device.last_timestamp() == origin, "nobody has had the mutex since"
+        device.publish(holder._queue.collect(ticket, LIMIT).timestamp)
+        assert waiting._wait_until_answered(LIMIT)
+        assert waiting.token_refusal.reason is Reason.ROLLOVER
+        assert device.published == device.last_timestamp() == origin
 
 
 @pytest.fixture(params=["without a server", "served by soft:", "served by model:"])

@@ -285,7 +285,7 @@ def test_an_interrupt_at_any_line_of_a_transaction():
                 assert each.token is Token.NONE
                 assert committed(device, each, 1, 2)
             device.wait_published(device.last_timestamp(), timeout=10)
-            device.reset()  # near the end of an epoch, and this one is short, the token is not granted
+            device.reset()  # so that nobody ends the epoch by asking for the token, and this one is short
             snapshot = device.published
         assert number > 150
 

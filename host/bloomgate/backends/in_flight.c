@@ -12,6 +12,10 @@
 enum { TOKEN_NONE, TOKEN_WAITING, TOKEN_HOLDER, TOKEN_REVOKED };
 
 static void slot_decided(bg_device *device, uint32_t slot, const bg_verdict *verdict);
+/* shm/publication.c */
+typedef struct bg_publication bg_publication;
+static bool has_room_for_end(bg_publication *publication);
+static bool bg_epoch_end(bg_publication *publication, uint32_t timestamp_bits, uint64_t last, uint64_t origin);
 
 static bg_slot_state *slot_of(bg_device *device, uint32_t slot) {
     return &device->flight.slots[slot];
@@ -108,11 +112,15 @@ static void fault_was_injected(bg_device *device) {
             slot_of(device, slot)->revalidate = 1;
 }
 
+/* So near its end that the token is not granted in this epoch. */
+static bool is_near_end(const bg_device *device) {
+    return device->last >= device->grant_limit && !device->exhausted;
+}
+
 /* The next holder of a free token. The one who asks may be refused instead, and then another is next. */
 static void grant(bg_device *device) {
     bg_flight *flight = &device->flight;
-    uint32_t margin = device->max_count / 2 < BG_GRANT_MARGIN ? device->max_count / 2 : BG_GRANT_MARGIN;
-    while (flight->holder == NOBODY && device->last < device->max_count - margin) {
+    while (flight->holder == NOBODY && !is_near_end(device)) {
         uint32_t chosen = NOBODY;
         for (uint32_t step = 1; step <= flight->count; step++) {
             uint32_t slot = (flight->last_holder + step) % flight->count;
@@ -152,6 +160,40 @@ static void grant(bg_device *device) {
             slot_decided(device, chosen, &verdict);
         }
     }
+}
+
+/* Whether somebody waits for the free token so near the end of the epoch that it is to end at once. `publication`: where
+ * that has to be noted, which takes room; NULL in a device of this process. */
+static bool ends_epoch(bg_device *device, bg_publication *publication) {
+    if (!is_near_end(device) || device->flight.holder != NOBODY)
+        return false;
+    for (uint32_t slot = 0; slot < device->flight.count; slot++)
+        if (slot_of(device, slot)->token == TOKEN_WAITING)
+            return publication == NULL || has_room_for_end(publication);
+    return false;
+}
+
+/* Then ends it. Returns whether it has. Nothing is half done, so that there is no other intent. */
+static bool end_epoch_early(bg_device *device, bg_publication *publication) {
+    if (!ends_epoch(device, publication))
+        return false;
+    uint64_t last = last_timestamp(device);
+    if (intend_epoch(device, 0, false)) {
+        if (publication != NULL)
+            bg_epoch_end(publication, device->timestamp_bits, last,
+                         (uint64_t)device->intent.new_epoch << device->timestamp_bits);
+        BG_POINT(FLIGHT_EPOCH_ENDING);
+        step_epoch(device);
+    }
+    return true;
+}
+
+/* For the caller's `published`: the last timestamp of an epoch that ended early since it was `epoch`, and the first one
+ * after it; both 0 if none did. */
+static void store_epoch_end(const bg_device *device, uint32_t epoch, uint64_t *timestamps) {
+    bool early = device->epoch != epoch && device->previous_last != device->max_count;
+    timestamps[0] = early ? ((uint64_t)device->previous_epoch << device->timestamp_bits) + device->previous_last : 0;
+    timestamps[1] = early ? (uint64_t)device->epoch << device->timestamp_bits : 0;
 }
 
 /* `epoch`, `count`: the newest timestamp when the token came free. */
@@ -367,12 +409,13 @@ static void cancel(bg_device *device, uint32_t slot) {
 }
 
 /* What the slot's state allows; the keys have been checked. Returns whether it has happened. */
-static bool perform(bg_device *device, uint32_t slot, uint32_t operation, const uint32_t *words, uint32_t count,
-                    bg_verdict *verdict) {
+static bool perform(bg_device *device, bg_publication *publication, uint32_t slot, uint32_t operation,
+                    const uint32_t *words, uint32_t count, bg_verdict *verdict) {
     bg_slot_state *state = slot_of(device, slot);
     switch (operation) {
     case BG_SLOT_BEGIN:
         cancel(device, slot);
+        end_epoch_early(device, publication);
         state->epoch = words[0];
         state->count = words[1];
         state->in_flight = 1;
@@ -417,10 +460,13 @@ static bool perform(bg_device *device, uint32_t slot, uint32_t operation, const 
 }
 
 /* One operation of a slot, and the slot's state behind it. */
-static void operate(bg_device *device, uint32_t slot, uint32_t operation, const uint32_t *words, uint32_t count,
-                    bg_slot_answer *answer) {
+static void operate(bg_device *device, bg_publication *publication, uint32_t slot, uint32_t operation,
+                    const uint32_t *words, uint32_t count, bg_slot_answer *answer) {
+    uint32_t epoch = device->epoch;
     memset(answer, 0, sizeof *answer);
-    answer->refused = !perform(device, slot, operation, words, count, &answer->verdict);
+    answer->refused = !perform(device, publication, slot, operation, words, count, &answer->verdict);
+    end_epoch_early(device, publication);
+    store_epoch_end(device, epoch, answer->epoch_end);
     if (operation != BG_SLOT_STATE)
         device->flight.news++;
     answer->state = *slot_of(device, slot);
@@ -458,17 +504,24 @@ static void bg_token_watchdog(bg_device *device, uint64_t ticks) {
     pthread_mutex_unlock(&device->lock);
 }
 
-static void bg_tick(bg_device *device, uint64_t ticks) {
+/* `timestamps`: as store_epoch_end() has them. */
+static void bg_tick(bg_device *device, uint64_t ticks, uint64_t *timestamps) {
     pthread_mutex_lock(&device->lock);
+    uint32_t epoch = device->epoch;
     tick(device, ticks);
+    end_epoch_early(device, NULL);
+    store_epoch_end(device, epoch, timestamps);
     pthread_mutex_unlock(&device->lock);
     wake_sleepers(device);
 }
 
 /* The slot that had the token, or NOBODY. */
-static uint32_t bg_revoke_token(bg_device *device) {
+static uint32_t bg_revoke_token(bg_device *device, uint64_t *timestamps) {
     pthread_mutex_lock(&device->lock);
+    uint32_t epoch = device->epoch;
     uint32_t holder = revoke_token(device);
+    end_epoch_early(device, NULL);
+    store_epoch_end(device, epoch, timestamps);
     pthread_mutex_unlock(&device->lock);
     wake_sleepers(device);
     return holder;
@@ -477,7 +530,7 @@ static uint32_t bg_revoke_token(bg_device *device) {
 static void bg_slot_operate(bg_device *device, uint32_t slot, uint32_t operation, const uint32_t *words,
                             uint32_t count, bg_slot_answer *answer) {
     pthread_mutex_lock(&device->lock);
-    operate(device, slot, operation, words, count, answer);
+    operate(device, NULL, slot, operation, words, count, answer);
     pthread_mutex_unlock(&device->lock);
     wake_sleepers(device);
 }

@@ -38,7 +38,7 @@ A request from a queue pair (:mod:`bloomgate.backends.model_queue`) differs in w
   ``floor`` becomes that count.
 
 The end of an epoch: the next one begins with ``last`` and ``floor`` 0 and a filter of good zeros. After the last epoch
-nothing changes, but the device is exhausted.
+nothing changes, but the device is exhausted. A reset ends the epoch, too, and so can a request for the token.
 
 Source of the filter: the timestamps of a hash-indexed version table, as in TL2 (Dice, Shalev & Shavit, DISC 2006), in
 K tables like a Bloom filter (Bloom, CACM 1970). Because counts only grow, overwriting a word can make a key look newer
@@ -97,6 +97,7 @@ class ModelDevice(Device):
             rows_of=self._h3.rows,
             query=self._query,
             newest=lambda: (self._epoch, self._last),
+            exhausted=lambda: self._exhausted,
             validate=self._validate_slot,
         )
         self._slot_numbers = SlotNumbers(parameters.slots)
@@ -120,7 +121,7 @@ class ModelDevice(Device):
             verdict = self._decide(
                 epoch, count, [index(key) for key in reads], [index(key) for key in (*writes, *commutes)]
             )
-            self._decided()
+            self._settle()
             return verdict
 
     def commit_queued(
@@ -139,7 +140,7 @@ class ModelDevice(Device):
         depth = self.parameters.buffer_depth
         with self._lock:
             verdict = self._decide(epoch, count, reads, [*writes, *commutes], slot=slot, chunk=depth, capacity=depth)
-            self._decided()
+            self._settle()
             return verdict
 
     def queue_pair(self) -> QueuePair:
@@ -185,18 +186,15 @@ class ModelDevice(Device):
         self._require_epoch(initial_epoch)
         self._require_open()
         with self._lock:
-            before = self.parameters.timestamp(self._epoch, self._last)
             self._end_epoch(initial_epoch, by_reset=True)
-            after = self.parameters.timestamp(self._epoch, self._last)
-        if after != before:
-            self._publication.epoch_stepped(before, after)
+            self._settle()
 
     def raise_floor(self) -> None:
         self._require_open()
         with self._lock:
             self._floor = self._last
             self._in_flight.floor_raised()
-            self._news.notify_all()
+            self._settle()
 
     def inject_parity_error(self, table: int, row: int) -> None:
         self._require_word(table, row)
@@ -223,7 +221,7 @@ class ModelDevice(Device):
         self._require_open()
         with self._lock:
             holder = self._in_flight.revoke()
-            self._news.notify_all()
+            self._settle()
             return holder
 
     def set_token_watchdog(self, ticks: int) -> None:
@@ -235,7 +233,7 @@ class ModelDevice(Device):
         self._require_open()
         with self._lock:
             self._in_flight.tick(ticks)
-            self._news.notify_all()
+            self._settle()
 
     def _validate_slot(self, slot: int) -> Optional[Verdict]:
         """What is to be said against a slot's transaction as far as it has come."""
@@ -247,7 +245,7 @@ class ModelDevice(Device):
         queried = self._in_flight.reads_to_query(slot, reads)
         verdict = self._decide(epoch, count, queried, insertions, slot=slot)
         self._in_flight.decided(slot, verdict)
-        self._decided()
+        self._settle()
         return verdict
 
     # The decision.
@@ -283,9 +281,9 @@ class ModelDevice(Device):
             self._in_flight.committed(slot, insertion_order(insertions) if capacity is None else insertions)
         return Verdict(True, timestamp, None, None)
 
-    def _decided(self) -> None:
-        """Behind every decision: the last count ends the epoch, and whoever was woken goes on."""
-        if self._last == self._max_count:
+    def _settle(self) -> None:
+        """Behind every step: the epoch ends if it has to, and whoever was woken goes on."""
+        if self._last == self._max_count or self._in_flight.ends_epoch():
             self._end_epoch()
         self._news.notify_all()
 
@@ -364,9 +362,7 @@ class ModelDevice(Device):
     def _end_epoch(self, initial_epoch: int = 0, *, by_reset: bool = False) -> None:
         if self._epoch == LAST_EPOCH:
             self._exhausted = True
-            if by_reset:
-                self._in_flight.revoke()
-                self._news.notify_all()
+            self._in_flight.last_epoch_ended(by_reset)
             return
         self._previous = (self._epoch, self._last)
         self._epoch = max(self._epoch + 1, initial_epoch)
@@ -376,8 +372,10 @@ class ModelDevice(Device):
             table[:] = [0] * len(table)
         self._bad.clear()
         self._statistics["epoch_steps"] += 1
-        self._in_flight.epoch_ended(self.parameters.timestamp(*self._previous), by_reset)
-        self._news.notify_all()
+        ended = self.parameters.timestamp(*self._previous)
+        if self._previous[1] != self._max_count:
+            self._publication.epoch_stepped(ended, self.parameters.timestamp(self._epoch, 0))
+        self._in_flight.epoch_ended(ended, by_reset)
 
     def _abort(self, reason: Reason, key: Optional[int] = None) -> Verdict:
         self._statistics[f"aborts_{reason.name.lower()}"] += 1

@@ -27,8 +27,8 @@ class ModelSlot(Slot):
         epoch, count = self.device.parameters.epoch_and_count(index(snapshot))
         with self.device._lock:
             flight.cancel(self.number)
+            self.device._settle()
             flight.begin(self.number, epoch, count)
-            self.device._news.notify_all()
 
     def announce(self, keys: Sequence[int]) -> None:
         flight = self._flight()
@@ -63,7 +63,7 @@ class ModelSlot(Slot):
         flight = self._flight()
         with self.device._lock:
             flight.cancel(self.number)
-            self.device._news.notify_all()
+            self.device._settle()
 
     @property
     def refused(self) -> bool:
@@ -95,7 +95,7 @@ class ModelSlot(Slot):
         with self.device._lock:
             self._require_no_token(*self._state(flight))
             flight.request_token(self.number)
-            self.device._news.notify_all()
+            self.device._settle()
 
     @property
     def token(self) -> Token:
@@ -126,7 +126,7 @@ class ModelSlot(Slot):
             self._closed = True
             with self.device._lock:
                 self.device._in_flight.cancel(self.number)
-                self.device._news.notify_all()
+                self.device._settle()
             self.device._slot_numbers.give_back(self.number)
 
     def _unpark(self) -> None:

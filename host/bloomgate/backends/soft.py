@@ -181,6 +181,12 @@ class SoftDevice(Device):
         if after != before:
             self._publication.epoch_stepped(before, after)
 
+    def _note_epoch_end(self, timestamps: Sequence[int]) -> None:
+        """Tell ``published`` of an epoch that ended early, if one did. ``timestamps``: see store_epoch_end() in C."""
+        last, origin = timestamps
+        if origin:
+            self._publication.epoch_stepped(last, origin)
+
     def raise_floor(self) -> None:
         self.module.lib.bg_raise_floor(self.state())
 
@@ -198,18 +204,23 @@ class SoftDevice(Device):
         return conflicts_of(self.parameters, taken[0:count])
 
     def revoke_token(self) -> Optional[int]:
-        holder: int = self.module.lib.bg_revoke_token(self.state())
+        timestamps = self.module.ffi.new("uint64_t[2]")
+        holder: int = self.module.lib.bg_revoke_token(self.state(), timestamps)
+        self._note_epoch_end(timestamps)
         return None if holder == NOBODY else holder
 
     def set_token_watchdog(self, ticks: int) -> None:
         self.module.lib.bg_token_watchdog(self.state(), ticks)
 
     def tick(self, ticks: int = 1) -> None:
-        self.module.lib.bg_tick(self.state(), ticks)
+        timestamps = self.module.ffi.new("uint64_t[2]")
+        self.module.lib.bg_tick(self.state(), ticks, timestamps)
+        self._note_epoch_end(timestamps)
 
     def _operate_slot(self, slot: int, operation: int, words: Sequence[int]) -> Any:
         answer = self.module.ffi.new("bg_slot_answer *")
         self.module.lib.bg_slot_operate(self.state(), slot, operation, list(words), len(words), answer)
+        self._note_epoch_end(answer.epoch_end)
         return answer
 
     def _sleep(self, seen: int, nanoseconds: int) -> None:

@@ -91,6 +91,7 @@ typedef struct {
     uint32_t epoch; /* the newest timestamp */
     uint32_t last;
     uint32_t news;
+    uint64_t epoch_end[2]; /* see store_epoch_end() */
     uint32_t refused; /* the state does not allow it; nothing has happened */
 } bg_slot_answer;
 
@@ -101,6 +102,7 @@ typedef struct bg_device {
     uint32_t rows;
     uint32_t timestamp_bits;
     uint32_t max_count;
+    uint32_t grant_limit; /* from this count on the token is not granted, see in_flight.py */
     uint32_t max_key;
     uint32_t aperture_depth;
     uint32_t buffer_depth;
@@ -167,6 +169,7 @@ static bool is_refused(bg_device *device, const bg_request *request, bg_verdict 
 static void look_up(bg_device *device, const bg_request *request);
 static void epoch_has_ended(bg_device *device, bool by_reset);
 static uint32_t revoke_token(bg_device *device);
+static void grant(bg_device *device);
 static void raise_floor(bg_device *device, uint32_t winner);
 static void fault_was_injected(bg_device *device);
 
@@ -306,6 +309,7 @@ static bool intend_epoch(bg_device *device, uint32_t initial_epoch, bool by_rese
         device->exhausted = true;
         if (by_reset)
             revoke_token(device);
+        grant(device); /* refuses it to whoever waits for it */
         return false;
     }
     in_this_order();
@@ -499,6 +503,8 @@ static int bg_device_init(bg_device *device, uint32_t tables, uint32_t row_bits,
     device->rows = (uint32_t)1 << row_bits;
     device->timestamp_bits = timestamp_bits;
     device->max_count = UINT32_MAX >> (32 - timestamp_bits);
+    uint32_t margin = device->max_count / 2 < BG_GRANT_MARGIN ? device->max_count / 2 : BG_GRANT_MARGIN;
+    device->grant_limit = device->max_count - margin;
     device->max_key = UINT32_MAX >> (32 - key_bits);
     device->flight.count = slots;
     device->flight.holder = NOBODY;

@@ -108,16 +108,18 @@ typedef struct {
 typedef struct {
     bg_verdict verdict;
     bg_slot_state state;
-    uint32_t epoch, last, news, refused;
+    uint32_t epoch, last, news;
+    uint64_t epoch_end[2];
+    uint32_t refused;
 } bg_slot_answer;
 typedef struct { uint32_t winner, loser, key_known, key, epoch, count; } bg_conflict;
 void bg_slot_operate(bg_device *device, uint32_t slot, uint32_t operation, const uint32_t *words, uint32_t count,
                      bg_slot_answer *answer);
 void bg_slot_sleep(bg_device *device, uint32_t seen, uint64_t ns);
 uint32_t bg_conflicts(bg_device *device, bg_conflict *taken);
-uint32_t bg_revoke_token(bg_device *device);
+uint32_t bg_revoke_token(bg_device *device, uint64_t *timestamps);
 void bg_token_watchdog(bg_device *device, uint64_t ticks);
-void bg_tick(bg_device *device, uint64_t ticks);
+void bg_tick(bg_device *device, uint64_t ticks, uint64_t *timestamps);
 
 typedef struct bg_segment bg_segment;
 uint64_t bg_device_bytes(uint32_t tables, uint32_t row_bits, uint32_t slots, uint32_t aperture_depth);

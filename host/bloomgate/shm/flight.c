@@ -34,19 +34,20 @@ static void tell_slot(struct bg_slot_control *control, uint32_t word) {
 }
 
 /* Tells the slots what has happened to them since the last time. The device is locked. */
-static void tell_flight(bg_device *device, struct bg_slot_control *controls) {
+static void tell_flight(bg_device *device, bg_publication *publication, struct bg_slot_control *controls) {
     bg_flight *flight = &device->flight;
     uint32_t news = flight->news;
-    if (controls == NULL || (flight->told == news && !is_ending(device)))
+    bool ending = is_ending(device, publication);
+    if (controls == NULL || (flight->told == news && !ending))
         return;
     for (uint32_t slot = 0; slot < flight->count; slot++) {
         uint32_t word = flight_word(slot_of(device, slot));
-        if (is_ending(device) && slot_of(device, slot)->in_flight)
+        if (ending && slot_of(device, slot)->in_flight)
             word |= BG_FLIGHT_DOOMED; /* that it will be, before anybody who asks gets an answer */
         tell_slot(&controls[slot], word);
     }
     in_this_order();
-    flight->told = is_ending(device) ? news - 1 : news;
+    flight->told = ending ? news - 1 : news;
 }
 
 /* For take_mutex(), when somebody has died: all is told again, and whoever sleeps looks, since the one who died may have
@@ -76,7 +77,8 @@ static int bg_segment_operate(bg_segment *segment, uint32_t slot, uint32_t opera
     while (serve_one(segment->device, ring))
         ;
     BG_POINT(FLIGHT_BEGUN);
-    operate(segment->device, slot, operation, words, count, answer);
+    operate(segment->device, segment->publication, slot, operation, words, count, answer);
+    tell_newest(segment->device, ring);
     give_mutex(segment);
     return 1;
 }
@@ -146,7 +148,7 @@ static void bg_flight_sleep(bg_client *client, uint32_t seen, uint64_t ns) {
 /* With a device in C. */
 static void bg_serve_tell(bg_segment *segment, bg_device *device) {
     pthread_mutex_lock(&device->lock);
-    tell_flight(device, segment->rings[0].control);
+    tell_flight(device, segment->publication, segment->rings[0].control);
     pthread_mutex_unlock(&device->lock);
 }
 

@@ -263,12 +263,12 @@ PUBLICATION = Part(
     _round_up(1216 + 8 * (STAMPS + WRITTEN_BACK + SLOT_LIMIT * CLAIMS), PAGE_BYTES),
     Member("position", 0, "u64", "publications so far; the low word is a futex"),
     Member("asleep", 64, "u32", "1 when somebody may sleep on `position`"),
-    Member("epoch_end_count", 128, "u64", "resets recorded so far"),
+    Member("epoch_end_count", 128, "u64", "ends of epochs recorded so far"),
     Member("newest_end", 136, "u64", "one more than the newest `last` below, or 0"),
     Member("newest_mark", 144, "u64", "no timestamp in `written_back` is newer"),
     Member("turn", 152, "u64", "until when others hold back (CLOCK_MONOTONIC, ns), low 8 bits: for which slot; or 0"),
     Member(
-        "epoch_ends", 192, "u64", "pairs: last timestamp of an epoch that a reset ended, first after it", 2 * EPOCH_ENDS
+        "epoch_ends", 192, "u64", "pairs: last timestamp of an epoch that ended early, first after it", 2 * EPOCH_ENDS
     ),
     Member("stamps", 1216, "u64", "the timestamp that was published at a position, modulo STAMPS", STAMPS),
     Member("written_back", 1216 + 8 * STAMPS, "u64", "a hash table of REDO_MANUAL commits to publish", WRITTEN_BACK),

@@ -182,15 +182,22 @@ static bool is_claimed(bg_publication *publication, uint64_t timestamp, uint32_t
     return false;
 }
 
+/* Whether one more end of an epoch can be noted. */
+static bool has_room_for_end(bg_publication *publication) {
+    uint64_t count = load(publication->epoch_end_count);
+    return count < BG_EPOCH_ENDS ||
+           load(publication->epoch_ends[2 * (count % BG_EPOCH_ENDS) + 1]) <= bg_published(publication);
+}
+
 /* An epoch ended before its time. One caller at a time; may be repeated. False if too many are unpublished. */
 static bool bg_epoch_end(bg_publication *publication, uint32_t timestamp_bits, uint64_t last, uint64_t origin) {
     for (uint32_t i = 0; i < BG_EPOCH_ENDS; i++)
         if (load(publication->epoch_ends[2 * i]) == last && load(publication->epoch_ends[2 * i + 1]) == origin)
             goto recorded;
+    if (!has_room_for_end(publication))
+        return false;
     uint64_t count = load(publication->epoch_end_count);
     _Atomic uint64_t *end = &publication->epoch_ends[2 * (count % BG_EPOCH_ENDS)];
-    if (count >= BG_EPOCH_ENDS && load(end[1]) > bg_published(publication))
-        return false;
     store(end[0], UINT64_MAX);
     store(end[1], origin);
     store(end[0], last);

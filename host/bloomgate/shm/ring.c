@@ -16,11 +16,12 @@ typedef struct bg_ring {
     uint32_t entries;
     uint32_t slot;          /* NOBODY in a device of this process, where rings have nothing to do with slots in flight */
     _Atomic uint64_t *last; /* where others read the newest timestamp, or NULL */
+    bg_publication *publication; /* of its segment, or NULL */
     struct bg_slot_control *controls; /* of slot 0, where others read what happens in flight, or NULL */
 } bg_ring;
 
 /* flight.c */
-static void tell_flight(bg_device *device, struct bg_slot_control *controls);
+static void tell_flight(bg_device *device, bg_publication *publication, struct bg_slot_control *controls);
 
 static inline uint32_t steps(uint32_t from, uint32_t to) {
     return (to - from) % RING_INDICES;
@@ -176,14 +177,17 @@ static inline bool completed(const bg_ring *ring, uint32_t owner, uint32_t index
     return true;
 }
 
-/* The epoch's last count is assigned, and its verdict may have been seen before the epoch ends. */
-static bool is_ending(const bg_device *device) {
-    return device->last == device->max_count && device->epoch != UINT32_MAX;
+/* The epoch's last commit is decided, and its verdict may have been seen before the epoch ends. */
+static bool is_ending(bg_device *device, bg_publication *publication) {
+    return device->epoch != UINT32_MAX && (device->last == device->max_count || ends_epoch(device, publication));
 }
 
-static void tell_newest(const bg_device *device, const bg_ring *ring) {
-    if (ring->last != NULL)
-        atomic_store_explicit(ring->last, last_timestamp(device) + is_ending(device), memory_order_release);
+static void tell_newest(bg_device *device, const bg_ring *ring) {
+    if (ring->last == NULL)
+        return;
+    uint64_t newest = is_ending(device, ring->publication) ? ((uint64_t)device->epoch + 1) << device->timestamp_bits
+                                                           : last_timestamp(device);
+    atomic_store_explicit(ring->last, newest, memory_order_release);
 }
 
 /* Delivers the verdict that the intent record has, unless that was done before its holder died. */
@@ -231,12 +235,13 @@ static bool serve_one(bg_device *device, const bg_ring *ring) {
         slot_decided(device, ring->slot, &verdict);
     BG_POINT(FLIGHT_DECIDED);
     tell_newest(device, ring);
-    tell_flight(device, ring->controls);
+    tell_flight(device, ring->publication, ring->controls);
     deliver(device, ring);
     BG_POINT(DELIVERED);
     finish_commit(device);
+    end_epoch_early(device, ring->publication);
     tell_newest(device, ring);
-    tell_flight(device, ring->controls);
+    tell_flight(device, ring->publication, ring->controls);
     return true;
 }
 

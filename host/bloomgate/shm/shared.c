@@ -46,6 +46,7 @@ static bg_segment *bg_segment_open(void *base) {
             .entries = header->geometry[BG_GEOMETRY_QUEUE_ENTRIES],
             .slot = slot,
             .last = &header->last,
+            .publication = segment->publication,
             .controls = (struct bg_slot_control *)(segment->base + header->slot_controls),
         };
     return segment;
@@ -136,6 +137,7 @@ static void recover(bg_segment *segment) {
     if (device->last == device->max_count && !device->exhausted)
         end_epoch(device, 0, false); /* killed between its last commit and its end */
     recover_flight(device);
+    end_epoch_early(device, segment->publication);
     tell_newest(device, ring);
     tell_all_again(segment);
 }
@@ -170,7 +172,9 @@ static bool take_mutex(bg_segment *segment, uint64_t ns) {
 }
 
 static void give_mutex(bg_segment *segment) {
-    tell_flight(segment->device, segment->rings[0].control);
+    if (end_epoch_early(segment->device, segment->publication))
+        tell_newest(segment->device, &segment->rings[0]);
+    tell_flight(segment->device, segment->publication, segment->rings[0].control);
     BG_POINT(UNLOCKING);
     pthread_mutex_unlock(&segment->device->lock);
 }
