@@ -102,7 +102,9 @@ class Device(Closing):
     def stats(self) -> Mapping[str, int]:
         """Counters since the device was opened, by the names in :data:`bloomgate.registers.STATISTICS`.
 
-        The clock counters are there only where there is a clock.
+        And of transactions in flight, of all slots together, by those in
+        :data:`bloomgate.in_flight.FLIGHT_STATISTICS`. The clock counters, validation_clocks among them, are there only
+        where there is a clock.
         """
 
     @abc.abstractmethod

@@ -26,7 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from operator import index
-from typing import NamedTuple, Optional, Union
+from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
 from bloomgate.device import Device, DeviceInfo
 from bloomgate.errors import (
@@ -38,7 +38,7 @@ from bloomgate.errors import (
     VersionMismatch,
 )
 from bloomgate.flight_registers import FlightRegisters
-from bloomgate.in_flight import Conflict, Wake
+from bloomgate.in_flight import FLIGHT_STATISTICS, Conflict, Wake
 from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.queue_pair import QueuePair
 from bloomgate.queue_port import QueuePort
@@ -59,6 +59,9 @@ from bloomgate.registers import (
 from bloomgate.slots import Slot
 from bloomgate.verdict import Verdict
 from bloomgate.verdict_words import verdict_of
+
+if TYPE_CHECKING:
+    from bloomgate.programmed_slot import ProgrammedSlot
 
 __all__ = ["ErrorEntry", "ProgrammedIODevice", "RegisterBus", "identify"]
 
@@ -168,7 +171,7 @@ class ErrorEntry(NamedTuple):
 class SlotPage:
     """The driver's side of one slot page."""
 
-    __slots__ = ("counted", "number", "offset", "opened", "owner", "request", "state", "wake")
+    __slots__ = ("client", "counted", "number", "offset", "opened", "owner", "request", "state", "wake")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -177,7 +180,9 @@ class SlotPage:
         self.owner: Optional[int] = None
         #: It is a :class:`~bloomgate.slots.Slot`'s, and nobody else's.
         self.opened = False
-        #: What such slots have counted, and the newest wake that they have seen.
+        #: That one, when it can be used.
+        self.client: Optional[ProgrammedSlot] = None
+        #: What such slots have counted until they were closed, and the newest wake that they have seen.
         self.counted: Counter[str] = Counter()
         self.wake = Wake(0, 0)
         #: Number of the request submitted last.
@@ -305,10 +310,14 @@ class ProgrammedIODevice(Device):
 
     def stats(self) -> Mapping[str, int]:
         now = self._latched_statistics()
-        return {
+        counted = {
             name: (value - before) % (1 << 64)
             for (name, _), value, before in zip(STATISTICS, now, self._statistics_before)
         }
+        slots = [slot.counted if slot.client is None else slot.client.counters() for slot in self._slots]
+        for name in (*(name for name, _ in FLIGHT_STATISTICS), "validation_clocks"):
+            counted[name] = sum(slot[name] for slot in slots)
+        return counted
 
     def reset(self, initial_epoch: int = 0) -> None:
         self._require_epoch(initial_epoch)

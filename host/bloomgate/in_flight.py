@@ -43,7 +43,18 @@ from bloomgate.parameters import LANES, Parameters
 from bloomgate.registers import CONFLICT_LOG_ENTRIES
 from bloomgate.verdict import Reason, Verdict
 
-__all__ = ["SLOT_FILTER_ROWS", "Conflict", "Doom", "InFlight", "Token", "Wake", "grant_limit", "insertion_order"]
+__all__ = [
+    "FLIGHT_STATISTICS",
+    "SLOT_COUNTERS",
+    "SLOT_FILTER_ROWS",
+    "Conflict",
+    "Doom",
+    "InFlight",
+    "Token",
+    "Wake",
+    "grant_limit",
+    "insertion_order",
+]
 
 #: Rows of each bank of the slot filters; as many as the recency filter has where that is fewer.
 SLOT_FILTER_ROWS = 1024
@@ -53,6 +64,21 @@ OLDEST = 255
 #: Counts before the end of an epoch within which the token is not granted, and asking for it ends the epoch; half an
 #: epoch where it is shorter. See :func:`grant_limit`.
 GRANT_MARGIN = 1 << 16
+
+
+#: What is counted of transactions in flight, of each slot and of all slots together: name and meaning.
+FLIGHT_STATISTICS = (
+    ("dooms", "transactions doomed"),
+    ("wakes", "times that a parked slot was woken"),
+    ("spurious_wakes", "wakes that ended a wait although nothing announced is known to have changed, see Slot.wait"),
+    ("keys_announced", "keys announced, or guarded by the holder of the token"),
+)
+#: Names of all that a slot counts. Where there is a clock it has validation_clocks too.
+SLOT_COUNTERS = (
+    "commits",
+    *(f"aborts_{reason.name.lower()}" for reason in Reason),
+    *(name for name, _ in FLIGHT_STATISTICS),
+)
 
 
 class Doom(NamedTuple):
@@ -395,8 +421,13 @@ class InFlight:
         self._slots[slot].statistics[name] += amount
 
     def statistics(self, slot: int) -> dict[str, int]:
-        """The slot's statistics; a name that is missing counts 0."""
-        return dict(self._slots[slot].statistics)
+        """What the slot has counted, by :data:`SLOT_COUNTERS`."""
+        statistics = self._slots[slot].statistics
+        return {name: statistics[name] for name in SLOT_COUNTERS}
+
+    def totals(self) -> dict[str, int]:
+        """What all slots have counted of transactions in flight, by :data:`FLIGHT_STATISTICS`."""
+        return {name: sum(state.statistics[name] for state in self._slots) for name, _ in FLIGHT_STATISTICS}
 
     # -- within ----------------------------------------------------------------------------
 

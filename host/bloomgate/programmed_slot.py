@@ -11,7 +11,7 @@ from typing import Optional
 
 from bloomgate.driver import EMPTY, FILLING, SUBMITTED, ProgrammedIODevice, RegisterBus, SlotPage
 from bloomgate.errors import BloomgateError, DeviceTimeout, RequestError
-from bloomgate.in_flight import Doom, Token, Wake
+from bloomgate.in_flight import SLOT_COUNTERS, Doom, Token, Wake
 from bloomgate.registers import SLOT_PAGE, RequestKind
 from bloomgate.slots import Slot
 from bloomgate.verdict import Reason, Verdict
@@ -52,6 +52,7 @@ class ProgrammedSlot(Slot):
         self._refusal: Optional[Verdict] = None
         #: The page's statistics when it was opened.
         self._before = device._flight.statistics(self.number)
+        page.client = self
 
     def begin(self, snapshot: int) -> None:
         self._require_usable()
@@ -62,6 +63,7 @@ class ProgrammedSlot(Slot):
         self._write("SNAPSHOT_EPOCH", *self.device.parameters.epoch_and_count(index(snapshot)))
         self._write("ANNOUNCE", 1)
         self.device._flight.settle()
+        self._keys.clear()
 
     def announce(self, keys: Sequence[int]) -> None:
         self._require_announceable(*self._state(), self._announced, keys)
@@ -72,6 +74,7 @@ class ProgrammedSlot(Slot):
             self.device._flight.settle()
         self._announced += len(keys)
         self._page.counted["keys_announced"] += len(keys)
+        self._keys.update(keys)
 
     @property
     def announced(self) -> Optional[int]:
@@ -139,14 +142,15 @@ class ProgrammedSlot(Slot):
 
     @property
     def last_wake(self) -> Wake:
-        flight, _, epoch, count = self._flight()
-        sequence = _FLIGHT["WAKE_SEQUENCE"].extract(flight)
-        # The two words are the wake's until the next doom, which is in a later transaction if it was not this one, or
-        # until the transaction is refused.
-        if sequence != self._page.wake.sequence:
-            self._page.counted["wakes"] += (sequence - self._page.wake.sequence) % _SEQUENCES
-            self._page.wake = Wake(sequence, self.device.parameters.timestamp(epoch, count))
-        return self._page.wake
+        with self.device._lock:
+            flight, _, epoch, count = self._flight()
+            sequence = _FLIGHT["WAKE_SEQUENCE"].extract(flight)
+            # The two words are the wake's until the next doom, which is in a later transaction if it was not this one,
+            # or until the transaction is refused.
+            if sequence != self._page.wake.sequence:
+                self._page.counted["wakes"] += (sequence - self._page.wake.sequence) % _SEQUENCES
+                self._page.wake = Wake(sequence, self.device.parameters.timestamp(epoch, count))
+            return self._page.wake
 
     def request_token(self) -> None:
         self._require_no_token(*self._state())
@@ -205,19 +209,31 @@ class ProgrammedSlot(Slot):
         return verdict.timestamp
 
     def stats(self) -> Mapping[str, int]:
-        self._require_usable()
-        self.last_wake  # noqa: B018 - counts the wakes
-        return dict(self._page.counted + self._since_opened())
+        counters = self.counters()
+        return {name: counters[name] for name in (*SLOT_COUNTERS, "validation_clocks")}
+
+    def counters(self) -> Counter[str]:
+        """What the slot has counted since the device was opened; any thread may ask."""
+        with self.device._lock:
+            if self._closed:
+                return self._page.counted
+            self.last_wake  # noqa: B018 - counts the wakes
+            return self._page.counted + self._since_opened()
 
     def close(self) -> None:
         if self._closed:
             return
         if not self.device._closed:
             self._end()
-            self._page.counted += self._since_opened()
             self.device._flight.settle()
+            with self.device._lock:
+                self._page.counted += self._since_opened()
+                self._closed = True
         self._closed = True
         self.device._give_back(self._page)
+
+    def _count_spurious_wake(self) -> None:
+        self._page.counted["spurious_wakes"] += 1
 
     def _unpark(self) -> None:
         self._write("PARK", 0)

@@ -287,7 +287,11 @@ class _Log:
         statistics = self._server.device.stats()
         aborts = sum(value for name, value in statistics.items() if name.startswith("aborts"))
         clients = self._server.clients()
-        return f"{clients} clients, {statistics['commits']:,} commits, {aborts:,} aborts"
+        summary = f"{clients} clients, {statistics['commits']:,} commits, {aborts:,} aborts"
+        if statistics["dooms"] or statistics["wakes"]:
+            spurious = statistics["spurious_wakes"]
+            summary += f", {statistics['dooms']:,} dooms, {statistics['wakes']:,} wakes ({spurious:,} spurious)"
+        return summary
 
     def say(self, text: str) -> None:
         print(f"bloomgate serve: {text}", file=self._stream, flush=True)

@@ -8,10 +8,10 @@ from typing import Any
 
 from bloomgate.backends.soft import NOBODY, SoftDevice
 from bloomgate.backends.soft_slot import SoftSlot
-from bloomgate.backends.soft_source import COMMIT, SLOT_OPERATIONS, SLOT_STATISTICS
+from bloomgate.backends.soft_source import COMMIT, SLOT_OPERATIONS
 from bloomgate.device import Device
 from bloomgate.errors import BloomgateError, DeviceInUse
-from bloomgate.in_flight import Conflict, Token
+from bloomgate.in_flight import SLOT_COUNTERS, Conflict, Token
 from bloomgate.shm import locks
 from bloomgate.shm.exchange import Exchange
 from bloomgate.shm.layout import FLIGHT, SLOT_CONTROL
@@ -152,6 +152,8 @@ class ServedSlots:
                 slot.park()
             elif name == "unpark":
                 slot._unpark()
+            elif name == "count_spurious_wake":
+                slot._count_spurious_wake()
         except DeviceInUse:
             raise
         except BloomgateError:
@@ -181,8 +183,8 @@ class ServedSlots:
             state.refusal.code = refusal.reason
             state.refusal.key = refusal.conflict_key or 0
         statistics = slot.stats()
-        for place, name in enumerate(SLOT_STATISTICS):
-            state.statistics[place] = statistics.get(name, 0)
+        for place, name in enumerate(SLOT_COUNTERS):
+            state.statistics[place] = statistics[name]
 
     def _conflict_words(self, conflict: Conflict) -> Iterator[int]:
         yield from (

@@ -71,6 +71,8 @@ class Slot(Closing):
         #: Which one it is, from 0.
         self.number = number
         self._closed = False
+        #: What was announced, for :meth:`wait`.
+        self._keys: set[int] = set()
 
     # What backends implement, each an atomic step.
 
@@ -153,7 +155,10 @@ class Slot(Closing):
 
     @abc.abstractmethod
     def stats(self) -> Mapping[str, int]:
-        """Counters of this slot since the device was opened: commits, aborts by reason, dooms, wakes, keys."""
+        """Counters of this slot since the device was opened, by :data:`bloomgate.in_flight.SLOT_COUNTERS`.
+
+        Where there is a clock also validation_clocks. ``device.stats()`` has the totals.
+        """
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -167,6 +172,13 @@ class Slot(Closing):
         The transaction is over then: begin the next one with ``device.published``. Raises TimeoutError. If that is
         because nothing woke the slot, it is not parked any more and the transaction goes on, as after any other
         exception; if what woke it was not published in time, the transaction is over (``announced`` is None).
+
+        A wake counts in ``spurious_wakes`` if nothing that the slot had announced is known to have changed. Its doom
+        names the first key of the commit that hit the slot's filter. If that was announced, it has changed. If not, one
+        behind it may have: then the transaction is not cancelled, but ends with a commit that writes nothing, which
+        validates it, and the wake is spurious if that is a COMMIT. If the doom names no key, because the epoch ended,
+        the floor was raised or a process died while it decided, the wake is spurious. One by the end of the token's
+        time is not.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         before = self.last_wake
@@ -182,6 +194,8 @@ class Slot(Closing):
         wake = self.last_wake
         if wake.sequence == before.sequence:
             raise RequestError("the transaction was cancelled while it waited")
+        if self._is_spurious(self.doomed):
+            self._count_spurious_wake()
         self.cancel()
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         self.device.wait_published(wake.timestamp, left)
@@ -209,6 +223,16 @@ class Slot(Closing):
         timestamp = self.guard(keys)
         self.device.wait_published(timestamp, timeout)
         return timestamp
+
+    def _is_spurious(self, doom: Optional[Doom]) -> bool:
+        """Whether the doom that woke the slot is none. It may end the transaction."""
+        if doom is None or doom.key in self._keys:
+            return False
+        return doom.key is None or self.commit().committed
+
+    @abc.abstractmethod
+    def _count_spurious_wake(self) -> None:
+        """Add 1 to the slot's ``spurious_wakes``."""
 
     @abc.abstractmethod
     def _unpark(self) -> None:

@@ -24,6 +24,7 @@ from bloomgate import (
     open_device,
 )
 from bloomgate.h3 import H3
+from bloomgate.in_flight import FLIGHT_STATISTICS
 from bloomgate.registers import STATISTICS, VERSION
 
 from tests.device_urls import SMALL
@@ -317,11 +318,10 @@ def test_info(backend, small: Device) -> None:
 
 
 def test_statistics(device: Device) -> None:
-    clocks = {"clocks", "busy_clocks"} if device.clock_cycles is not None else set()
-    zero = {name: 0 for name, _ in STATISTICS if name not in clocks}
+    clocks = {"clocks", "busy_clocks", "validation_clocks"}
+    zero = {name: 0 for name, _ in (*STATISTICS, *FLIGHT_STATISTICS) if name not in clocks}
+    assert device.stats().keys() & clocks == (clocks if device.clock_cycles is not None else set())
     without_clocks = {name: value for name, value in device.stats().items() if name not in clocks}
-    if not clocks:
-        del zero["clocks"], zero["busy_clocks"]
     assert without_clocks == zero
     device.commit(snapshot=0, reads=[1, 1, 2], writes=[3, 3], commutes=[4])
     device.commit(snapshot=0, reads=[9])

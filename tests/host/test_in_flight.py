@@ -10,7 +10,7 @@ import pytest
 from bloomgate import Reason, ReferenceSTM, RequestError
 from bloomgate.errors import DeviceInUse, RequestTooLarge
 from bloomgate.h3 import H3
-from bloomgate.in_flight import GRANT_MARGIN, PASSED_OVER, Token, grant_limit
+from bloomgate.in_flight import FLIGHT_STATISTICS, GRANT_MARGIN, PASSED_OVER, SLOT_COUNTERS, Token, grant_limit
 
 from tests.in_flight_devices import PARAMS, SMALL, opened, slots_of
 
@@ -36,6 +36,16 @@ def committed(device, slot, *writes):
     assert verdict.committed
     device.publish(verdict.timestamp)
     return verdict.timestamp
+
+
+def keys_that_hide(hidden, parameters):
+    """Two keys that together have all rows of the hidden one and are not it; and one that has none of theirs."""
+    rows_of = H3(parameters).rows
+    rows = rows_of(hidden)
+    first = next(key for key in range(2, 1 << 16) if rows_of(key)[0] == rows[0] and rows_of(key)[1] != rows[1])
+    second = next(key for key in range(2, 1 << 16) if rows_of(key)[1] == rows[1] and rows_of(key)[0] != rows[0])
+    harmless = next(key for key in range(2, 1 << 16) if not set(rows_of(key)) & {*rows_of(first), *rows_of(second)})
+    return first, second, harmless
 
 
 # -- announcing and doom ------------------------------------------------------------------
@@ -91,17 +101,15 @@ def test_a_falsely_doomed_transaction_commits(kind):
     with opened(kind, CROWDED) as device:
         reader, writer = device.open_slot(), device.open_slot()
         rows_of = H3(device.parameters).rows
-        # Two keys that together have both rows of a third one, which is neither's.
-        third = rows_of(1)
-        first = next(key for key in range(2, 1 << 16) if rows_of(key)[0] == third[0] and rows_of(key)[1] != third[1])
-        second = next(key for key in range(2, 1 << 16) if rows_of(key)[1] == third[1] and rows_of(key)[0] != third[0])
+        third = 1
+        first, second, _ = keys_that_hide(third, device.parameters)
         reader.begin(device.published)
         reader.announce([first, second])
         timestamp = committed(device, writer, 1)
         assert reader.doomed == (1, timestamp)
         assert reader.commit(writes=[first]).timestamp == timestamp + 1
         # And a key with the rows of the one that was announced is not told apart from it, by a commit neither.
-        alias = next(key for key in range(2, 1 << 16) if rows_of(key) == third)
+        alias = next(key for key in range(2, 1 << 16) if rows_of(key) == rows_of(third))
         reader.begin(timestamp)
         reader.announce([alias])
         timestamp = committed(device, writer, 1)
@@ -114,15 +122,12 @@ def test_a_wake_that_nobody_has_looked_at_outlasts_a_refusal(kind):
     """Only who was doomed falsely can be refused then."""
     with opened(kind, CROWDED) as device:
         sleeper, writer, holder = (device.open_slot() for _ in range(3))
-        rows_of = H3(device.parameters).rows
-        rows = rows_of(1)
-        first = next(key for key in range(2, 1 << 16) if rows_of(key)[0] == rows[0] and rows_of(key)[1] != rows[1])
-        second = next(key for key in range(2, 1 << 16) if rows_of(key)[1] == rows[1] and rows_of(key)[0] != rows[0])
-        harmless = next(key for key in range(2, 1 << 16) if not set(rows_of(key)) & {*rows_of(first), *rows_of(second)})
+        third = 1
+        first, second, harmless = keys_that_hide(third, device.parameters)
         sleeper.begin(device.published)
         sleeper.announce([first, second])
         sleeper.park()
-        timestamp = committed(device, writer, 1)
+        timestamp = committed(device, writer, third)
         committed(device, writer, harmless)
         holder.begin(device.published)
         holder.announce([first])
@@ -330,6 +335,93 @@ def test_wait_gives_up_after_its_timeout_and_the_transaction_goes_on(device, mon
         slot.wait()
     assert not slot.parked
     assert slot.commit(writes=[1]).committed
+
+
+def wakes_of(slot, device):
+    """The slot's wakes and the spurious ones, and the same of the device."""
+    return tuple(stats[name] for stats in (slot.stats(), device.stats()) for name in ("wakes", "spurious_wakes"))
+
+
+@pytest.mark.parametrize(
+    ("cause", "spurious"),
+    [("hit", 0), ("false hit", 1), ("false hit and hit", 0), ("reset", 1), ("raise_floor", 1), ("token", 0)],
+)
+def test_a_wake_is_spurious_unless_an_announced_key_has_changed(kind, cause, spurious):
+    with opened(kind, CROWDED) as device:
+        sleeper, writer, holder = slots_of(device)
+        third = 1
+        first, second, harmless = keys_that_hide(third, device.parameters)
+        sleeper.begin(device.published)
+        sleeper.announce([first, second])
+        committed(device, writer, harmless)  # so that a floor makes a difference
+        wakes = []
+        if cause == "token":
+            holder.begin(device.published)
+            holder.announce([first])
+            assert holder.irrevocable(60).committed
+            assert sleeper.commit(writes=[first]).reason is Reason.IRREVOCABLE
+        thread = threading.Thread(target=lambda: wakes.append(sleeper.wait(60)))
+        thread.start()
+        while not sleeper.parked:
+            assert thread.is_alive()
+        if cause == "token":
+            holder.cancel()
+        elif "hit" in cause:
+            # The last key is looked up first.
+            writes = {"hit": [second], "false hit": [third], "false hit and hit": [first, third]}[cause]
+            timestamp = committed(device, writer, *writes)
+        else:
+            getattr(device, cause)()
+        thread.join(60)
+        assert len(wakes) == 1
+        if "hit" in cause:
+            assert wakes == [(1, timestamp)]
+        assert (sleeper.announced, sleeper.doomed, sleeper.parked) == (None, None, False), "the transaction is over"
+        assert wakes_of(sleeper, device) == (1, spurious) * 2
+        # And the next transaction has only keys of its own.
+        others = keys_that_hide(first, device.parameters)[:2]
+        sleeper.begin(device.last_timestamp())
+        sleeper.announce(others)
+        timestamp = committed(device, writer, first)
+        assert sleeper.wait(60) == (2, timestamp)
+        assert wakes_of(sleeper, device) == (2, spurious + 1) * 2
+        assert device.stats()["dooms"] == sleeper.stats()["dooms"] == 1 + (cause != "token")
+
+
+def test_the_device_has_the_totals_of_its_slots(kind):
+    with opened(kind, CROWDED) as device:
+        names = {name for name in device.stats() if "clocks" not in name}
+        before = {name: device.stats()[name] for name, _ in FLIGHT_STATISTICS}
+        assert not any(before.values())
+        for turn in range(2):
+            slots = slots_of(device)
+            reader, sleeper, writer = slots[turn:] + slots[:turn]
+            for slot in (reader, sleeper):
+                slot.begin(device.published)
+                slot.announce([1, 2, 3])
+            sleeper.park()
+            timestamp = committed(device, writer, 3)
+            sleeper.cancel()
+            assert reader.commit(writes=[4]).reason is Reason.CONFLICT
+            assert device.published == timestamp
+            for slot in slots:
+                assert {name for name in slot.stats() if "clocks" not in name} == set(SLOT_COUNTERS)
+            totals = device.stats()
+            assert {name: totals[name] for name in before} == {
+                "dooms": 2 * turn + 2,
+                "wakes": turn + 1,
+                "spurious_wakes": 0,
+                "keys_announced": 6 * turn + 6,
+            }
+            assert set(SLOT_COUNTERS) <= names
+            for name in totals.keys() & slots[0].stats().keys():
+                assert totals[name] == sum(slot.stats()[name] for slot in slots), name
+            for slot in slots:
+                slot.close()
+            after = device.stats()
+            assert {name: after[name] for name in names} == {name: totals[name] for name in names}
+            assert after.get("validation_clocks") == totals.get("validation_clocks") != 0
+        assert totals["commits"] == totals["aborts_conflict"] == 2
 
 
 # -- the token ----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Slots die and are opened again; the sequence numbers of wakes wrap, and so do th
 import random
 
 import pytest
+from bloomgate.h3 import H3
 from bloomgate.in_flight import Token
 from bloomgate.shm.layout import SLOT_CONTROL
 
@@ -22,13 +23,16 @@ GEOMETRIES = (
 )
 #: What must have happened for a run to mean something; it goes on until it has, within limits.
 WANTED = {
-    *("aborts_conflict", "aborts_irrevocable", "aborts_revoked", "aborts_parity", "dooms", "wakes", "guard"),
+    *("aborts_conflict", "aborts_irrevocable", "aborts_revoked", "aborts_parity", "dooms", "guard"),
+    *("wakes", "spurious_wakes", "wait that ended with a commit"),
     *("doomed by a later key", "parked after a refusal"),
     *("epoch ended by a request for the token", "epoch ended when the token came free"),
 }
 #: The step before which the last epoch begins.
 LAST_EPOCH_STEP = 350
 MOST_ROUNDS = 100
+#: For a wait that ends at once.
+WAIT_SECONDS = 60
 #: Few, so that transactions meet.
 KEYS = 16
 
@@ -65,11 +69,25 @@ class Sequence:
     def __init__(self, rng, parameters):
         self.rng = rng
         self.parameters = parameters
+        #: The first so many would have rows of their own.
+        self.pool = rng.sample(range(min(parameters.max_key + 1, 256)), KEYS)
         #: Of each slot: what it has announced.
         self.announced = [[] for _ in range(parameters.slots - 1)]
+        self.rows_of = H3(parameters).rows
+        #: Who waits next, since it has probably been doomed falsely.
+        self.misled = None
 
     def keys(self, most=3):
-        return [self.rng.randrange(KEYS) for _ in range(self.rng.randrange(most + 1))]
+        return [self.rng.choice(self.pool) for _ in range(self.rng.randrange(most + 1))]
+
+    def false_hit(self, number):
+        """A key that has rows of several that the slot has announced, and is none of them; None if there is none."""
+        log = self.announced[number]
+        banks = [set(bank) for bank in zip(*map(self.rows_of, log), strict=True)]
+        hits = [
+            key for key in self.pool if all(row in bank for row, bank in zip(self.rows_of(key), banks, strict=True))
+        ]
+        return next((key for key in hits if log and key not in log), None)
 
     def snapshot(self, specification):
         ago = self.rng.choice((0, 0, 0, 0, 0, 1, 1, 2, 5, 1 << self.parameters.timestamp_bits, -1))
@@ -79,12 +97,21 @@ class Sequence:
         """(which slot or None, name of the method, arguments)."""
         rng, p = self.rng, self.parameters
         number = rng.randrange(len(slots))
+        if self.misled is not None:
+            number, self.misled = self.misled, None
+            if slots[number].doomed is not None:
+                return number, "wait", (WAIT_SECONDS,)
         slot = slots[number]
+        if slot.announced and slot.doomed is None and slot.token is Token.NONE and not slot.parked:
+            key = self.false_hit(number)
+            if key is not None and rng.random() < 0.3:
+                self.misled = number
+                return None, "commit", (specification.last_timestamp(), (), [key])
         if slot.parked:
             # Most sleep on until something wakes them.
             if rng.random() < 0.5:
                 return number, rng.choice(("cancel", "_unpark", "park")), ()
-            return None, "commit", (specification.last_timestamp(), (), [rng.randrange(KEYS)])
+            return None, "commit", (specification.last_timestamp(), (), [rng.choice(self.pool)])
         if rng.random() < 0.2:
             return None, *rng.choice(
                 (
@@ -117,6 +144,8 @@ class Sequence:
         if kind == "token" and slot.token is Token.NONE:
             return number, "request_token", ()
         if kind == "park" and slot.token is not Token.HOLDER:
+            if slot.doomed is not None and rng.random() < 0.7:
+                return number, "wait", (WAIT_SECONDS,)
             return number, "park", ()
         if kind == "cancel" and rng.random() < 0.3:
             return number, "cancel", ()
@@ -129,6 +158,8 @@ class Sequence:
         if epoch_after != epoch and name != "reset" and count < self.parameters.max_count - 1:
             asks = name == "request_token"
             yield "epoch ended by a request for the token" if asks else "epoch ended when the token came free"
+        if name == "wait" and after[number][-1].get("commits", 0) > before[number][-1].get("commits", 0):
+            yield "wait that ended with a commit"
         if name == "park" and before[number][3]:
             yield "parked after a refusal"
         if name == "commit" and number is not None:

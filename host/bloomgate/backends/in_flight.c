@@ -455,6 +455,9 @@ static bool perform(bg_device *device, bg_publication *publication, uint32_t slo
             enter(device, slot, words[i]);
         state->statistics[BG_SLOT_STATISTIC_KEYS_ANNOUNCED] += count;
         return true;
+    case BG_SLOT_COUNT_SPURIOUS_WAKE:
+        state->statistics[BG_SLOT_STATISTIC_SPURIOUS_WAKES]++;
+        return true;
     }
     return true;
 }

@@ -180,7 +180,7 @@ class ModelDevice(Device):
     def stats(self) -> Mapping[str, int]:
         self._require_open()
         with self._lock:
-            return dict(self._statistics)
+            return {**self._statistics, **self._in_flight.totals()}
 
     def reset(self, initial_epoch: int = 0) -> None:
         self._require_epoch(initial_epoch)

@@ -29,12 +29,14 @@ class ModelSlot(Slot):
             flight.cancel(self.number)
             self.device._settle()
             flight.begin(self.number, epoch, count)
+        self._keys.clear()
 
     def announce(self, keys: Sequence[int]) -> None:
         flight = self._flight()
         with self.device._lock:
             self._require_announceable(*self._state(flight), len(flight.log(self.number)), keys)
             flight.announce(self.number, [index(key) for key in keys])
+        self._keys.update(keys)
 
     @property
     def announced(self) -> Optional[int]:
@@ -128,6 +130,11 @@ class ModelSlot(Slot):
                 self.device._in_flight.cancel(self.number)
                 self.device._settle()
             self.device._slot_numbers.give_back(self.number)
+
+    def _count_spurious_wake(self) -> None:
+        flight = self._flight()
+        with self.device._lock:
+            flight.count(self.number, "spurious_wakes", 1)
 
     def _unpark(self) -> None:
         flight = self._flight()

@@ -640,8 +640,19 @@ static void bg_inject_parity_error(bg_device *device, uint32_t table, uint32_t r
     pthread_mutex_unlock(&device->lock);
 }
 
+/* What the device has counted, and behind it what all slots have counted of transactions in flight. */
+static void copy_statistics(const bg_device *device, uint64_t *statistics) {
+    memcpy(statistics, device->statistics, sizeof device->statistics);
+    for (uint32_t i = 0; i < BG_FLIGHT_STATISTICS; i++) {
+        uint64_t *total = &statistics[BG_STATISTICS + i];
+        *total = 0;
+        for (uint32_t slot = 0; slot < device->flight.count; slot++)
+            *total += device->flight.slots[slot].statistics[BG_FIRST_FLIGHT_STATISTIC + i];
+    }
+}
+
 static void bg_stats(bg_device *device, uint64_t *statistics) {
     pthread_mutex_lock(&device->lock);
-    memcpy(statistics, device->statistics, sizeof device->statistics);
+    copy_statistics(device, statistics);
     pthread_mutex_unlock(&device->lock);
 }

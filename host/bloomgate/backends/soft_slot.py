@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from operator import index
 from typing import TYPE_CHECKING, Any, Optional
 
-from bloomgate.backends.soft_source import COMMIT, READ_ONLY, SLOT_OPERATIONS, SLOT_STATISTICS
-from bloomgate.in_flight import Doom, Token, Wake
+from bloomgate.backends.soft_source import COMMIT, READ_ONLY, SLOT_OPERATIONS
+from bloomgate.in_flight import SLOT_COUNTERS, Doom, Token, Wake
 from bloomgate.slots import Slot
 from bloomgate.verdict import KEY_REASONS, Reason, Verdict
 
@@ -37,6 +37,7 @@ class CSlot(Slot):
         self._require_slot_open()
         self.device._require_request(snapshot, (), (), ())
         self._operate("begin", self.device.parameters.epoch_and_count(index(snapshot)))
+        self._keys.clear()
 
     def announce(self, keys: Sequence[int]) -> None:
         self._require_slot_open()
@@ -45,6 +46,7 @@ class CSlot(Slot):
         if answer.refused:
             state = answer.state
             self._require_announceable(bool(state.in_flight), Token(state.token), state.logged, keys)
+        self._keys.update(keys)
 
     @property
     def announced(self) -> Optional[int]:
@@ -103,7 +105,10 @@ class CSlot(Slot):
         return self._timestamp(answer.epoch, answer.last)
 
     def stats(self) -> Mapping[str, int]:
-        return dict(zip(SLOT_STATISTICS, self._operate("state").state.statistics))
+        return dict(zip(SLOT_COUNTERS, self._operate("state").state.statistics))
+
+    def _count_spurious_wake(self) -> None:
+        self._operate("count_spurious_wake")
 
     def _unpark(self) -> None:
         self._operate("unpark")

@@ -5,7 +5,14 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from bloomgate.in_flight import GRANT_MARGIN, OLDEST, PASSED_OVER, SLOT_FILTER_ROWS
+from bloomgate.in_flight import (
+    FLIGHT_STATISTICS,
+    GRANT_MARGIN,
+    OLDEST,
+    PASSED_OVER,
+    SLOT_COUNTERS,
+    SLOT_FILTER_ROWS,
+)
 from bloomgate.parameters import LANES
 from bloomgate.registers import CONFLICT_LOG_ENTRIES, SLOT_PAGE, STATISTICS
 from bloomgate.shm.layout import c_definitions
@@ -21,7 +28,6 @@ __all__ = [
     "NAMES",
     "READ_ONLY",
     "SLOT_OPERATIONS",
-    "SLOT_STATISTICS",
     "source",
     "source_hash",
 ]
@@ -44,19 +50,15 @@ COMMIT = (1 << CODE_BITS) - 2
 #: That code for a request that cannot be put on the wire.
 ILLEGAL = (1 << CODE_BITS) - 1
 
-#: Names of the statistics, in the order of the C array: there is no clock.
-NAMES = tuple(name for name, _ in STATISTICS if name not in ("clocks", "busy_clocks"))
-
-#: What a slot counts, in the order of the C array.
-SLOT_STATISTICS = (
-    "commits",
-    "dooms",
-    "wakes",
-    "keys_announced",
-    *(f"aborts_{reason.name.lower()}" for reason in Reason),
-)
+#: Names of what the device counts itself, in the order of the C array: there is no clock.
+_COUNTED = tuple(name for name, _ in STATISTICS if name not in ("clocks", "busy_clocks"))
+#: Names of the statistics, in the order of copy_statistics() in C: what all slots have counted comes behind.
+NAMES = (*_COUNTED, *(name for name, _ in FLIGHT_STATISTICS))
 #: What a slot can do, by number in C.
-SLOT_OPERATIONS = ("state", "begin", "announce", "commit", "cancel", "park", "unpark", "token", "guard")
+SLOT_OPERATIONS = (
+    *("state", "begin", "announce", "commit", "cancel", "park", "unpark", "token", "guard"),
+    "count_spurious_wake",
+)
 
 #: _GNU_SOURCE: robust mutexes and futexes are not in C11.
 COMPILE_ARGUMENTS = ("-std=c11", "-D_GNU_SOURCE", "-O3", "-pthread", "-Wall", "-Wextra")
@@ -216,22 +218,24 @@ def _definitions() -> str:
         "READ_ONLY": READ_ONLY,
         "COMMIT": COMMIT,
         "ILLEGAL": ILLEGAL,
-        "STATISTICS": len(NAMES),
+        "STATISTICS": len(_COUNTED),
+        "FLIGHT_STATISTICS": len(FLIGHT_STATISTICS),
         "VERDICT_DONE": f"{_VERDICT['DONE'].mask}u",
         "VERDICT_COMMITTED": f"{_VERDICT['COMMITTED'].mask}u",
         "VERDICT_REASON_SHIFT": _VERDICT["REASON"].lsb,
         "VERDICT_REQUEST_SHIFT": _VERDICT["REQUEST"].lsb,
         **{f"REASON_{reason.name}": int(reason) for reason in Reason},
-        **{f"STATISTIC_{name.upper()}": index for index, name in enumerate(NAMES)},
+        **{f"STATISTIC_{name.upper()}": index for index, name in enumerate(_COUNTED)},
         "CONFLICT_LOG_ENTRIES": CONFLICT_LOG_ENTRIES,
         "GRANT_MARGIN": GRANT_MARGIN,
         "LANES": LANES,
         "OLDEST": OLDEST,
         "PASSED_OVER": PASSED_OVER,
         "SLOT_FILTER_ROWS": SLOT_FILTER_ROWS,
-        "SLOT_STATISTICS": len(SLOT_STATISTICS),
+        "SLOT_STATISTICS": len(SLOT_COUNTERS),
+        "FIRST_FLIGHT_STATISTIC": SLOT_COUNTERS.index(FLIGHT_STATISTICS[0][0]),
         **{f"SLOT_{name.upper()}": index for index, name in enumerate(SLOT_OPERATIONS)},
-        **{f"SLOT_STATISTIC_{name.upper()}": index for index, name in enumerate(SLOT_STATISTICS)},
+        **{f"SLOT_STATISTIC_{name.upper()}": index for index, name in enumerate(SLOT_COUNTERS)},
     }
     lines = [f"#define BG_{name} {value}" for name, value in values.items()]
     # Tests compile with a macro that stops or kills the process at named points; else they are nothing.

@@ -233,7 +233,7 @@ static int bg_segment_inject(bg_segment *segment, uint32_t table, uint32_t row, 
 static int bg_segment_stats(bg_segment *segment, uint64_t *statistics, uint64_t ns) {
     if (!take_mutex(segment, ns))
         return 0;
-    memcpy(statistics, segment->device->statistics, sizeof segment->device->statistics);
+    copy_statistics(segment->device, statistics);
     give_mutex(segment);
     return 1;
 }
