@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from bloomgate import aio, stm
 from bloomgate.stm import TVar, atomic, check, irrevocable, on_commit
+from bloomgate.stm.runtime import runtime
 
 from tests.stm import asyncio_programs
 from tests.stm.core_cases import LIMIT, together
@@ -499,6 +500,7 @@ def test_closing_lets_the_running_end_and_drops_the_rest(soft) -> None:
     loop.close()
     assert x.value == 1
     assert not log
+    assert not runtime.waiting.sleepers
     never.value = 1
     with pytest.raises(RuntimeError, match="closed"):
         loop.call_soon(running)

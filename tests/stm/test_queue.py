@@ -1,14 +1,20 @@
 """TransactionQueue: all calls, once each, as if one after the other."""
 
+import contextlib
 import functools
+import itertools
+import signal
 import threading
 
 import pytest
 from bloomgate import stm
-from bloomgate.stm import TransactionQueue, TVar, atomic
+from bloomgate.stm import TQueue, TransactionQueue, TVar, atomic, in_place
+from bloomgate.stm.context import here
 from bloomgate.stm.runtime import runtime
+from bloomgate.stm.workers import Workers
 
 from tests.stm.core_cases import LIMIT, raises, together
+from tests.stm.test_interruption import Injector, Killed, lines_of
 
 
 def test_every_call_runs_once(device, backend) -> None:
@@ -226,6 +232,58 @@ def test_ordered(soft) -> None:
     assert log == [0, 1, 2, 3, 4, 10, 11, 12]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_calls_wait_for_calls_behind_them(soft, threads: int) -> None:
+    """More than there are threads: by retry, with and without a timeout, and in a container."""
+    queue, x, jobs = TransactionQueue(threads=threads), TVar(0), TQueue()
+    for _ in range(3):
+        queue.add(lambda: stm.check(x.value))
+        queue.add(atomic(timeout=LIMIT)(lambda: stm.check(x.value)))
+        queue.add(jobs.get)
+    queue.add(lambda: [jobs.put(number) for number in range(3)])
+    queue.add(lambda: queue.add(setattr, x, "value", 1))
+    together(queue.run)
+    assert (len(queue), queue.executed(), len(jobs)) == (0, 12, 0)
+    assert not runtime.waiting.sleepers
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_what_no_call_changes_another_thread_may_change(soft, ordered: bool) -> None:
+    queue, x, log = TransactionQueue(threads=2, ordered=ordered), TVar(0), []
+
+    def wait() -> None:
+        stm.check(x.value)
+        stm.on_commit(log.append, "waited")
+
+    def change() -> None:
+        sleeping = threading.Event()
+        for _ in range(1000 * LIMIT):
+            if runtime.waiting.sleepers:
+                break
+            sleeping.wait(0.001)
+        x.value = 1
+
+    queue.add(wait)
+    queue.add(atomic(lambda: stm.on_commit(log.append, "behind")))
+    together(queue.run, change)
+    assert sorted(log) == ["behind", "waited"]
+    assert not ordered or log == ["waited", "behind"]
+
+
+def test_an_exception_ends_what_waits_without_a_thread(soft) -> None:
+    queue, x = TransactionQueue(threads=1), TVar(0)
+
+    def fail() -> None:
+        raise KeyError
+
+    queue.add(lambda: stm.check(x.value))
+    queue.add(fail)
+    queue.add(print)
+    together(lambda: raises(KeyError, queue.run))
+    assert (len(queue), queue.executed()) == (2, 0)
+    assert not runtime.waiting.sleepers
+
+
 def test_calls_really_run_at_the_same_time(soft) -> None:
     queue, both = TransactionQueue(threads=2), threading.Barrier(2)
     queue.add(both.wait, LIMIT)
@@ -245,3 +303,167 @@ def test_misuse(soft) -> None:
     queue.add(queue.run)
     with pytest.raises(stm.TransactionError):
         queue.run()
+    queue.add(lambda: stm.on_commit(queue.run))
+    with pytest.raises(stm.TransactionError, match="running already"):
+        queue.run()
+
+
+def test_what_does_nothing_when_it_is_called_is_refused(soft) -> None:
+    queue = TransactionQueue()
+
+    async def coroutine() -> None:
+        """Would never be awaited."""
+
+    async def asynchronous_generator():
+        yield
+
+    def generator():
+        yield
+
+    for function in (coroutine, atomic(coroutine), asynchronous_generator, generator, functools.partial(coroutine)):
+        with pytest.raises(TypeError, match="add\\(\\) needs a function that does its work when it is called"):
+            queue.add(function)
+    assert len(queue) == 0
+
+
+# Interruptions.
+
+
+class Tree:
+    """Calls that put in calls, and leave their names with what they change."""
+
+    NAMES = ("a", "b", "c", "aa", "ba", "ca")
+
+    def __init__(self, threads: int) -> None:
+        self.queue = TransactionQueue(threads=threads)
+        self.done = TVar(())
+        for name in self.NAMES[:3]:
+            self.queue.add(self.call, name)
+
+    def call(self, name: str) -> None:
+        if len(name) == 1:
+            self.queue.add(self.call, name + "a")
+        stm.commute(self.done, "append", name)
+
+    def check(self) -> None:
+        """Each call has been executed once, or is in the queue."""
+        names = self.done.value
+        assert len(set(names)) == len(names) == self.queue.executed()
+        assert {name for _, (name,) in self.queue._calls.values()} == (
+            {*"abc"} | {name + "a" for name in names if len(name) == 1}
+        ).difference(names)
+
+
+@pytest.mark.parametrize(("threads", "patience"), [(1, 0), (2, 1000)], ids=["in place", "ordinary"])
+def test_an_interruption_at_every_line_loses_no_call(soft, monkeypatch, threads: int, patience: int) -> None:
+    """In the thread that calls run()."""
+    monkeypatch.setattr(in_place, "PATIENCE", patience)
+    interrupted = 0
+
+    def interrupt() -> None:
+        nonlocal interrupted
+        for at in range(1, lines_of(Tree(threads).queue.run) + 1):
+            tree, injector = Tree(threads), Injector(at)
+            try:
+                with injector:
+                    tree.queue.run()
+            except Killed:
+                interrupted += 1
+            try:
+                tree.check()
+                tree.queue.run()
+                tree.check()
+            except AssertionError as error:
+                raise AssertionError(injector.where) from error
+            assert len(tree.queue) == 0
+            here.context().patience = 0
+
+    # In a thread that is as patient as the others afterwards.
+    together(interrupt)
+    assert interrupted > 100
+
+
+# A thread that is killed while it has no call says so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_killed_thread_loses_no_call(soft) -> None:
+    """An exception at a line that another thread than that of run() comes to."""
+    killed, runner = set(), threading.current_thread()
+
+    def leave_it_to_the_other(tree: Tree, injector: Injector) -> None:
+        sleeping = threading.Event()
+        for _ in range(100):
+            if threading.current_thread() is not runner or injector.where or len(tree.queue) == 1:
+                break
+            sleeping.wait(0.001)
+
+    for at in itertools.islice(itertools.cycle(range(1, 300, 7)), 1000):
+        tree, injector = Tree(2), Injector(at)
+        threading.settrace(injector)
+        try:
+            with contextlib.suppress(Killed):
+                tree.queue.add(leave_it_to_the_other, tree, injector)
+                tree.queue.run()
+        finally:
+            threading.settrace(None)
+        tree.queue.run()
+        names = tree.done.value
+        assert sorted(names) == sorted(tree.NAMES), injector.where
+        assert (tree.queue.executed(), len(tree.queue)) == (len(names) + 1, 0), injector.where
+        killed.add(injector.where)
+        if len(killed) > 20:
+            break
+    assert len(killed) > 20
+    assert stm.stats()["commits"] > 0, "its counters are whole"
+
+
+def test_a_call_that_is_interrupted_stays(soft) -> None:
+    queue, x, interrupted = TransactionQueue(threads=1), TVar(0), []
+
+    def call() -> None:
+        x.value += 1
+        if not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+
+    queue.add(call)
+    with pytest.raises(KeyboardInterrupt):
+        queue.run()
+    assert (x.value, len(queue), queue.executed()) == (0, 1, 0)
+    queue.run()
+    assert (x.value, len(queue), queue.executed()) == (1, 0, 1)
+
+
+def test_an_impatient_user(soft) -> None:
+    """Ctrl-C while a call in another thread comes to its end; then run() again."""
+    queue, x, both, go = TransactionQueue(threads=2), TVar(0), threading.Barrier(2), threading.Event()
+    entered, interrupted = [], threading.Event()
+
+    def call() -> None:
+        both.wait(LIMIT)
+        if threading.current_thread() is threading.main_thread():
+            raise KeyError
+        entered.append(True)
+        for _ in range(1000 * LIMIT):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            if interrupted.wait(0.001):
+                break
+        assert go.wait(LIMIT)
+        x.value += 1
+
+    def handler(number, frame) -> None:
+        while frame is not None and not interrupted.is_set():
+            if frame.f_code is Workers.close.__code__:
+                interrupted.set()
+                raise KeyboardInterrupt
+            frame = frame.f_back
+
+    queue.add(call)
+    queue.add(call)
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            queue.run()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    together(queue.run, go.set)
+    assert (x.value, len(entered), len(queue), queue.executed()) == (1, 1, 0, 1)

@@ -62,7 +62,6 @@ class Context:
             global _numbers
             _numbers += 1
             self.number = _numbers
-            contexts[self.number] = self
             _fold()
         #: threading.get_ident()
         self.thread = threading.get_ident()
@@ -78,6 +77,8 @@ class Context:
         for name in COUNTERS:
             setattr(self, name, 0)
         snapshots[self.number] = IDLE
+        # Last, because an exception can come before.
+        contexts[self.number] = self
 
 
 class _Here(threading.local):
@@ -100,12 +101,17 @@ class _Here(threading.local):
 class _Owner:
     """Lives as long as its thread, and then hands the counters over."""
 
+    context: Context
+
     def __init__(self) -> None:
-        self.context = Context()
         # Kept here, because at the end of the interpreter this module may be cleared first.
         self._tables = (snapshots, contexts, _finished)
+        self.context = Context()
 
     def __del__(self) -> None:
+        if "context" not in self.__dict__:
+            # An exception came in the middle of __init__.
+            return
         snapshots, contexts, finished = self._tables
         number = self.context.number
         snapshots.pop(number, None)

@@ -35,20 +35,6 @@ class Cancellation:
         for wake in wakers:
             wake()
 
-    @contextmanager
-    def joined(self, other: Cancellation) -> Iterator[Cancellation]:
-        """One that each of the two cancels, during a ``with`` block."""
-        either = Cancellation()
-        for one in (self, other):
-            one._watch(either.cancel)
-        try:
-            if self.cancelled or other.cancelled:
-                either.cancel()
-            yield either
-        finally:
-            for one in (self, other):
-                one._forget(either.cancel)
-
     def _check(self) -> None:
         if self._cancelled:
             raise Cancelled("the transaction was cancelled while it waited")
@@ -58,8 +44,10 @@ class Cancellation:
             self._wakers.append(wake)
 
     def _forget(self, wake: Callable[[], object]) -> None:
+        """Idempotent."""
         with self._lock:
-            self._wakers.remove(wake)
+            if wake in self._wakers:
+                self._wakers.remove(wake)
 
 
 class Limits(NamedTuple):
@@ -76,13 +64,25 @@ NO_LIMITS = Limits()
 class Allowance:
     """What is left of its limits to one call of a transaction, in all its attempts."""
 
-    __slots__ = ("_cancel", "_deadline", "_timeout", "parks")
+    __slots__ = ("_cancels", "_deadline", "_timeout", "parks", "serialises")
 
-    def __init__(self, limits: Limits = NO_LIMITS, *, parks: bool = False) -> None:
-        self._timeout, self._cancel = limits
+    def __init__(
+        self,
+        limits: Limits = NO_LIMITS,
+        stop: Optional[Cancellation] = None,
+        *,
+        parks: bool = False,
+        serialises: bool = False,
+    ) -> None:
+        """``stop``: ends its waiting as well as the cancellation among the limits."""
+        self._timeout = limits.timeout
+        #: None among them: nobody.
+        self._cancels = (limits.cancel, stop)
         self._deadline: Optional[float] = None
         #: Whether ``retry`` shall raise :class:`~bloomgate.stm.errors.Parked` instead of keeping the thread.
         self.parks = parks
+        #: Whether :class:`~bloomgate.stm.errors.Serialise` may be raised.
+        self.serialises = serialises
 
     def deadline(self, timeout: Optional[float] = None) -> Optional[float]:
         """Until when to wait (time.monotonic(), seconds), counted from the first wait of the call; None: for ever.
@@ -107,22 +107,23 @@ class Allowance:
 
     def watch(self, wake: Callable[[], object]) -> Callable[[], object]:
         """Have a cancellation call ``wake`` from now on, until what is returned is called."""
-        cancel = self._cancel
-        if cancel is None:
-            return _nothing
-        cancel._watch(wake)
-        return lambda: cancel._forget(wake)
+        for cancel in self._cancels:
+            if cancel is not None:
+                cancel._watch(wake)
+        return lambda: self._forget(wake)
+
+    def _forget(self, wake: Callable[[], object]) -> None:
+        for cancel in self._cancels:
+            if cancel is not None:
+                cancel._forget(wake)
 
     @property
     def cancelled(self) -> bool:
         """Whether waiting has been cancelled."""
-        return self._cancel is not None and self._cancel.cancelled
+        return any(cancel is not None and cancel.cancelled for cancel in self._cancels)
 
     def check(self) -> None:
         """Raise :class:`~bloomgate.stm.Cancelled` if that has happened."""
-        if self._cancel is not None:
-            self._cancel._check()
-
-
-def _nothing() -> None:
-    """No cancellation, nothing to forget."""
+        for cancel in self._cancels:
+            if cancel is not None:
+                cancel._check()

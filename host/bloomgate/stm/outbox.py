@@ -83,7 +83,7 @@ def serial() -> None:
     tx = here.tx
     if isinstance(tx, Turn):
         return
-    if tx is None or here.allowance is None or not here.allowance.parks:
+    if tx is None or here.allowance is None or not here.allowance.serialises:
         raise TransactionError("serial() must be called in a transaction that an event loop runs")
     if tx.irrevocable:
         raise TransactionError("serial() must come before irrevocable(), which promises that nothing is run again")
