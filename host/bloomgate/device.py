@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 __all__ = ["Device", "DeviceInfo"]
 
 
+#: Ticks of the watchdog that a call can be about.
+MAX_TICKS = (1 << 32) - 1
+
+
 @dataclass(frozen=True)
 class DeviceInfo:
     """What a device is."""
@@ -151,7 +155,11 @@ class Device(Closing):
         raise DeviceUnavailable(f"{self.info().backend}: has no in-flight filters")
 
     def conflicts(self) -> Sequence[Conflict]:
-        """Take what has been written to the conflict log since the last call, by timestamp and loser."""
+        """Take what has been written to the conflict log since the last call, by timestamp and loser.
+
+        The winner is a slot with a transaction in flight; for a commit without one, by :meth:`commit` or a queue pair,
+        it is None, but on ``shm:`` the slot of the segment that it came from.
+        """
         raise DeviceUnavailable(f"{self.info().backend}: has no in-flight filters")
 
     def revoke_token(self) -> Optional[int]:
@@ -159,11 +167,16 @@ class Device(Closing):
         raise DeviceUnavailable(f"{self.info().backend}: has no in-flight filters")
 
     def set_token_watchdog(self, ticks: int) -> None:
-        """Revoke a token that has been held for so many ticks; 0, as when the device is opened: never."""
+        """Revoke a token that has been held for so many ticks; 0, as when the device is opened: never.
+
+        Raises :class:`~bloomgate.errors.ParameterError` for what is no number of ticks.
+        """
         raise DeviceUnavailable(f"{self.info().backend}: has no in-flight filters")
 
     def tick(self, ticks: int = 1) -> None:
-        """Let time pass for the watchdog, on a device without a clock."""
+        """Let time pass for the watchdog: on every device only this does. Raises
+        :class:`~bloomgate.errors.ParameterError` for what is no number of ticks.
+        """
         raise DeviceUnavailable(f"{self.info().backend}: has no in-flight filters")
 
     @property
@@ -230,6 +243,11 @@ class Device(Closing):
             raise ParameterError(
                 f"initial_epoch must be an integer from 0 to {(1 << EPOCH_BITS) - 1}, not {initial_epoch!r}"
             )
+
+    @staticmethod
+    def _require_ticks(ticks: int) -> None:
+        if not _within(ticks, MAX_TICKS):
+            raise ParameterError(f"ticks must be an integer from 0 to {MAX_TICKS}, not {ticks!r}")
 
     def _require_word(self, table: int, row: int) -> None:
         for name, value, size in (("table", table, self.parameters.K), ("row", row, self.parameters.D)):

@@ -403,10 +403,12 @@ class ProgrammedIODevice(Device):
 
     def set_token_watchdog(self, ticks: int) -> None:
         self._require_flight()
+        self._require_ticks(ticks)
         self._flight.set_watchdog(ticks)
 
     def tick(self, ticks: int = 1) -> None:
         self._require_flight()
+        self._require_ticks(ticks)
         self._flight.tick(ticks)
 
     def _require_flight(self) -> None:

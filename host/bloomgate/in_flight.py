@@ -102,7 +102,7 @@ class Wake(NamedTuple):
 class Conflict(NamedTuple):
     """An entry of the conflict log: somebody was doomed or refused."""
 
-    #: The slot that committed, or that holds the token; None when it is not known.
+    #: The slot that committed, or that holds the token; None when it is not known. See ``Device.conflicts``.
     winner: Optional[int]
     #: The slot that was doomed or refused.
     loser: int

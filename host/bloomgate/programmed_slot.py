@@ -94,9 +94,7 @@ class ProgrammedSlot(Slot):
 
     def commit(self, *, reads: Sequence[int] = (), writes: Sequence[int] = (), commutes: Sequence[int] = ()) -> Verdict:
         in_flight, token = self._state()
-        self._require_in_flight(in_flight)
-        self._require_not_waiting(token)
-        self._require_keys(self._announced, reads, writes, commutes)
+        self._require_committable(in_flight, token, self._announced, reads, writes, commutes)
         verdict: Optional[Verdict] = None
         try:
             if len(reads):

@@ -246,7 +246,8 @@ class Slot(Closing):
     def _wait_until_answered(self, timeout: Optional[float]) -> bool:
         """Block until the slot does not wait for the token; false after ``timeout`` seconds."""
 
-    # What the state of a transaction allows.
+    # What is allowed. The keys are looked at first, then the state of the transaction, then whether there is room for
+    # them: so whoever does several things wrong at once gets the same exception on every device.
 
     def _require_slot_open(self) -> None:
         if self._closed:
@@ -263,11 +264,26 @@ class Slot(Closing):
             raise RequestError("the slot has asked for the token: wait for the answer, or cancel()")
 
     def _require_announceable(self, in_flight: bool, token: Token, announced: int, keys: Sequence[int]) -> None:
+        self._require_keys(0, keys)
         self._require_in_flight(in_flight)
         self._require_not_waiting(token)
         if token is Token.HOLDER:
             raise RequestError("the holder of the token guards its keys, it does not announce them")
         self._require_keys(announced, keys)
+
+    def _require_committable(
+        self,
+        in_flight: bool,
+        token: Token,
+        announced: int,
+        reads: Sequence[int],
+        writes: Sequence[int],
+        commutes: Sequence[int],
+    ) -> None:
+        self._require_keys(0, reads, writes, commutes)
+        self._require_in_flight(in_flight)
+        self._require_not_waiting(token)
+        self._require_keys(announced, reads, writes, commutes)
 
     def _require_no_token(self, in_flight: bool, token: Token) -> None:
         self._require_in_flight(in_flight)

@@ -122,7 +122,8 @@ with bloomgate.open_device(sys.argv[1]) as device:
     print(stale.reason.name, stale.conflict_key)
     device.publish(first.timestamp)
     print(device.published, device.commit(snapshot=device.published, reads=[2]))
-    for refused in (device.reset, device.raise_floor, lambda: device.inject_parity_error(0, 0), device.open_slot):
+    for refused in (device.reset, device.raise_floor, lambda: device.inject_parity_error(0, 0), device.open_slot,
+                    device.conflicts, device.revoke_token, device.tick):
         try:
             refused()
         except bloomgate.DeviceUnavailable as error:
@@ -147,7 +148,12 @@ def test_one_slot(board, python):
         "1 Verdict(committed=True, timestamp=None, reason=None, conflict_key=None)",
         *(
             f"{name}() is for the owner of page 0; this device is slot 3 alone"
-            for name in ("reset", "raise_floor", "inject_parity_error", "open_slot")
+            for name in ("reset", "raise_floor", "inject_parity_error")
+        ),
+        *(
+            f"{name}() is for the owner of page 0; this device is slot 3 alone; open the whole device as uio:, for one"
+            " process, or as shm: with bloomgate serve, for several"
+            for name in ("open_slot", "conflicts", "revoke_token", "tick")
         ),
         "too large 2 1",
         "0",  # the last verdict on the slot's page was on a request that only read

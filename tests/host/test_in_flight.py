@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from bloomgate import Reason, ReferenceSTM, RequestError
-from bloomgate.errors import DeviceInUse, RequestTooLarge
+from bloomgate.device import MAX_TICKS
+from bloomgate.errors import DeviceClosed, DeviceInUse, KeyRangeError, ParameterError, RequestTooLarge
 from bloomgate.h3 import H3
 from bloomgate.in_flight import FLIGHT_STATISTICS, GRANT_MARGIN, PASSED_OVER, SLOT_COUNTERS, Token, grant_limit
 
@@ -803,6 +804,67 @@ def test_misuse_is_refused_with_one_clear_error(device):
     other.cancel()
     with pytest.raises(RequestError, match="no transaction has begun"):
         other.commit()
+
+
+def test_of_two_misuses_at_once_the_same_one_is_refused_everywhere(kind):
+    """The keys come first, then the state of the transaction, then the room that announced keys have left."""
+    with opened(kind, CROWDED) as device:
+        idle, holder, asking = slots_of(device)
+        for slot in (holder, asking):
+            slot.begin(device.published)
+            slot.announce([1])
+            slot.request_token()
+        assert (holder.token, asking.token) == (Token.HOLDER, Token.WAITING)
+        most = device.parameters.aperture_depth
+        bad = {KeyRangeError: [1, -1], RequestTooLarge: [1] * (most + 1)}
+        for slot, calls in (
+            (idle, (slot_call("announce"), slot_call("guard"), slot_call("commit", "writes"))),
+            (holder, (slot_call("announce"),)),
+            (asking, (slot_call("announce"), slot_call("guard"), slot_call("commit", "reads"))),
+        ):
+            for call in calls:
+                for error, keys in bad.items():
+                    with pytest.raises(error):
+                        call(slot, keys)
+        for slot, call, message in (
+            (idle, slot_call("commit", "writes"), "no transaction has begun"),
+            (asking, slot_call("announce"), "has asked for the token"),
+            (asking, slot_call("commit", "reads"), "has asked for the token"),
+        ):
+            with pytest.raises(RequestError, match=message) as refused:
+                call(slot, [1] * most)  # no room behind what was announced
+            assert refused.type is RequestError
+        idle.begin(device.published)
+        idle.announce([1])
+        with pytest.raises(RequestTooLarge):
+            idle.announce([1] * most)
+        idle.close()
+        for call in (slot_call("announce"), slot_call("guard"), slot_call("commit", "writes")):
+            with pytest.raises(DeviceClosed):
+                call(idle, [-1])
+        with pytest.raises(DeviceClosed):
+            idle.begin(-1)
+
+
+def slot_call(name, keyword=None):
+    return lambda slot, keys: getattr(slot, name)(**{keyword: keys}) if keyword else getattr(slot, name)(keys)
+
+
+def test_what_is_no_number_of_ticks_is_refused(kind):
+    with opened(kind, CROWDED) as device:
+        holder = device.open_slot()
+        holder.begin(device.published)
+        holder.request_token()
+        device.set_token_watchdog(10)
+        for ticks in (-1, 1 << 32, 1.5, "1", None):
+            for call in (device.set_token_watchdog, device.tick):
+                with pytest.raises(ParameterError, match=f"^ticks must be an integer from 0 to {MAX_TICKS}, not"):
+                    call(ticks)
+        device.tick(9)
+        assert holder.token is Token.HOLDER, "nothing has happened"
+        device.set_token_watchdog(MAX_TICKS)
+        device.tick(MAX_TICKS)
+        assert holder.token is Token.REVOKED
 
 
 def test_the_example_of_the_documentation(capsys):

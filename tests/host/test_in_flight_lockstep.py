@@ -7,7 +7,7 @@ import random
 
 import pytest
 from bloomgate.h3 import H3
-from bloomgate.in_flight import Token
+from bloomgate.in_flight import Token, grant_limit
 from bloomgate.shm.layout import SLOT_CONTROL
 
 from tests.in_flight_devices import PARAMS, SERVED_GATEWARE, SMALL, opened, slots_of
@@ -102,6 +102,18 @@ class Sequence:
             if slots[number].doomed is not None:
                 return number, "wait", (WAIT_SECONDS,)
         slot = slots[number]
+        tokens = [each.token for each in slots]
+        left = grant_limit(p.max_count) - p.epoch_and_count(specification.last_timestamp())[1]
+        asks = slot.announced is not None and slot.token is Token.NONE and not slot.parked
+        if 0 < left <= 3 and Token.HOLDER not in tokens and asks and rng.random() < 0.5:
+            return number, "request_token", ()
+        if left <= 0 and Token.HOLDER in tokens and rng.random() < 0.5:
+            # So that the epoch ends when the token comes free.
+            if Token.WAITING in tokens:
+                name, *arguments = rng.choice((("commit", [], self.keys(), []), ("cancel",), ("die",)))
+                return tokens.index(Token.HOLDER), name, arguments
+            if asks:
+                return number, "request_token", ()
         if slot.announced and slot.doomed is None and slot.token is Token.NONE and not slot.parked:
             key = self.false_hit(number)
             if key is not None and rng.random() < 0.3:

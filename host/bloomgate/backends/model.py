@@ -226,11 +226,13 @@ class ModelDevice(Device):
 
     def set_token_watchdog(self, ticks: int) -> None:
         self._require_open()
+        self._require_ticks(ticks)
         with self._lock:
             self._in_flight.set_watchdog(ticks)
 
     def tick(self, ticks: int = 1) -> None:
         self._require_open()
+        self._require_ticks(ticks)
         with self._lock:
             self._in_flight.tick(ticks)
             self._settle()

@@ -53,10 +53,8 @@ class ModelSlot(Slot):
     def commit(self, *, reads: Sequence[int] = (), writes: Sequence[int] = (), commutes: Sequence[int] = ()) -> Verdict:
         flight = self._flight()
         with self.device._lock:
-            in_flight, token = self._state(flight)
-            self._require_in_flight(in_flight)
-            self._require_not_waiting(token)
-            self._require_keys(len(flight.log(self.number)), reads, writes, commutes)
+            announced = len(flight.log(self.number))
+            self._require_committable(*self._state(flight), announced, reads, writes, commutes)
             return self.device._decide_slot(
                 self.number, [index(key) for key in reads], [index(key) for key in (*writes, *commutes)]
             )

@@ -197,6 +197,7 @@ class ShmDevice(Device):
 
     def set_token_watchdog(self, ticks: int) -> None:
         self._require_open()
+        self._require_ticks(ticks)
         if self.segment.has_server:
             self.port.call(Command.WATCHDOG, ticks)
         else:
@@ -204,6 +205,7 @@ class ShmDevice(Device):
 
     def tick(self, ticks: int = 1) -> None:
         self._require_open()
+        self._require_ticks(ticks)
         if self.segment.has_server:
             self.port.call(Command.TICK, ticks)
         else:

@@ -60,9 +60,7 @@ class ShmSlot(CSlot):
 
     def commit(self, *, reads: Sequence[int] = (), writes: Sequence[int] = (), commutes: Sequence[int] = ()) -> Verdict:
         state = self._operate("state").state
-        self._require_in_flight(bool(state.in_flight))
-        self._require_not_waiting(Token(state.token))
-        self._require_keys(state.logged, reads, writes, commutes)
+        self._require_committable(bool(state.in_flight), Token(state.token), state.logged, reads, writes, commutes)
         self._queue.settle(self.port.publication.publish)
         verdict = self._queue.commit(snapshot=self._snapshot, reads=reads, writes=writes, commutes=commutes)
         if verdict.timestamp is not None:

@@ -210,9 +210,13 @@ class SoftDevice(Device):
         return None if holder == NOBODY else holder
 
     def set_token_watchdog(self, ticks: int) -> None:
+        self._require_open()
+        self._require_ticks(ticks)
         self.module.lib.bg_token_watchdog(self.state(), ticks)
 
     def tick(self, ticks: int = 1) -> None:
+        self._require_open()
+        self._require_ticks(ticks)
         timestamps = self.module.ffi.new("uint64_t[2]")
         self.module.lib.bg_tick(self.state(), ticks, timestamps)
         self._note_epoch_end(timestamps)

@@ -142,9 +142,8 @@ class SoftSlot(CSlot):
         sets = [[index(key) for key in keys] for keys in (reads, writes, commutes)]
         answer = self._operate("commit", [*map(len, sets), *sets[0], *sets[1], *sets[2]])
         if answer.refused:
-            self._require_in_flight(bool(answer.state.in_flight))
-            self._require_not_waiting(Token(answer.state.token))
-            self._require_keys(answer.state.logged, *sets)
+            state = answer.state
+            self._require_committable(bool(state.in_flight), Token(state.token), state.logged, *sets)
         verdict = self._verdict(answer.verdict)
         if verdict.timestamp is not None:
             self.device._publication.assigned(verdict.timestamp)

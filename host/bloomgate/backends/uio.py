@@ -25,7 +25,7 @@ A process with one slot does not see page 0, so it knows less:
   commits of others hold it back, which costs aborts and never correctness. Processes that share data need a
   publication that they share too.
 * Queue pairs need the kernel module: only page 0 can give a slot its window.
-* ``reset``, ``raise_floor``, ``inject_parity_error`` and ``open_slot`` raise
+* ``reset``, ``raise_floor``, ``inject_parity_error``, and ``open_slot`` with all that belongs to it, raise
   :class:`~bloomgate.errors.DeviceUnavailable`, and ``stats`` counts this slot's verdicts.
 """
 
@@ -370,7 +370,23 @@ class UioSlotDevice(Device):
         self._refuse("inject_parity_error")
 
     def open_slot(self, number: Optional[int] = None) -> Slot:
-        self._refuse("open_slot")
+        self._refuse("open_slot", self._whole_device)
+
+    def conflicts(self) -> NoReturn:
+        self._refuse("conflicts", self._whole_device)
+
+    def revoke_token(self) -> NoReturn:
+        self._refuse("revoke_token", self._whole_device)
+
+    def set_token_watchdog(self, ticks: int) -> None:
+        self._refuse("set_token_watchdog", self._whole_device)
+
+    def tick(self, ticks: int = 1) -> None:
+        self._refuse("tick", self._whole_device)
+
+    @property
+    def _whole_device(self) -> str:
+        return f"; open the whole device as {self._way}:, for one process, or as shm: with bloomgate serve, for several"
 
     def close(self) -> None:
         try:
