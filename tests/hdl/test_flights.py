@@ -417,3 +417,48 @@ def test_an_announced_key_of_bad_parity_is_not_taken_as_read(core, place):
         assert await core.verdict(0) == Verdict(False, None, Reason.PARITY, 0x50 + place)
 
     core.run(bench, clocks=500)
+
+
+def test_nobody_holds_the_token_of_an_epoch_that_a_reset_has_ended(core):
+    """Who waits for it may be granted it when the reset takes it from its holder, while other requests are decided."""
+    p = Parameters(K=1, D=16, timestamp_bits=8, key_bits=8, slots=6, aperture_depth=32)
+    core = core(p)
+    submit = SLOT_PAGE.register("SUBMIT")
+    outcomes = set()
+
+    async def bench():
+        for others, delay in ((0, 0), *((p.slots - 2, delay) for delay in range(0, 40, 5))):
+            await core.ready()
+            snapshot = p.timestamp(await core.control("EPOCH"), await core.control("COUNT"))
+            for slot in (0, 1):
+                await core.write(1 + slot, SLOT_PAGE.register("DISCARD"), 1)
+                await core.fill(slot, snapshot)
+                await announce(core, slot)
+                await core.write(1 + slot, submit, submit["KIND"].insert(RequestKind.TOKEN))
+                while not (await core.control("STATUS"))["SETTLED"]:
+                    pass
+            assert (await flight(core, 0))["HOLDER"]
+            assert (await flight(core, 1))["TOKEN_WAITING"]
+            done = len(core.decided)
+            for slot in range(2, 2 + others):
+                await core.fill(slot, snapshot, reads=range(31), writes=[7])
+            for slot in range(2, 2 + others):
+                await core.submit(slot)
+            for _ in range(delay):
+                await core.step()
+            await core.command("SOFT_RESET")
+            await core.wait(done + others + 1)
+            await core.ready()
+            while not (await core.control("STATUS"))["SETTLED"]:
+                pass
+            assert (await flight(core, 0))["REVOKED"]
+            state = await flight(core, 1)
+            assert not state["HOLDER"]
+            assert not state["TOKEN_WAITING"]
+            verdict = await core.verdict(1)
+            assert verdict.committed == bool(state["REVOKED"])
+            assert verdict.committed or verdict.reason is Reason.ROLLOVER
+            outcomes.add(verdict.reason)
+
+    core.run(bench, clocks=60_000)
+    assert outcomes == {None, Reason.ROLLOVER}
