@@ -231,6 +231,28 @@ def test_the_c_code_gives_no_warnings(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_a_python_without_cffi(tmp_path):
+    program = (
+        "import importlib.util as util, sys\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, *more: None if name == '_cffi_backend' else find(name, *more)\n"
+        "from bloomgate import TVar, atomic\n"
+        "try: atomic(lambda: TVar(0).value)()\n"
+        "except Exception as error: print(repr(error))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": os.pathsep.join(sys.path), "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.stdout == (
+        "DeviceUnavailable('soft: and shm: need the package cffi (pip install cffi), or use model:')\n"
+    ), result.stderr
+
+
 @pytest.mark.parametrize(("version", "refused"), [((3, 13), True), ((3, 14), False)])
 def test_a_python_without_gil_that_cffi_does_not_support(monkeypatch, version, refused):
     """The build of the interpreter is what it is here, so that the question about it is answered by the test."""

@@ -74,8 +74,10 @@ def test_elements_are_numbered_like_a_list(segment) -> None:
     array[-3] = 11
     assert array.snapshot() == [11, 20, 30]
     for index in (3, -4):
-        with pytest.raises(IndexError, match="^the array 'a' has 3 words$"):
+        with pytest.raises(IndexError, match="^a index out of range: it has 3 elements$"):
             array[index]
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+        array["0"]
 
 
 @pytest.mark.parametrize(
@@ -103,9 +105,9 @@ def test_an_array_is_found_by_its_name(segment) -> None:
     first[1] = 7
     assert SharedArray("a")[1] == 7
     assert SharedArray("a", 2, "q", initial=[5, 5])[1] == 7, "initial values are for a new one only"
-    with pytest.raises(ValueError, match="^the array 'a' has 2 words of type q, not 3 of type None$"):
+    with pytest.raises(ValueError, match="^the array 'a' has 2 elements of type 'q', not 3 of type 'q'$"):
         SharedArray("a", 3)
-    with pytest.raises(ValueError, match="not 2 of type d$"):
+    with pytest.raises(ValueError, match="not 2 of type 'd'$"):
         SharedArray("a", 2, "d")
     with pytest.raises(KeyError, match="the segment has no array 'b'"):
         SharedArray("b")
@@ -113,9 +115,9 @@ def test_an_array_is_found_by_its_name(segment) -> None:
         SharedArray("b" * 41, 1)
     with pytest.raises(ValueError, match="must be one of q, Q, d, not 'f'"):
         SharedArray("b", 1, "f")
-    with pytest.raises(ValueError, match="at least 1 word"):
+    with pytest.raises(ValueError, match="at least 1 element"):
         SharedArray("b", 0)
-    with pytest.raises(MemoryError, match="words, of which 1 and 2 are used$"):
+    with pytest.raises(MemoryError, match="elements, of which 1 and 2 are used: no room for"):
         SharedArray("b", 1 << 40)
 
 
@@ -466,6 +468,11 @@ def test_pickled_it_is_the_same(segment) -> None:
     array = SharedArray("a", 3)
     variable = SharedTVar(5, "v")
     copies = pickle.loads(pickle.dumps((array, variable, array.variable(2))))
+    assert copies == (array, variable, array.variable(2))
+    assert {array, variable, array.variable(2)} == {*copies, array.variable(-1)}
+    assert copies[1] != SharedTVar(5, "w") != 5
+    assert array.variable(0) != array.variable(1)
+    assert array != SharedArray("b", 3)
     copies[0][1] = 4
     copies[1].value += 1
     copies[2].value = 9

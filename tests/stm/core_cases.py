@@ -449,7 +449,9 @@ def case_retry_waits_for_what_was_read():
 
 
 def case_retry_without_reads_is_an_error():
-    raises(stm.TransactionError, atomic(lambda: retry()))
+    for timeout in (None, 0.01):
+        error = raises(stm.TransactionError, atomic(lambda timeout=timeout: retry(timeout)))
+        assert "the transaction has read nothing" in str(error)
     raises(stm.TransactionError, retry)
 
 

@@ -347,6 +347,59 @@ def test_a_copy_is_of_one_moment(soft, monkeypatch) -> None:
     assert copied["a"] == copied["b"]
 
 
+def test_reprs_of_what_contains_itself(soft) -> None:
+    numbers, deck, table, jobs, x = TList(), TDeque(), TDict(), TQueue(), TVar(None, "x")
+    numbers.append(numbers)
+    deck.append(deck)
+    table[1] = table
+    jobs.put(jobs)
+    x.value = (x,)
+    assert repr(numbers) == "TList([[...]])"
+    assert repr(deck) == "TDeque([[...]])"
+    assert repr(table) == "TDict({1: {...}})"
+    assert repr(jobs) == "TQueue([[...]])"
+    assert repr(x) == "<x: (<...>,)>"
+
+
+def test_the_builtin_on_the_left(soft) -> None:
+    joined = deque([1, 2], 3) + TDeque([3, 4])
+    assert (joined, joined.maxlen) == (TDeque([2, 3, 4], 3), 3)
+    assert isinstance(joined, TDeque)
+    assert [1] + TList([2]) == TList([1, 2])
+    assert array("h", [1]) + TArray("h", [2]) == TArray("h", [1, 2])
+    for left, right in ([1], TDeque()), ((1,), TDeque()), ([1], TArray("h", [])), (deque(), TList()):
+        with pytest.raises(TypeError):
+            left + right
+
+
+def test_popitem_takes_the_last_first(soft) -> None:
+    """In linear time altogether, when nothing else was deleted."""
+    keys = range(20_000)
+    table = TDict(dict.fromkeys(keys))
+    table[5] = "still the sixth"
+    del table[7]
+    table[7] = "last"
+    assert table.popitem() == (7, "last")
+    table["new"] = 1
+    assert atomic(lambda: [table.popitem()[0] for _ in range(3)])() == ["new", 19_999, 19_998]
+    table[19_998] = "again"
+    assert list(table)[-2:] == [19_997, 19_998]
+    assert table.popitem() == (19_998, "again")
+    small = TDict(a=1, b=2, c=3)
+    del small["c"]
+    assert [small.popitem(), small.popitem()] == [("b", 2), ("a", 1)]
+    with pytest.raises(KeyError, match="dictionary is empty"):
+        small.popitem()
+
+
+def test_every_keyword_is_a_key(soft) -> None:
+    table = TDict({1: 2}, name=3, self=4, initial=5)
+    assert table == {1: 2, "name": 3, "self": 4, "initial": 5}
+    named = TDict.named("stock", [(1, 2)], name=3)
+    assert named == {1: 2, "name": 3}
+    assert named._entries[1]._label() == "stock[1]"
+
+
 def test_reprs_equality_and_pickling(soft) -> None:
     assert repr(TDict({1: 2})) == "TDict({1: 2})"
     assert repr(TSet([1])) == "TSet([1])"

@@ -258,19 +258,26 @@ def test_suspending_is_refused(run) -> None:
 
 
 def test_suspending_is_refused_also_where_it_needs_the_loop(run) -> None:
-    @atomic
-    async def sleeper() -> None:
-        await asyncio.sleep(1)
+    x = TVar(0)
 
     @atomic
-    async def broken() -> None:
-        raise RuntimeError("of the program")
+    async def sleeper(sleep) -> None:
+        x.value += 1
+        await sleep()
+
+    @atomic
+    async def broken(message: str) -> None:
+        raise RuntimeError(message)
 
     async def main() -> None:
-        with pytest.raises(stm.TransactionError, match=r"sleeper was suspended.*before or after"):
-            await sleeper()
-        with pytest.raises(RuntimeError, match="^of the program$"):
-            await broken()
+        sleeps = (lambda: asyncio.sleep(1), lambda: asyncio.Event().wait(), lambda: asyncio.Queue().get())
+        for sleep in sleeps:
+            with pytest.raises(stm.TransactionError, match=r"sleeper was suspended.*before or after"):
+                await sleeper(sleep)
+        for message in ("of the program", "no running event loop, says the program"):
+            with pytest.raises(RuntimeError, match=f"^{message}$"):
+                await broken(message)
+        assert x.value == 0
 
     run(main())
 

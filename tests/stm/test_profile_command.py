@@ -110,6 +110,34 @@ def test_what_cannot_work_is_refused_before_the_run(tmp_path) -> None:
     assert "No such file or directory" in nowhere.stderr
 
 
+def test_a_module(tmp_path) -> None:
+    """With the rest of its package, and from where the command is started."""
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("name = 'of the package'")
+    (package / "__main__.py").write_text("from .program import *")
+    (package / "program.py").write_text(
+        "import sys\nfrom bloomgate import TVar\nfrom . import name\nTVar(0).value = 1\n"
+        "print(__name__, __package__, sys.argv[0], sys.argv[1:], name)\n"
+        "if 'fail' in sys.argv:\n    raise KeyError"
+    )
+    result = run(tmp_path, "-m", "package.program", "-m", "fail")
+    assert result.returncode == 1
+    assert result.stdout == f"__main__ package {package / 'program.py'} ['-m', 'fail'] of the package\n"
+    assert "profile_command.py" not in result.stderr
+    assert 'program.py", line 7' in result.stderr
+    assert "1 transactions committed" in result.stderr
+    result = run(tmp_path, "-m", "package")
+    assert (result.returncode, result.stdout) == (
+        0,
+        f"package.program package {package / '__main__.py'} [] of the package\n",
+    )
+    for missing in ("missing", "missing.module", "sys"):
+        result = run(tmp_path, "-m", missing)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr == f"bloomgate: error: {missing}: No such module that can be run\n"
+
+
 def test_a_forked_child_reports_nothing(tmp_path) -> None:
     script = tmp_path / "forking.py"
     script.write_text(

@@ -68,7 +68,7 @@ def test_a_conflict_is_named(soft) -> None:
 
 
 def test_conflicts_are_sorted_by_the_time_they_cost(soft) -> None:
-    short, long = TVar(0, "short"), TDict({"k": 0}, name="long")
+    short, long = TVar(0, "short"), TDict.named("long", {"k": 0})
 
     def first(interlude) -> None:
         @atomic

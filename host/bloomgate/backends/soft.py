@@ -296,7 +296,7 @@ _loaded: Optional[Any] = None
 def load_native() -> Any:
     """The compiled module: the one that was installed, else one from the user's cache, compiled if need be.
 
-    Raises :class:`~bloomgate.errors.DeviceUnavailable` on a Python that cffi does not support.
+    Raises :class:`~bloomgate.errors.DeviceUnavailable` without cffi, or on a Python that it does not support.
     """
     global _loaded
     with _loading:
@@ -318,6 +318,8 @@ def _require_cffi() -> None:
             "soft: and shm: need cffi, which supports Python without a GIL from 3.14 on; this is"
             f" {platform.python_version()}: use Python 3.14t, a Python with a GIL, or model:"
         )
+    if importlib.util.find_spec("_cffi_backend") is None:
+        raise DeviceUnavailable("soft: and shm: need the package cffi (pip install cffi), or use model:")
 
 
 def _import_installed() -> Optional[Any]:

@@ -6,6 +6,7 @@ import os
 import struct
 import time
 from collections.abc import Iterable, Sequence
+from operator import index as as_index
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
 from bloomgate.errors import BloomgateError, DeviceClosed, RequestTooLarge
@@ -154,7 +155,8 @@ class ArrayMemory:
             found = cls._make(device, name, size, TYPES[typecode or "q"], initial)
         if size not in (None, found.size) or typecode not in (None, found.kind.code):
             raise ValueError(
-                f"the array {name!r} has {found.size} words of type {found.kind.code}, not {size} of type {typecode}"
+                f"the array {name!r} has {found.size} elements of type {found.kind.code!r},"
+                f" not {found.size if size is None else size} of type {typecode or found.kind.code!r}"
             )
         return found
 
@@ -179,10 +181,10 @@ class ArrayMemory:
     @classmethod
     def _make(cls, device: ShmDevice, name: str, size: int, kind: ArrayType, initial: Iterable[Number]) -> ArrayMemory:
         if size < 1:
-            raise ValueError(f"an array must have at least 1 word, not {size}")
+            raise ValueError(f"an array must have at least 1 element, not {size}")
         words = [kind.encode(value) for value in initial]
         if len(words) > size:
-            raise ValueError(f"an array of {size} words cannot have {len(words)} initial values")
+            raise ValueError(f"an array of {size} elements cannot have {len(words)} initial values")
         segment = device.segment
         base = segment.layout.arena
         deadline = time.monotonic() + PATIENCE
@@ -198,8 +200,8 @@ class ArrayMemory:
             first = max((begin + length for _, begin, length, _ in arrays), default=0)
             if len(arrays) == ARRAYS or first + size > segment.layout.locations:
                 raise MemoryError(
-                    f"the segment has room for {ARRAYS} arrays and {segment.layout.locations} words, of which"
-                    f" {len(arrays)} and {first} are used"
+                    f"the segment has room for {ARRAYS} arrays and {segment.layout.locations} elements, of which"
+                    f" {len(arrays)} and {first} are used: no room for {size} more"
                 )
             # Memory now, rather than a SIGBUS later.
             os.posix_fallocate(segment.file, base + ARENA.size + first * LOCATION_BYTES, size * LOCATION_BYTES)
@@ -219,10 +221,11 @@ class ArrayMemory:
 
     def location(self, index: int) -> int:
         """Number of the location with that index, which may be negative as in a list."""
+        index = as_index(index)
         if index < 0:
             index += self.size
         if not 0 <= index < self.size:
-            raise IndexError(f"the array {self.name!r} has {self.size} words")
+            raise IndexError(f"{self.name} index out of range: it has {self.size} elements")
         return self.first + index
 
     def read(self, location: int, position: int) -> tuple[Number, int]:

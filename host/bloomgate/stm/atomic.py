@@ -281,7 +281,7 @@ def _sleep(attempt: Attempt, signal: RetrySignal, allowance: Optional[Allowance]
     """Wait until something that ``attempt`` read has changed; returns what the call may still wait."""
     attempt.context.retries += 1
     if not attempt.reads:
-        raise TransactionError("retry() would wait for ever: the transaction has read nothing that could change")
+        raise TransactionError("retry() needs something to wait for, and the transaction has read nothing")
     if allowance is None and signal.timeout is not None:
         allowance = Allowance()
     if allowance is not None:

@@ -115,14 +115,24 @@ def _drive(function: Callable[..., Coroutine[Any, Any, T]], args: Any, kwargs: A
     except StopIteration as stop:
         result: T = stop.value
         return result
-    except RuntimeError as error:
-        # From asyncio.sleep() and the like, on a worker of a loop that is not ours.
-        if str(error).startswith(("no running event loop", "There is no current event loop")):
+    except (RuntimeError, AttributeError) as error:
+        if _needed_loop(error):
             raise TransactionError(_SUSPENDED.format(function.__qualname__)) from error
         raise
     finally:
         coroutine.close()
     raise TransactionError(_SUSPENDED.format(function.__qualname__))
+
+
+def _needed_loop(error: BaseException) -> bool:
+    """Whether asyncio has raised it for lack of a loop: on a worker of a loop that is not ours there is none."""
+    if asyncio._get_running_loop() is not None:
+        return False
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    # asyncio.sleep() does not find it, Event.wait() takes None for it.
+    return where is not None and where.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "asyncio"
 
 
 def atomic_coroutine(

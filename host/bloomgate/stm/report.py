@@ -238,15 +238,21 @@ def profile_script(
     return report
 
 
-def run_script(path: Union[str, os.PathLike[str]], arguments: Sequence[str] = ()) -> None:
-    """Run a Python script as ``__main__``, and wait for its threads, as Python does when it ends."""
+def run_script(path: Union[str, os.PathLike[str]], arguments: Sequence[str] = (), *, module: bool = False) -> None:
+    """Run a Python script as ``__main__``, and wait for its threads, as Python does when it ends.
+
+    ``module``: ``path`` is the name of a module or package, as for ``python -m``.
+    """
     script = os.fspath(path)
     before, search = sys.argv, sys.path[0]
     sys.argv = [script, *arguments]
-    sys.path[0] = os.path.dirname(os.path.abspath(script))
+    sys.path[0] = os.getcwd() if module else os.path.dirname(os.path.abspath(script))
     threads = set(threading.enumerate())
     try:
-        runpy.run_path(script, run_name="__main__")
+        if module:
+            runpy.run_module(script, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(script, run_name="__main__")
     finally:
         while True:
             left = [thread for thread in threading.enumerate() if thread not in threads and not thread.daemon]

@@ -121,6 +121,16 @@ class SharedArray:
         memory.device.port.require_open()
         return memory
 
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same array."""
+        return self._identity() == other._identity() if isinstance(other, SharedArray) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[object, int]:
+        return self._segment or self._memory.device, self._memory.first
+
     def __reduce__(self) -> Any:
         if self._segment is None:
             raise TransactionError(f"{self.name} is in a segment without a name, which no other process can open")
@@ -173,6 +183,16 @@ class SharedTVar:
     def commute(self, operation: str, operand: Number) -> None:
         """Update it by "add", "min" or "max"; :func:`bloomgate.commute` calls this."""
         self._location._commute(operation, operand)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same variable."""
+        return self._identity() == other._identity() if isinstance(other, SharedTVar) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[object, int]:
+        return self._array._identity()[0], self._location.number
 
     def __reduce__(self) -> Any:
         attach, arguments = self._array.__reduce__()

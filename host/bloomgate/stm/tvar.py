@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from _thread import get_ident
+from reprlib import recursive_repr
 from typing import Any, Generic, NoReturn, Optional, TypeVar
 
 from bloomgate.stm.alone import Era, Part, alone
@@ -89,6 +90,7 @@ class TVar(Location, Generic[T]):
     def _settle(self) -> Version:
         return alone.settle(self)
 
+    @recursive_repr("<...>")
     def __repr__(self) -> str:
         return f"<{self._label()}: {self.value!r}>" if here.tx is None else f"<{self._label()}>"
 

@@ -128,6 +128,9 @@ class TArray(Compared, Private):
             other = other.snapshot()
         return TArray(self.typecode, self.snapshot() + other) if isinstance(other, array) else NotImplemented
 
+    def __radd__(self, other: array[Any]) -> TArray:
+        return TArray(self.typecode, other + self.snapshot()) if isinstance(other, array) else NotImplemented
+
     def __mul__(self, times: int) -> TArray:
         return TArray(self.typecode, self.snapshot() * times)
 

@@ -6,6 +6,7 @@ import queue
 from collections import deque
 from collections.abc import Iterable, Iterator
 from operator import index as as_index
+from reprlib import recursive_repr
 from typing import Any, Callable, Generic, Optional, TypeVar, Union
 
 from bloomgate.stm.atomic import operation, retry
@@ -235,6 +236,9 @@ class TDeque(Compared, Private, Generic[T]):
             return NotImplemented
         return TDeque([*self._items(), *other], self._maxlen)
 
+    def __radd__(self, other: deque[T]) -> TDeque[T]:
+        return TDeque([*other, *self._items()], other.maxlen) if isinstance(other, deque) else NotImplemented
+
     @consuming
     def __iadd__(self, items: Iterable[T]) -> TDeque[T]:
         self.extend(items)
@@ -256,6 +260,7 @@ class TDeque(Compared, Private, Generic[T]):
     def _builtin(self) -> deque[T]:
         return deque(self._items(), self._maxlen)
 
+    @recursive_repr("[...]")
     def __repr__(self) -> str:
         limit = "" if self._maxlen is None else f", maxlen={self._maxlen}"
         return f"{type(self).__name__}({self._items()!r}{limit})"
@@ -330,5 +335,6 @@ class TQueue(Private, Generic[T]):
 
     __len__ = qsize
 
+    @recursive_repr("[...]")
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self._items)!r})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, ValuesView
+from reprlib import recursive_repr
 from typing import Any, Generic, NamedTuple, Optional, TypeVar, Union, overload
 
 from bloomgate.stm.atomic import operation
@@ -72,15 +73,22 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
     Transactions conflict when one writes a key that the other reads or writes, whether it is present or not; and when
     one inserts or deletes a key while the other asks for the length or iterates. Inserting different keys does not
     conflict. Unlike with a dict, a loop goes over the contents at its beginning, so that the body can change them.
-
     """
 
     __slots__ = ("__weakref__", "_absent", "_changed", "_entries", "_name", "_size", "_sweep_at")
 
-    def __init__(
-        self, initial: Union[Mapping[K, V], Iterable[tuple[K, V]]] = (), /, *, name: Optional[str] = None, **more: V
-    ) -> None:
-        self._name = name or type(self).__name__
+    def __init__(self, initial: Union[Mapping[K, V], Iterable[tuple[K, V]]] = (), /, **more: V) -> None:
+        self._fill(type(self).__name__, initial, more)
+
+    @classmethod
+    def named(cls, name: str, initial: Any = (), /, **more: Any) -> TDict[Any, Any]:
+        """A new one that is called ``name`` in reports: every keyword of ``TDict(...)`` is a key."""
+        made = cls.__new__(cls)
+        made._fill(name, initial, more)
+        return made
+
+    def _fill(self, name: str, initial: Any, more: dict[str, V]) -> None:
+        self._name = name
         # Keys that compare equal have one entry, as long as anybody knows it: transactions conflict, and wait, by that.
         # parts.lock is held by who adds to or takes from the two.
         #: Entries in which something is, or was not long ago.
@@ -262,11 +270,24 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
 
     @operation
     def popitem(self) -> tuple[K, V]:
-        present = self._present()
-        if not present:
+        """Take out the item that was inserted last. Raises KeyError when it is empty."""
+        tx = current()
+        size: _Size = tx.read(self._size)
+        if not size.length:
             raise KeyError("popitem(): dictionary is empty")
-        key = present[-1][1].key
-        return key, self.pop(key)
+        last: _Item = ABSENT
+        # Keys come here in about the order of insertion.
+        for entry in reversed(list(self._entries.values())):
+            known = tx.known(entry)
+            item = tx.at_snapshot(entry) if known is None else known.value
+            if item is not ABSENT and (last is ABSENT or item.place.number > last.place.number):
+                last = item
+                if item.place.number == size.following - 1:
+                    break
+        value = self.pop(last.key)
+        # So that the search ends at the next one. Who inserts meanwhile conflicts with what was read.
+        tx.write(self._size, _Size(size.length - 1, last.place.number))
+        return last.key, value
 
     @operation
     def clear(self) -> None:
@@ -313,6 +334,7 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    @recursive_repr("{...}")
     def __repr__(self) -> str:
         return f"{type(self).__name__}({dict(self._pairs())!r})"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, MutableSequence
 from operator import index as as_index
+from reprlib import recursive_repr
 from typing import Any, Callable, Optional, SupportsIndex, TypeVar, Union, overload
 
 from bloomgate.stm.atomic import operation
@@ -195,5 +196,6 @@ class TList(Compared, Private, MutableSequence[T]):
         self.extend(values)
         return self
 
+    @recursive_repr("[...]")
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._items()!r})"

@@ -27,7 +27,7 @@ class TSet(Private, MutableSet[T]):
     __slots__ = ("__weakref__", "_elements")
 
     def __init__(self, initial: Iterable[T] = (), *, name: Optional[str] = None) -> None:
-        self._elements: TDict[T, None] = TDict(dict.fromkeys(initial), name=name or type(self).__name__)
+        self._elements: TDict[T, None] = TDict.named(name or type(self).__name__, dict.fromkeys(initial))
 
     def __contains__(self, element: object) -> bool:
         return _hashable(element) in self._elements
