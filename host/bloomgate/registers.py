@@ -144,7 +144,7 @@ STATISTICS = (
     ("keys_validated", "keys of read sets queried in the recency filter"),
     ("keys_inserted", "keys of write and commute sets inserted into the recency filter"),
     ("parity_errors", "memory words read with bad parity"),
-    ("epoch_steps", "epochs ended, by rollover or reset"),
+    ("epoch_steps", "epochs ended, by their last count, a reset or a request for the token"),
     ("floor_raises", "commits that raised the floor because they had more than buffer_depth keys to insert"),
     ("errors", "errors found; of two in one clock cycle the error log has one"),
 )

@@ -691,7 +691,7 @@ enum bloomgate_statistic {
     BLOOMGATE_STATISTIC_KEYS_INSERTED = 14,
     /* memory words read with bad parity */
     BLOOMGATE_STATISTIC_PARITY_ERRORS = 15,
-    /* epochs ended, by rollover or reset */
+    /* epochs ended, by their last count, a reset or a request for the token */
     BLOOMGATE_STATISTIC_EPOCH_STEPS = 16,
     /* commits that raised the floor because they had more than buffer_depth keys to insert */
     BLOOMGATE_STATISTIC_FLOOR_RAISES = 17,
