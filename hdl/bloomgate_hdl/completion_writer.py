@@ -9,6 +9,7 @@ from bloomgate.registers import WORD_BYTES
 from bloomgate_hdl.axi3 import Response
 from bloomgate_hdl.memory_port import WRITE_ADDRESS, WRITE_DATA, WRITE_RESPONSE
 from bloomgate_hdl.stream_queue import StreamQueue
+from bloomgate_hdl.up_down import up_down
 from bloomgate_hdl.window_check import WindowCheck, window_layout
 
 __all__ = ["CompletionWriter", "completion_layout", "written_layout"]
@@ -123,7 +124,7 @@ class CompletionWriter(wiring.Component):
             slots.i.payload.eq(command.slot),
             self.idle.eq(unanswered == 0),
         ]
-        m.d.sync += unanswered.eq(unanswered + taken - self.written.valid)
+        m.d.sync += unanswered.eq(up_down(unanswered, taken, self.written.valid))
 
         # A burst of four beats that starts on a line is within one block of `WindowCheck`.
         allowed = Signal()

@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from bloomgate_hdl.axi3 import Response
 from bloomgate_hdl.memory_port import BEAT_BITS, MAX_BEATS, read_address_layout, read_data_layout
 from bloomgate_hdl.stream_queue import StreamQueue
+from bloomgate_hdl.up_down import up_down
 from bloomgate_hdl.window_check import WindowCheck, window_layout
 
 __all__ = ["ReadMaster", "fetch_layout", "fetched_layout"]
@@ -127,7 +128,7 @@ class ReadMaster(wiring.Component):
             answered.eq(beat.valid & beat.last),
             self.idle.eq(unanswered == 0),
         ]
-        m.d.sync += unanswered.eq(unanswered + taken - answered)
+        m.d.sync += unanswered.eq(up_down(unanswered, taken, answered))
 
         # Everything before it is answered when the refused command is the only one: then no beat can come.
         refuse = Signal()
@@ -153,6 +154,6 @@ class ReadMaster(wiring.Component):
 
         for identifier in range(self._ids):
             count = Signal(range(self._outstanding + 1), name=f"unanswered_{identifier}")
-            m.d.sync += count.eq(count + (taken & (command.id == identifier)) - (answered & (beat.id == identifier)))
+            m.d.sync += count.eq(up_down(count, taken & (command.id == identifier), answered & (beat.id == identifier)))
             m.d.comb += self.busy[identifier].eq(count != 0)
         return m

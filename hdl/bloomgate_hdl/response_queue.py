@@ -4,6 +4,8 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from bloomgate_hdl.up_down import up_down
+
 from .stream_queue import check_depth
 
 __all__ = ["ResponseQueue"]
@@ -74,8 +76,8 @@ class ResponseQueue(wiring.Component):
             write.en.eq(put),
         ]
         m.d.sync += [
-            claimed.eq(claimed + self.reserve - (self.o.valid & self.o.ready)),
-            stored.eq(stored + put - get),
+            claimed.eq(up_down(claimed, self.reserve, self.o.valid & self.o.ready)),
+            stored.eq(up_down(stored, put, get)),
             write.addr.eq(write.addr + put),
             read.addr.eq(read.addr + get),
         ]

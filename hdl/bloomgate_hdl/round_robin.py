@@ -52,5 +52,5 @@ class RoundRobin(wiring.Component):
         ]
         with m.If(self.take):
             for index in range(self._count):
-                m.d.sync += after_last[index].eq(Mux(any_later, later[:index].any(), self.requests[:index].any()))
+                m.d.sync += after_last[index].eq(self.choice < index)
         return m

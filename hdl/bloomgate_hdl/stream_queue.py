@@ -4,6 +4,8 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from bloomgate_hdl.up_down import up_down
+
 __all__ = ["StreamQueue", "check_depth"]
 
 
@@ -55,7 +57,7 @@ class StreamQueue(wiring.Component):
         m.d.comb += [
             put.eq(self.i.valid & self.i.ready),
             get.eq(self.o.valid & self.o.ready),
-            next_level.eq(level + put - get),
+            next_level.eq(up_down(level, put, get)),
             write.data.eq(self.i.payload),
             write.en.eq(put),
             self.o.valid.eq(level != 0),
