@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from bloomgate.queue_layout import announced_log_offset
 from bloomgate.registers import BASE_ADDRESS, SLOT_PAGE, slot_page_offset
 from bloomgate_sim.device import Burst
 
@@ -115,6 +116,21 @@ class Bench(queues.Bench):
         self.end()
         (first, keys), (last, _) = announced[0], announced[-1]
         return (DEPTH - keys) / (last - first)
+
+    def stream_by_log(self, slots: int) -> float:
+        """The same while so many slots announce by a log in memory; from the doorbells on."""
+        for slot in range(slots):
+            self.begin(slot)
+            self.rings[slot].put(announced_log_offset(PARAMETERS), self.new_keys(DEPTH))
+        self.bus.record()
+        doorbells = [Burst(_address(slot, "ANNOUNCED_TAIL"), data=[DEPTH]) for slot in range(slots)]
+        self.bus.run(doorbells)
+        while not all(self.flight(slot) & _FLIGHT["ANNOUNCING_DONE"].mask for slot in range(slots)):
+            self.bus.step(DEPTH)
+        announced = self.accesses()["announcements"]
+        assert sum(keys for _, keys in announced) == slots * DEPTH
+        self.end(range(slots))
+        return slots * DEPTH / (announced[-1][0] - doorbells[0].data_clocks[-1])
 
     def contention(self, shape: Shape, *, each: int) -> tuple[float, float, int]:
         """While the queue pairs of all slots commit and the pages of all have keys to announce: filter accesses a clock
@@ -256,6 +272,9 @@ class Bench(queues.Bench):
 
 def _announcing(bench: Bench) -> Iterator[Figure]:
     yield Figure("in_flight_gateware.announced_alone", bench.stream(), "keys/clock", at_least(1), {"keys": DEPTH})
+    for slots in (1, PARAMETERS.slots):
+        name = f"in_flight_gateware.announced_by_log.{slots}_slots"
+        yield Figure(name, bench.stream_by_log(slots), "keys/clock", None, {"keys": DEPTH, "slots": slots})
     for shape in (Shape(512), Shape(504, 8), Shape(56, 8), Shape(6, 2), Shape(0, 8)):
         parameters = {"reads": shape.reads, "writes": shape.writes, "slots": PARAMETERS.slots}
         each = PARAMETERS.queue_entries if shape.keys < 512 else 2

@@ -112,6 +112,6 @@ class DescriptorCheck(wiring.Component):
                 m.d.comb += [
                     order.bad_request.eq(1),
                     order.fault.code.eq(ErrorCode.BAD_DESCRIPTOR.value),
-                    order.fault.detail.eq(_WORDS[name].word),
+                    order.fault.word.eq(_WORDS[name].word),
                 ]
         return m

@@ -1,17 +1,19 @@
-"""Fetches submission entries ahead of their turn."""
+"""Fetches submission entries ahead of their turn, and parts of announced logs."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
-from bloomgate.parameters import Parameters
-from bloomgate.queue_layout import ENTRY_BYTES, submission_ring_offset
+from bloomgate.parameters import LANES, Parameters
+from bloomgate.queue_layout import ENTRY_BYTES, announced_log_offset, submission_ring_offset
 from bloomgate.registers import ErrorCode
 
 from bloomgate_hdl.axi3 import Response
 from bloomgate_hdl.descriptor_check import BEATS, DescriptorCheck
+from bloomgate_hdl.memory_port import MAX_BEATS
 from bloomgate_hdl.per_slot import PerSlot
 from bloomgate_hdl.queue_port import ADDRESS_BITS, order_layout, ring_place_layout
 from bloomgate_hdl.read_master import fetch_layout, fetched_layout
+from bloomgate_hdl.request_buffer import BEAT_ADDRESS_BITS
 from bloomgate_hdl.round_robin import RoundRobin
 from bloomgate_hdl.stream_queue import StreamQueue
 from bloomgate_hdl.window_check import window_layout
@@ -29,7 +31,14 @@ _ENTRY_BITS = (ENTRY_BYTES - 1).bit_length()
 def entry_address(place, ring_offset: int, entries: int):
     """Byte address of a ring's entry: 32 bits."""
     number = place.index[: (entries - 1).bit_length()]
-    return ((place.window.base << _PAGE_BITS) + ring_offset + (number << _ENTRY_BITS))[:ADDRESS_BITS]
+    return _address(place.window, ring_offset + (number << _ENTRY_BITS))
+
+
+def _address(window, offset):
+    """Byte address of what is at a byte offset in a window: 32 bits. No adder for what fits into a page."""
+    if len(offset) <= _PAGE_BITS:
+        return Cat(offset, Const(0, _PAGE_BITS - len(offset)), window.base)
+    return ((window.base << _PAGE_BITS) + offset)[:ADDRESS_BITS]
 
 
 class DescriptorFetcher(wiring.Component):
@@ -38,6 +47,8 @@ class DescriptorFetcher(wiring.Component):
     Up to two entries of each slot are fetched ahead, so that a slot whose next request must wait (a long one, while
     ``hold_long``) keeps no other waiting, and one slot alone keeps memory busy. Entries of one slot leave in the order
     of its ring. What is here of a slot that is disabled is dropped when it has arrived.
+
+    The LogFollower's burst of an announced log goes out between the entries'.
 
     Latency: ``ringing`` or ``pending`` to command 1 clock cycle; last beat to ``order`` 1, if no other order is here.
     Throughput: a command and an order every second clock cycle. Reset state: empty.
@@ -60,6 +71,14 @@ class DescriptorFetcher(wiring.Component):
                 "held": Out(slots),
                 "restarted": In(1),
                 "restarted_slot": In(parameters.slot_bits),
+                #: See LogFollower.
+                "log_due": In(1),
+                "log_slot": In(parameters.slot_bits),
+                "log_first": In(range(parameters.aperture_depth // LANES)),
+                "log_beats": In(range(MAX_BEATS + 1)),
+                "log_fetched": Out(1),
+                "log_beat_valid": Out(1),
+                "log_beat_failed": Out(1),
                 #: To and from the ReadMaster.
                 "fetch": Out(stream.Signature(fetch_layout(ids))),
                 "beat": In(fetched_layout(ids)),
@@ -98,9 +117,18 @@ class DescriptorFetcher(wiring.Component):
 
         # --- Fetch --------------------------------------------------------------------------------------------------
         m.submodules.fetch_robin = fetch_robin = RoundRobin(slots)
+        entry = self.fetch_place.index[: (p.queue_entries - 1).bit_length()]
+        ring_offset = submission_ring_offset() + (entry << _ENTRY_BITS)
         place_layout = data.StructLayout({"slot": p.slot_bits, "place": 1})
-        # Where the entries under way go, oldest first; and the address of each, in case it is refused.
-        under_way_layout = data.StructLayout({"to": place_layout, "address": ADDRESS_BITS, "window": window_layout()})
+        # Where the entries under way go, oldest first; and where in the window each is, in case it is refused.
+        under_way_layout = data.StructLayout(
+            {
+                "to": place_layout,
+                "offset": len(ring_offset),
+                "window": window_layout(),
+                "is_log": 1,
+            }
+        )
         depth = 1 << (slots * _AHEAD - 1).bit_length()
         m.submodules.under_way = under_way = StreamQueue(under_way_layout, min(8, max(2, depth)))
         command = self.fetch
@@ -109,26 +137,32 @@ class DescriptorFetcher(wiring.Component):
         picked = Signal()
         picks = Signal()
         wants = Signal()
-        choice = self.fetch_slot
+        choice = Signal(p.slot_bits)
+        # The log is at a multiple of its size.
+        log_offset = announced_log_offset(p) | (self.log_first << BEAT_ADDRESS_BITS)
         m.d.comb += [
             vacant.eq(~of_turn(fetch_turn, busy)),
             fetch_robin.requests.eq((self.pending & vacant) | per_slot.one_hot(self.ringing_slot, self.ringing)),
             fetch_robin.take.eq(~wants & fetch_robin.valid),
             wants.eq(picked & (self.pending & vacant).bit_select(choice, 1)),
-            command.valid.eq(wants & ~self.hold & under_way.i.ready),
+            # An entry is wanted in every second clock cycle at most.
+            self.fetch_slot.eq(Mux(wants, choice, self.log_slot)),
+            command.valid.eq((wants | self.log_due) & ~self.hold & under_way.i.ready),
             command.payload.id.eq(DESCRIPTOR_ID),
-            command.payload.address.eq(entry_address(self.fetch_place, submission_ring_offset(), p.queue_entries)),
-            command.payload.beats.eq(BEATS),
+            command.payload.address.eq(_address(self.fetch_place.window, Mux(wants, ring_offset, log_offset))),
+            command.payload.beats.eq(Mux(wants, BEATS, self.log_beats)),
             command.payload.window.eq(self.fetch_place.window),
             picks.eq(command.valid & command.ready),
-            self.fetched.eq(picks),
+            self.fetched.eq(picks & wants),
+            self.log_fetched.eq(picks & ~wants),
             under_way.i.valid.eq(picks),
             under_way.i.payload.to.slot.eq(choice),
             under_way.i.payload.to.place.eq(fetch_turn.bit_select(choice, 1)),
-            under_way.i.payload.address.eq(command.payload.address),
+            under_way.i.payload.offset.eq(ring_offset),
             under_way.i.payload.window.eq(self.fetch_place.window),
+            under_way.i.payload.is_log.eq(~wants),
         ]
-        with m.If(picks):
+        with m.If(self.fetched):
             m.d.sync += picked.eq(0)
         with m.Elif(~wants):
             m.d.sync += [picked.eq(fetch_robin.valid), choice.eq(fetch_robin.choice)]
@@ -139,7 +173,7 @@ class DescriptorFetcher(wiring.Component):
         m.submodules.orders = orders
         store = orders.write_port()
         arrived = Signal()
-        finished = Signal()
+        finished = Signal()  # all of an entry has come
         number = Signal(range(BEATS))
         failed = Signal()
         refused = Signal()
@@ -148,14 +182,16 @@ class DescriptorFetcher(wiring.Component):
         to = under_way.o.payload.to
         m.d.comb += [
             arrived.eq(self.beat.valid & (self.beat.id == DESCRIPTOR_ID)),
-            finished.eq(arrived & self.beat.last),
+            finished.eq(arrived & self.beat.last & ~under_way.o.payload.is_log),
             failing.eq(failed | (self.beat.response != Response.OKAY)),
             refusing.eq(refused | self.beat.refused),
             check.valid.eq(arrived),
             check.beat.eq(number),
             check.data.eq(self.beat.data),
             check.window.eq(under_way.o.payload.window),
-            under_way.o.ready.eq(finished),
+            under_way.o.ready.eq(arrived & self.beat.last),
+            self.log_beat_valid.eq(arrived & under_way.o.payload.is_log),
+            self.log_beat_failed.eq((self.beat.response != Response.OKAY) | self.beat.refused),
             store.en.eq(finished),
             store.addr.eq(Cat(to.place, to.slot)),
             store.data.eq(check.order),
@@ -176,7 +212,7 @@ class DescriptorFetcher(wiring.Component):
                 store.data.header.snapshot_epoch.eq(0),
                 store.data.header.snapshot_count.eq(0),
                 store.data.fault.code.eq(ErrorCode.FETCH_ERROR.value),
-                store.data.fault.detail.eq(under_way.o.payload.address),
+                store.data.reads.address.eq(_address(under_way.o.payload.window, under_way.o.payload.offset)),
             ]
 
         # --- Orders -------------------------------------------------------------------------------------------------
@@ -211,7 +247,7 @@ class DescriptorFetcher(wiring.Component):
         m.d.comb += long_now.eq(check.long & ~store.data.bad_request & ~store.data.bus_error)
         restarted = per_slot.one_hot(self.restarted_slot, self.restarted)
         for place in range(_AHEAD):
-            fetched_here = per_slot.one_hot(choice, picks) & (fetch_turn if place else ~fetch_turn)
+            fetched_here = per_slot.one_hot(choice, self.fetched) & (fetch_turn if place else ~fetch_turn)
             finished_here = per_slot.one_hot(to.slot, finished & (to.place == place))
             taken_here = per_slot.one_hot(chosen_slot, taken) & (order_turn if place else ~order_turn)
             dropped = ready[place] & ~self.enabled
@@ -222,7 +258,7 @@ class DescriptorFetcher(wiring.Component):
                 long[place].eq(Mux(long_now, long[place] | finished_here, long[place] & ~finished_here)),
             ]
         m.d.sync += [
-            fetch_turn.eq((fetch_turn ^ per_slot.one_hot(choice, picks)) & ~restarted),
+            fetch_turn.eq((fetch_turn ^ per_slot.one_hot(choice, self.fetched)) & ~restarted),
             order_turn.eq((order_turn ^ per_slot.one_hot(chosen_slot, taken)) & ~restarted),
         ]
         return m

@@ -7,12 +7,14 @@ from bloomgate.parameters import LANES, Parameters
 from bloomgate.queue_layout import COMPLETION, SEQUENCE, completion_ring_offset
 from bloomgate.registers import SLOT_PAGE, ErrorCode
 
+from bloomgate_hdl.announced_log_port import AnnouncedLogSignature
 from bloomgate_hdl.axi3 import Response
 from bloomgate_hdl.completion_interrupt import CompletionInterrupt
 from bloomgate_hdl.completion_writer import completion_layout, written_layout
 from bloomgate_hdl.descriptor_fetcher import DescriptorFetcher, entry_address
 from bloomgate_hdl.error_log import error_layout
 from bloomgate_hdl.key_reader import Pass
+from bloomgate_hdl.log_follower import LogFollower
 from bloomgate_hdl.per_slot import PerSlot
 from bloomgate_hdl.queue_port import queued_request_layout
 from bloomgate_hdl.queue_slots import QueueSlots
@@ -42,6 +44,10 @@ class QueueEngine(wiring.Component):
         ids = parameters.request_buffers + 1
         super().__init__(
             {
+                #: See LogFollower; and the slots with a transaction in flight.
+                "log": In(AnnouncedLogSignature(parameters)),
+                "log_settled": Out(1),
+                "in_flight": In(parameters.slots),
                 #: See QueueSlots.
                 "bus": In(SlotPortSignature(parameters)),
                 #: See MemoryMaster.
@@ -96,11 +102,14 @@ class QueueEngine(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         p = self._parameters
+        per_slot = PerSlot(m, p.slots)
         m.submodules.slots = slots = QueueSlots(p)
         m.submodules.fetcher = fetcher = DescriptorFetcher(p)
+        m.submodules.follower = follower = LogFollower(p)
         m.submodules.buffers = buffers = RequestBuffers(p)
         m.submodules.interrupt = interrupt = CompletionInterrupt()
         connect(m, flipped(self.bus), slots.bus)
+        connect(m, flipped(self.log), follower.log)
 
         # Descriptors.
         m.d.comb += [
@@ -111,18 +120,28 @@ class QueueEngine(wiring.Component):
             fetcher.ringing.eq(slots.ringing),
             fetcher.ringing_slot.eq(slots.ringing_slot),
             slots.fetched.eq(fetcher.fetched),
-            slots.held.eq(fetcher.held),
+            slots.held.eq(fetcher.held | per_slot.one_hot(follower.slot, follower.busy)),
             fetcher.restarted.eq(slots.restarted),
             fetcher.restarted_slot.eq(slots.restarted_slot),
             fetcher.beat.eq(self.beat),
             fetcher.hold.eq(self.resetting),
+            follower.allowed.eq(slots.enabled & self.in_flight),
+            follower.fetched.eq(fetcher.log_fetched),
+            follower.beat_valid.eq(fetcher.log_beat_valid),
+            follower.beat.eq(self.beat.data),
+            follower.beat_last.eq(self.beat.last),
+            follower.beat_failed.eq(fetcher.log_beat_failed),
+            self.log_settled.eq(follower.settled),
+            fetcher.log_due.eq(follower.due),
+            fetcher.log_slot.eq(follower.slot),
+            fetcher.log_first.eq(follower.first),
+            fetcher.log_beats.eq(follower.beats),
             buffers.order.eq(fetcher.order),
             buffers.valid.eq(fetcher.valid),
             fetcher.ready.eq(buffers.ready),
             slots.take_slot.eq(fetcher.order.header.slot),
             slots.taken.eq(fetcher.valid & buffers.ready),
         ]
-        per_slot = PerSlot(m, p.slots)
         # Requests of a slot are decided in their order, so those behind a long one wait for it.
         long_slot = Signal(p.slot_bits)
         with m.If(slots.taken & ~buffers.long):

@@ -2,7 +2,7 @@
 
 from amaranth.lib import data, enum
 from bloomgate.parameters import EPOCH_BITS, Parameters
-from bloomgate.queue_layout import INDEX_BITS, MAX_READ_KEYS
+from bloomgate.queue_layout import INDEX_BITS, MAX_READ_KEYS, SUBMISSION
 from bloomgate.registers import SLOT_PAGE
 
 from bloomgate_hdl.memory_port import BEAT_BITS
@@ -50,6 +50,11 @@ class LogName(enum.Enum, shape=2):
 def fault_layout() -> data.StructLayout:
     """Why a queued request cannot be served, for the error log; ``code`` 0 for no reason."""
     return data.StructLayout({"code": _CODE_BITS, "detail": 32})
+
+
+def order_fault_layout() -> data.StructLayout:
+    """The same of an order: ``word`` is the detail, with FETCH_ERROR it is the address of the read log."""
+    return data.StructLayout({"code": _CODE_BITS, "word": range(len(SUBMISSION))})
 
 
 def header_layout(parameters: Parameters) -> data.StructLayout:
@@ -100,7 +105,7 @@ def plan_layout(parameters: Parameters) -> data.StructLayout:
             "first": data.StructLayout({"address": ADDRESS_BITS, "beats": READ_COUNT_BITS, "log": LogName}),
             "bad_request": 1,
             "bus_error": 1,
-            "fault": fault_layout(),
+            "fault": order_fault_layout(),
         }
     )
 
@@ -119,7 +124,7 @@ def order_layout(parameters: Parameters) -> data.StructLayout:
             # Its entry was not what it must be, or could not be fetched; ``fault`` says more.
             "bad_request": 1,
             "bus_error": 1,
-            "fault": fault_layout(),
+            "fault": order_fault_layout(),
         }
     )
 

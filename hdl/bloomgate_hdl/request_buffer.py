@@ -11,6 +11,7 @@ from bloomgate_hdl.memory_port import MAX_BEATS
 from bloomgate_hdl.parity import is_bad, parity_of, protected_bits
 from bloomgate_hdl.queue_port import ADDRESS_BITS, READ_COUNT_BITS, LogName, fault_layout, plan_layout
 from bloomgate_hdl.read_master import fetch_layout, fetched_layout
+from bloomgate_hdl.up_down import up_down
 
 __all__ = ["BEAT_ADDRESS_BITS", "KEY_WORD_BITS", "RequestBuffer", "chunk_layout", "check_layout", "word_layout"]
 
@@ -200,6 +201,7 @@ class RequestBuffer(wiring.Component):
                 self.bad_request.eq(plan.bad_request),
                 self.bus_error.eq(plan.bus_error),
                 self.fault.code.eq(0),
+                self.failed_log.eq(LogName.READS),
                 self.check.eq(0),
             ]
         with m.If(self.reset):
@@ -302,11 +304,11 @@ class RequestBuffer(wiring.Component):
         m.d.sync += [
             inserted_beats.eq(inserted_beats + (arrives & for_insertion)),
             received.eq(received + comes_in),
-            stored_words.eq(stored_words + comes_in - self.take),
+            stored_words.eq(up_down(stored_words, comes_in, self.take)),
             self.stored.eq(
                 stored_words[1:].any() | Mux(self.take, stored_words[0] & comes_in, stored_words[0] | comes_in)
             ),
-            claimed.eq(claimed + Mux(fetched & (log == LogName.READS), self.fetch.payload.beats, 0) - self.take),
+            claimed.eq(up_down(claimed, Mux(fetched & (log == LogName.READS), self.fetch.payload.beats, 0), self.take)),
         ]
         m.d.comb += self.coming.eq(claimed != stored_words)
 

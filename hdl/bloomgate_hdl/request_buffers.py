@@ -17,6 +17,7 @@ from bloomgate_hdl.order_planner import OrderPlanner
 from bloomgate_hdl.queue_port import ADDRESS_BITS, LogName, fault_layout, order_layout, queued_request_layout
 from bloomgate_hdl.read_master import fetch_layout, fetched_layout
 from bloomgate_hdl.request_buffer import BEAT_ADDRESS_BITS, RequestBuffer, check_layout
+from bloomgate_hdl.up_down import up_down
 from bloomgate_hdl.validation_pipeline import beat_layout
 
 __all__ = ["RequestBuffers", "findings_layout"]
@@ -184,7 +185,7 @@ class RequestBuffers(wiring.Component):
         with m.If(self.busy[1:] == 0):
             m.d.sync += under_way.eq(beats)
         with m.Else():
-            m.d.sync += under_way.eq(under_way + beats - (self.beat.valid & (self.beat.id != DESCRIPTOR_ID)))
+            m.d.sync += under_way.eq(up_down(under_way, beats, self.beat.valid & (self.beat.id != DESCRIPTOR_ID)))
         crowded = under_way > _PREFETCHED - MAX_BEATS
         # Whose turn it is, is found out a clock cycle ahead; a buffer that is being loaded will ask. One that was
         # decided has left the order and asks for nothing.
@@ -272,12 +273,19 @@ class RequestBuffers(wiring.Component):
             self.findings.bus_error.eq(of(serving, "bus_error")),
             self.findings.check.eq(Array(buffer.check.as_value() for buffer in buffers)[serving]),
         ]
-        with m.If(order_fault.code != 0):
-            m.d.sync += self.findings.fault.eq(order_fault)
-        with m.Else():
-            m.d.sync += self.findings.fault.eq(fault)
-            with m.If(fault.code == ErrorCode.FETCH_ERROR.value):
-                m.d.sync += self.findings.fault.detail.eq(fault.detail + (origin << BEAT_ADDRESS_BITS))
+        # An order that could not be fetched failed at the origin of its read log.
+        code = Signal.like(fault.code)
+        detail = Signal.like(fault.detail)
+        m.d.comb += [
+            code.eq(Mux(order_fault.code != 0, order_fault.code, fault.code)),
+            detail.eq(Mux(order_fault.code != 0, order_fault.word, fault.detail)),
+        ]
+        m.d.sync += [
+            self.findings.fault.code.eq(code),
+            self.findings.fault.detail.eq(
+                detail + (Mux(code == ErrorCode.FETCH_ERROR.value, origin, 0) << BEAT_ADDRESS_BITS)
+            ),
+        ]
         for number, buffer in enumerate(buffers):
             mine = serving == number
             m.d.comb += [

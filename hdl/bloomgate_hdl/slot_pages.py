@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.registers import SLOT_PAGE, ErrorCode, RequestKind
 
+from bloomgate_hdl.announced_log_port import AnnouncedLogSignature
 from bloomgate_hdl.error_log import error_layout
 from bloomgate_hdl.flight_port import SlotFlightSignature
 from bloomgate_hdl.per_slot import PerSlot
@@ -35,6 +36,8 @@ class SlotPages(wiring.Component):
     What a write means for a transaction in flight is handed on through ``flight``. A request for the token that waits
     for it keeps its slot busy, but DISCARD withdraws it. A reset does not mark what belongs to a transaction in flight:
     its snapshot is of an older epoch, which is reason enough.
+
+    Keys of an announced log come in as if they were written to READ_APERTURE, whenever the bus writes nothing.
 
     One bit of each slot's state lives in a vector of flip-flops, words live in LUT RAM. LUT RAM has one write port, so
     each word is written from one side only: counts and snapshot by the bus, verdicts by the arbiter. In place of
@@ -73,6 +76,7 @@ class SlotPages(wiring.Component):
                 "append_position": Out(range(parameters.aperture_depth)),
                 "append_key": Out(parameters.key_bits),
                 "flight": Out(SlotFlightSignature(parameters)),
+                "log": Out(AnnouncedLogSignature(parameters)),
                 #: A write that was not honoured.
                 "error": Out(error_layout(parameters)),
                 #: Strobe: a request has been submitted (for measurements).
@@ -118,7 +122,7 @@ class SlotPages(wiring.Component):
             name: Signal(name=f"to_{name.lower()}")
             for name in (
                 *("READ_APERTURE", "WRITE_APERTURE", "COMMUTE_APERTURE"),
-                *("SNAPSHOT_EPOCH", "SNAPSHOT_COUNT", "SUBMIT", "DISCARD", "ANNOUNCE", "PARK"),
+                *("SNAPSHOT_EPOCH", "SNAPSHOT_COUNT", "SUBMIT", "DISCARD", "ANNOUNCE", "PARK", "ANNOUNCED_TAIL"),
             )
         }
         slot = Signal(p.slot_bits)
@@ -126,18 +130,24 @@ class SlotPages(wiring.Component):
         written = Signal.like(bus.write_data)
         strobe = Signal.like(bus.write_strobe)
         here = {item.name: selects(item, bus.write_word) for item in APERTURE_PAGE if item.name in words}
+        by_log = Signal()
+        log = self.log
+        m.d.comb += log.key_ready.eq(~bus.write_valid)
         m.d.sync += [
             *(words[name].eq(bus.write_valid & selected) for name, selected in here.items()),
             bus.write_error.eq(bus.write_valid & ~Cat(here.values()).any()),
-            slot.eq(bus.write_slot),
+            by_log.eq(~bus.write_valid & log.key_valid),
+            slot.eq(Mux(bus.write_valid, bus.write_slot, log.key_slot)),
             word.eq(bus.write_word),
-            written.eq(bus.write_data),
-            strobe.eq(bus.write_strobe),
+            written.eq(Mux(bus.write_valid, bus.write_data, log.key)),
+            # A key that was lost is a write that was not whole.
+            strobe.eq(Mux(bus.write_valid, bus.write_strobe, ~log.key_lost.replicate(len(strobe)))),
         ]
         whole = strobe.all()
         is_busy = busy.bit_select(slot, 1)
-        adds_read, submits, discards = words["READ_APERTURE"], words["SUBMIT"], words["DISCARD"]
-        announces, parks = words["ANNOUNCE"], words["PARK"]
+        adds_read = words["READ_APERTURE"] | by_log
+        submits, discards = words["SUBMIT"], words["DISCARD"]
+        announces, parks, advances = words["ANNOUNCE"], words["PARK"], words["ANNOUNCED_TAIL"]
         adds_write = Signal()
         adds_key = Signal()
         sets_snapshot = Signal()
@@ -146,7 +156,7 @@ class SlotPages(wiring.Component):
             adds_write.eq(words["WRITE_APERTURE"] | words["COMMUTE_APERTURE"]),
             adds_key.eq(adds_read | adds_write),
             sets_snapshot.eq(words["SNAPSHOT_EPOCH"] | words["SNAPSHOT_COUNT"]),
-            writable.eq(Cat(words.values()).any()),
+            writable.eq(Cat(words.values()).any() | by_log),
         ]
 
         # What has been filled so far; a request that was decided or discarded leaves nothing.
@@ -160,13 +170,16 @@ class SlotPages(wiring.Component):
         refused_range = Signal()
         refused_full = Signal()
         refused_flight = Signal()
+        refused_tail = Signal()
         flight = self.flight
         on = written[0]
         kind = written[kind_field.lsb : kind_field.lsb + kind_field.width]
         bad_kind = Signal()
         withdraws = Signal()
         m.d.comb += withdraws.eq(discards & whole & flight.withdrawable.bit_select(slot, 1))
-        with m.Switch(kind):
+        with m.If(log.behind):
+            m.d.comb += bad_kind.eq(1)
+        with m.Else(), m.Switch(kind):
             with m.Case(RequestKind.COMMIT.value):
                 m.d.comb += bad_kind.eq(0)
             with m.Case(RequestKind.TOKEN.value):
@@ -181,8 +194,14 @@ class SlotPages(wiring.Component):
             m.d.comb += refused_busy.eq(1)
         with m.Elif(writable & ~sets_snapshot & ~whole):
             m.d.comb += refused_partial.eq(1)
-        with m.Elif(submits & bad_kind | parks & on & ~flight.parkable.bit_select(slot, 1)):
+        with m.Elif(
+            submits & bad_kind
+            | parks & on & ~flight.parkable.bit_select(slot, 1)
+            | advances & ~flight.in_flight.bit_select(slot, 1)
+        ):
             m.d.comb += refused_flight.eq(1)
+        with m.Elif(advances & (written > p.aperture_depth)):
+            m.d.comb += refused_tail.eq(1)
         with m.Elif(adds_key & key_too_wide):
             m.d.comb += refused_range.eq(1)
         with m.Elif(adds_key & full):
@@ -205,6 +224,11 @@ class SlotPages(wiring.Component):
             flight.slot.eq(slot),
             flight.announce.eq(announce),
             flight.pause.eq(announces & ~on & whole & ~is_busy),
+            log.slot.eq(slot),
+            log.begin.eq(announce & ~flight.in_flight.bit_select(slot, 1)),
+            log.advance.eq(advances & whole & ~is_busy & ~refused_flight & ~refused_tail),
+            log.tail.eq(written),
+            log.drop.eq(submit | discard),
             flight.append.eq(append & adds_read),
             flight.snapshot.eq(sets_snapshot & ~is_busy),
             flight.submit.eq(submit),
@@ -257,7 +281,7 @@ class SlotPages(wiring.Component):
             decided_mask.eq(per_slot.one_hot(self.decided_slot, self.decided)),
             reset_mask.eq(Mux(self.reset, ~fresh & ~flight.in_flight | owed, 0) | Mux(self.resetting, submit_mask, 0)),
         ]
-        bad = refused_partial & ~submits | refused_range
+        bad = refused_partial & ~submits | refused_range | refused_flight & advances
         m.d.sync += [
             pending.eq(pending & ~(per_slot.one_hot(self.request_slot, self.take) | discard_mask) | submit_mask),
             busy.eq(busy & ~(decided_mask | discard_mask) | submit_mask),
@@ -265,7 +289,7 @@ class SlotPages(wiring.Component):
             fresh.eq(fresh & ~per_slot.one_hot(slot, append | submit | announce) | decided_mask | discard_mask),
             # These describe the request being filled; submitting hands them on.
             busy_error.eq(busy_error & ~clear_mask | per_slot.one_hot(slot, refused_busy)),
-            overflow_error.eq(overflow_error & ~clear_mask | per_slot.one_hot(slot, refused_full)),
+            overflow_error.eq(overflow_error & ~clear_mask | per_slot.one_hot(slot, refused_full | refused_tail)),
             bad_request_error.eq(bad_request_error & ~clear_mask | per_slot.one_hot(slot, bad)),
             reset_owed.eq((reset_owed | Mux(self.reset, owed, 0)) & ~decided_mask),
             # This one sticks to a request until it is decided, since a reset also hits requests already submitted.
@@ -276,7 +300,9 @@ class SlotPages(wiring.Component):
 
         error = self.error
         m.d.comb += [
-            error.valid.eq(refused_busy | refused_partial | refused_flight | refused_range | refused_full),
+            error.valid.eq(
+                refused_busy | refused_partial | refused_flight | refused_tail | refused_range | refused_full
+            ),
             error.slot.eq(slot),
             error.detail.eq(written),
         ]
@@ -289,7 +315,10 @@ class SlotPages(wiring.Component):
                 )
             )
         with m.Elif(refused_partial):
-            m.d.comb += [error.code.eq(ErrorCode.PARTIAL_WRITE.value), error.detail.eq(word << 2)]
+            m.d.comb += [
+                error.code.eq(Mux(by_log, ErrorCode.FETCH_ERROR.value, ErrorCode.PARTIAL_WRITE.value)),
+                error.detail.eq(Mux(by_log, fill.reads, word << 2)),
+            ]
         with m.Elif(refused_flight):
             m.d.comb += error.code.eq(ErrorCode.NOT_IN_FLIGHT.value)
         with m.Elif(refused_range):
@@ -329,7 +358,7 @@ class SlotPages(wiring.Component):
         read_fresh = fresh.bit_select(read_slot, 1)
         read_busy = busy.bit_select(read_slot, 1)
         read_fill = per_slot.word(fills, read_slot)
-        m.d.comb += flight.look_slot.eq(read_slot)
+        m.d.comb += [flight.look_slot.eq(read_slot), log.look_slot.eq(read_slot)]
         state = flight.state
         values = {
             **verdict_registers(verdict, done.bit_select(read_slot, 1)),
@@ -351,7 +380,7 @@ class SlotPages(wiring.Component):
                 "TOKEN_WAITING": state.token_waiting,
                 "HOLDER": state.holder,
                 "REVOKED": state.revoked,
-                "ANNOUNCING_DONE": state.announcing_done,
+                "ANNOUNCING_DONE": state.announcing_done & ~log.look_behind,
                 "TOLD": state.told,
                 "WAKE_SEQUENCE": state.wake_sequence,
             },

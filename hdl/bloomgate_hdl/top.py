@@ -107,7 +107,9 @@ class Bloomgate(wiring.Component):
         # Queue pairs and memory.
         connect(m, queues.fetch, memory_master.fetch)
         connect(m, queues.completion, memory_master.completion)
+        connect(m, slot_pages.log, queues.log)
         m.d.comb += [
+            queues.in_flight.eq(flights.in_flight),
             queues.beat.eq(memory_master.beat),
             queues.busy.eq(memory_master.busy),
             queues.reads_idle.eq(memory_master.reads_idle),
@@ -217,7 +219,7 @@ class Bloomgate(wiring.Component):
             flights.reset_begins.eq(arbiter.reset_begins),
             flights.epoch.eq(arbiter.epoch),
             flights.count.eq(arbiter.count),
-            flights.busy.eq(arbiter.busy),
+            flights.busy.eq(arbiter.busy | ~queues.log_settled),
             flights.ready.eq(pipeline.ready),
             flights.outcome.eq(pipeline.outcome),
             pipeline.clear.eq(flights.clear),

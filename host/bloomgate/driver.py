@@ -90,6 +90,8 @@ _COMMAND = CONTROL_PAGE.register("COMMAND")
 _QUEUES_SINCE = (0, 2, 0)
 # And the one that brought transactions in flight.
 _FLIGHT_SINCE = (0, 3, 0)
+# And the one that brought their announced logs.
+LOGS_SINCE = (0, 4, 0)
 
 _LAST_EPOCH = (1 << EPOCH_BITS) - 1
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import index
 from typing import Optional
 
-from bloomgate.driver import EMPTY, FILLING, SUBMITTED, ProgrammedIODevice, RegisterBus, SlotPage
-from bloomgate.errors import BloomgateError, DeviceTimeout, RequestError
+from bloomgate.driver import EMPTY, FILLING, LOGS_SINCE, SUBMITTED, ProgrammedIODevice, RegisterBus, SlotPage
+from bloomgate.errors import BloomgateError, DeviceInUse, DeviceTimeout, DeviceUnavailable, RequestError
 from bloomgate.in_flight import SLOT_COUNTERS, Doom, Token, Wake
+from bloomgate.queue_port import QueuePort
 from bloomgate.registers import SLOT_PAGE, RequestKind
 from bloomgate.slots import Slot
 from bloomgate.verdict import Reason, Verdict
@@ -47,6 +48,9 @@ class ProgrammedSlot(Slot):
         #: The last transaction was refused with IRREVOCABLE.
         self._refused = False
         self._announced = 0
+        #: The slot's queue pair, if it announces by a log in memory, and the keys that the transaction has there.
+        self._log: Optional[QueuePort] = None
+        self._logged = 0
         #: The token was asked for in this transaction, and granted; and what became of it if that was an ABORT.
         self._asked = self._granted = False
         self._refusal: Optional[Verdict] = None
@@ -67,14 +71,42 @@ class ProgrammedSlot(Slot):
 
     def announce(self, keys: Sequence[int]) -> None:
         self._require_announceable(*self._state(), self._announced, keys)
-        with self._whole():
+        with self._announcing(keys):
             self.device._fill(self._page, (keys,))
+
+    def announce_log(self, keys: Sequence[int]) -> None:
+        self._require_announceable(*self._state(), self._announced, keys)
+        log = self._announced_log()
+        # The log goes on behind a verdict on the token, which empties the page.
+        if log is None or self._logged + len(keys) > self.device.parameters.aperture_depth:
+            self.announce(keys)
+            return
+        with self._announcing(keys):
+            log.announce(self._logged, keys)
+        self._logged += len(keys)
+
+    @contextlib.contextmanager
+    def _announcing(self, keys: Sequence[int]) -> Iterator[None]:
+        """What is done in it announces these keys: wait until they are announced."""
+        with self._whole():
+            yield
             done = _FLIGHT["ANNOUNCING_DONE"].mask
             self.device._await(self._offset("FLIGHT"), 1, done, done, "the keys were not announced")
             self.device._flight.settle()
         self._announced += len(keys)
         self._page.counted["keys_announced"] += len(keys)
         self._keys.update(keys)
+
+    def _announced_log(self) -> Optional[QueuePort]:
+        """The slot's queue pair; None where there is none."""
+        if self._log is None and self.device._version >= LOGS_SINCE:
+            try:
+                self._log = self.device._queues.open_on(self.number)
+            except DeviceInUse:
+                raise
+            except DeviceUnavailable:
+                pass
+        return self._log
 
     @property
     def announced(self) -> Optional[int]:
@@ -228,6 +260,8 @@ class ProgrammedSlot(Slot):
                 self._page.counted += self._since_opened()
                 self._closed = True
         self._closed = True
+        if self._log is not None:
+            self._log.close()
         self.device._give_back(self._page)
 
     def _count_spurious_wake(self) -> None:
@@ -274,7 +308,7 @@ class ProgrammedSlot(Slot):
 
     def _forget(self) -> None:
         self._in_flight = self._has_parked = self._refused = self._asked = self._granted = False
-        self._announced = 0
+        self._announced = self._logged = 0
 
     def _end(self) -> None:
         """End it without a verdict, if it has not ended."""

@@ -17,6 +17,7 @@ from bloomgate.queue_layout import (
     WINDOW_ALIGNMENT,
     CompletionBeat,
     EntryWord,
+    announced_log_offset,
     completion_ring_offset,
     log_area_offset,
     submission_ring_offset,
@@ -110,6 +111,22 @@ def queue_documentation() -> str:
         "SLVERR or DECERR where the entry or a log is fetched gives BUS_ERROR and FETCH_ERROR is logged with"
         " the address:"
         " nothing was assigned, the request may be submitted again. A key wider than key_bits gives BAD_REQUEST.",
+        "",
+        "## The announced log",
+        "",
+        "A transaction in flight (see in-flight.md) can announce its read set by a log in the window, in place of the"
+        f" slot page's READ_APERTURE. The log is at offset {announced_log_offset(default):#x} in the default geometry:"
+        " the first multiple of its size behind the rings. It has room for aperture_depth keys"
+        f" ({default.aperture_depth}), and begins anew with every transaction.",
+        "",
+        "1. Write keys behind those that are there.",
+        "2. Memory barrier (DMB); then ANNOUNCED_TAIL in the slot page := keys that are there. It only grows.",
+        "3. Before SUBMIT: wait until FLIGHT shows ANNOUNCING_DONE. A submission that comes earlier gets BAD_REQUEST,"
+        " and NOT_IN_FLIGHT is logged.",
+        "",
+        "The co-processor fetches what is new, up to 32 keys in a burst, and adds it to the page's read set. DISCARD"
+        " drops what has not come. SLVERR, DECERR or an address outside the window gives the request BAD_REQUEST, and"
+        " FETCH_ERROR is logged; more keys than the page has room for give OVERFLOW.",
         "",
         "## Limits and bounds",
         "",

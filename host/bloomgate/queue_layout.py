@@ -31,6 +31,7 @@ __all__ = [
     "WINDOW_ALIGNMENT",
     "CompletionBeat",
     "EntryWord",
+    "announced_log_offset",
     "completion_ring_offset",
     "log_area_offset",
     "sequence_of",
@@ -146,6 +147,15 @@ def completion_ring_offset(parameters: Parameters) -> int:
 def log_area_offset(parameters: Parameters) -> int:
     """Byte offset of the first byte behind the rings, where key logs can be."""
     return 2 * parameters.queue_entries * ENTRY_BYTES
+
+
+def announced_log_offset(parameters: Parameters) -> int:
+    """Byte offset of the log that ANNOUNCED_TAIL is of: room for aperture_depth keys, at a multiple of its size.
+
+    So its lines have no carry into the number of a page in the default geometry, as rings have none.
+    """
+    size = max(parameters.aperture_depth * WORD_BYTES, ENTRY_BYTES)
+    return -(-log_area_offset(parameters) // size) * size
 
 
 def sequence_of(generation: int, index: int) -> int:

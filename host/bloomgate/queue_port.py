@@ -7,6 +7,7 @@ import struct
 from collections.abc import Sequence
 from typing import Optional
 
+from bloomgate.errors import DeviceUnavailable
 from bloomgate.parameters import Parameters
 
 __all__ = ["QueuePort"]
@@ -42,6 +43,10 @@ class QueuePort(abc.ABC):
     def put(self, offset: int, keys: Sequence[int]) -> None:
         """Write a log there. Raises struct.error for what is no 32-bit key."""
         struct.pack_into(f"={len(keys)}I", self.window, offset, *keys)
+
+    def announce(self, position: int, keys: Sequence[int]) -> None:
+        """Write keys behind the first ``position`` of the slot's announced log, and move its tail behind them."""
+        raise DeviceUnavailable("this way to the device has no announced log")
 
     def reserve(self, offset: int, size: int) -> None:  # noqa: B027 - memory that is there needs nothing
         """Make sure that a part of the window can be written. Raises OSError if there is no memory."""

@@ -31,6 +31,14 @@ class QueueSlots:
                     return port
         raise DeviceInUse(f"all {self._slots} slots have a queue pair; close one, or submit more in each")
 
+    def open_on(self, slot: int) -> QueuePort:
+        """The port of this slot. Raises :class:`~bloomgate.errors.DeviceInUse`, and what opening it raises."""
+        with self._lock:
+            if slot in self._ports and not self._ports[slot].closed:
+                raise DeviceInUse(f"slot {slot} has a queue pair that is in use; close it, or announce without its log")
+            self._ports[slot] = port = self._open_port(slot)
+            return port
+
     def close(self) -> None:
         """Close all ports, also if one cannot be brought to rest; then raise what that one raises."""
         with self._lock, contextlib.ExitStack() as closing:

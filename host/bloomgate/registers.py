@@ -54,7 +54,7 @@ WORD_BYTES = 4
 #: "BLMG", little endian.
 IDENTIFICATION = int.from_bytes(b"BLMG", "little")
 #: (major, minor, patch) of the register interface. A host refuses another major version.
-VERSION = (0, 3, 0)
+VERSION = (0, 4, 0)
 
 #: Entries of the error log, a ring.
 ERROR_LOG_ENTRIES = 16
@@ -85,7 +85,7 @@ class ErrorCode(IntEnum):
     SUBMIT_WHILE_BUSY = 1
     #: A key or snapshot written while the slot's request was undecided; dropped. DETAIL: the data word.
     WRITE_WHILE_BUSY = 2
-    #: A key written to a full slot; dropped. DETAIL: the key.
+    #: A key written to a full slot, or an ANNOUNCED_TAIL beyond aperture_depth; dropped. DETAIL: the data word.
     KEY_OVERFLOW = 3
     #: A write of less than a whole word to an aperture, SUBMIT or DISCARD; dropped, except that SUBMIT submits what can
     #: then only be aborted. DETAIL: offset in the page, bytes.
@@ -102,14 +102,16 @@ class ErrorCode(IntEnum):
     BAD_DOORBELL = 9
     #: A submission entry that cannot be right. DETAIL: number of its first bad word, 0 to 7.
     BAD_DESCRIPTOR = 10
-    #: SLVERR or DECERR where a submission entry or a key log was fetched. DETAIL: byte address.
+    #: SLVERR or DECERR where a submission entry or a key log was fetched. DETAIL: byte address. Also where an announced
+    #: log was fetched, or is not in the slot's window; then DETAIL is the slot's READ_COUNT.
     FETCH_ERROR = 11
     #: SLVERR or DECERR where a completion was written. DETAIL: the slot's completions before this one, modulo 2**16.
     COMPLETION_ERROR = 12
     #: A window was set while its queue was not disabled; dropped. DETAIL: the data word.
     WINDOW_IN_USE = 13
     #: PARK of a slot that nothing could wake; dropped. Or SUBMIT of a TOKEN without a transaction that has begun, of a
-    #: GUARD without the token, or of an unknown KIND; aborted with BAD_REQUEST. DETAIL: the data word.
+    #: GUARD without the token, of an unknown KIND, or before all of the announced log has come; or an ANNOUNCED_TAIL
+    #: without a transaction in flight; aborted with BAD_REQUEST. DETAIL: the data word.
     NOT_IN_FLIGHT = 14
 
 
@@ -655,7 +657,7 @@ SLOT_PAGE = Page(
             Field("TOKEN_WAITING", 3, 1, "a request for the token is undecided"),
             Field("HOLDER", 4, 1, "the slot has the token"),
             Field("REVOKED", 5, 1, "it had the token, which was taken away"),
-            Field("ANNOUNCING_DONE", 6, 1, "all keys that are to be announced are"),
+            Field("ANNOUNCING_DONE", 6, 1, "all keys that are to be announced are, also those of the log"),
             Field("TOLD", 7, 1, "the last doom was told: if DOOMED, the rest here and in the DOOM registers is of it"),
             Field("WAKE_SEQUENCE", 16, 16, "grows by 1 with every wake, modulo 2**16"),
         ),
@@ -669,6 +671,14 @@ SLOT_PAGE = Page(
         " begin again with.",
     ),
     Register("DOOM_COUNT", 0x054, Access.RO, "Count of that timestamp."),
+    Register(
+        "ANNOUNCED_TAIL",
+        0x058,
+        Access.WO,
+        "Doorbell: the keys before COUNT are in the announced log of the slot's window, see queues.md, and belong to"
+        " the read set of its transaction in flight.",
+        (Field("COUNT", 0, 32, "keys in the log since the transaction began, at most aperture_depth"),),
+    ),
     Window("READ_APERTURE", 0x400, _APERTURE_BYTES, Access.WO, "A word adds a key to the read set."),
     Window("WRITE_APERTURE", 0x800, _APERTURE_BYTES, Access.WO, "A word adds a key to the write set."),
     Window("COMMUTE_APERTURE", 0xC00, _APERTURE_BYTES, Access.WO, "A word adds a key to the commute set."),

@@ -88,6 +88,14 @@ class Slot(Closing):
         token uses :meth:`guard`.
         """
 
+    def announce_log(self, keys: Sequence[int]) -> None:
+        """As :meth:`announce`, by way of memory: the keys go to a log in the slot's queue pair, and one store says so.
+
+        Where the device reads a caller's keys anyway, or reaches no memory, this is :meth:`announce`. Raises
+        :class:`~bloomgate.errors.DeviceInUse` if somebody else has the slot's queue pair.
+        """
+        self.announce(keys)
+
     @property
     @abc.abstractmethod
     def announced(self) -> Optional[int]:

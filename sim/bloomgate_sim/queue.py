@@ -16,13 +16,21 @@ from bloomgate.queue_layout import (
     INDEX_BITS,
     SEQUENCE,
     SUBMISSION,
+    announced_log_offset,
     completion_ring_offset,
     sequence_of,
     submission_ring_offset,
 )
 from bloomgate.queue_pair import window_bytes
 from bloomgate.queue_port import QueuePort
-from bloomgate.registers import CONTROL_PAGE, QUEUE_RECORD, QUEUE_RECORD_BYTES, SLOT_PAGE, slot_page_offset
+from bloomgate.registers import (
+    CONTROL_PAGE,
+    QUEUE_RECORD,
+    QUEUE_RECORD_BYTES,
+    SLOT_PAGE,
+    WORD_BYTES,
+    slot_page_offset,
+)
 
 if TYPE_CHECKING:
     from bloomgate_sim.device import SimulatedBus
@@ -51,6 +59,7 @@ class SimulatedQueue(QueuePort):
         super().__init__(parameters, memoryview(self._memory))
         self._bus = bus
         self._page = slot_page_offset(slot) + SLOT_PAGE.register("COMPLETION_HEAD").offset
+        self._tail = slot_page_offset(slot) + SLOT_PAGE.register("ANNOUNCED_TAIL").offset
         self._record = CONTROL_PAGE.window("QUEUE_RECORDS").offset + slot * QUEUE_RECORD_BYTES
         self._base = WINDOWS_BASE + slot * size
         #: Indices of the next submission and of the oldest that is not released; which are.
@@ -98,6 +107,11 @@ class SimulatedQueue(QueuePort):
     def waited(self, seconds: float) -> None:
         if seconds >= PATIENCE:
             raise DeviceTimeout(f"the simulated device has not decided a request for {seconds:.0f} s; open it again")
+
+    def announce(self, position: int, keys: Sequence[int]) -> None:
+        self._require_open()
+        self.put(announced_log_offset(self.parameters) + position * WORD_BYTES, keys)
+        self._bus.write(self._tail, [position + len(keys)])
 
     def close(self) -> None:
         if not self.closed:

@@ -46,7 +46,7 @@ async def check(ctx, dut, words, base, size):
     expected = first_bad_word(words, size)
     assert order.bad_request == (expected is not None), [hex(word) for word in words]
     if expected is not None:
-        assert (order.fault.code, order.fault.detail) == (ErrorCode.BAD_DESCRIPTOR, expected)
+        assert (order.fault.code, order.fault.word) == (ErrorCode.BAD_DESCRIPTOR, expected)
     else:
         assert order.fault.code == 0
         assert order.header.request == words[0] & 0xFFFF

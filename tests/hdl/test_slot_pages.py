@@ -16,9 +16,13 @@ from tests.hdl.simulation import PageBus, drive, simulate, value_of
 
 PARAMETERS = Parameters(K=1, D=16, timestamp_bits=20, key_bits=24, slots=3, aperture_depth=4)
 ITEMS = {item.word + n: item for item in APERTURE_PAGE for n in range(item.size // 4)}
+#: In place of the word of a write: a key of the slot's announced log; with no strobe, the message that it is lost.
+LOG = -1
 APERTURES = {name: SLOT_PAGE.window(f"{name}_APERTURE") for name in ("READ", "WRITE", "COMMUTE")}
 SUBMIT, DISCARD = SLOT_PAGE.register("SUBMIT"), SLOT_PAGE.register("DISCARD")
 ANNOUNCE, PARK = SLOT_PAGE.register("ANNOUNCE"), SLOT_PAGE.register("PARK")
+TAIL = SLOT_PAGE.register("ANNOUNCED_TAIL")
+ITEMS[LOG] = APERTURES["READ"]
 KIND = SUBMIT["KIND"]
 SNAPSHOT = {name: SLOT_PAGE.register(f"SNAPSHOT_{name}") for name in ("EPOCH", "COUNT")}
 VERDICT, STATUS = SLOT_PAGE.register("VERDICT"), SLOT_PAGE.register("STATUS")
@@ -51,6 +55,8 @@ class Slot:
     parkable: bool = False
     holds: bool = False
     withdrawable: bool = False
+    #: Not all of its announced log has come.
+    behind: bool = False
 
 
 class Model:
@@ -72,10 +78,17 @@ class Model:
             busy = ErrorCode.SUBMIT_WHILE_BUSY if item in (SUBMIT, DISCARD) else ErrorCode.WRITE_WHILE_BUSY
             return "BUSY_ERROR", busy, data
         if item not in SNAPSHOT.values() and strobe != WHOLE:
+            if word == LOG:
+                return "BAD_REQUEST_ERROR", ErrorCode.FETCH_ERROR, state.reads
             # A partial SUBMIT must not leave its client without a verdict.
             return "submit" if item is SUBMIT else "BAD_REQUEST_ERROR", ErrorCode.PARTIAL_WRITE, word * 4
-        if item is SUBMIT and KIND.extract(data) not in self.kinds(slot):
+        if item is SUBMIT and (state.behind or KIND.extract(data) not in self.kinds(slot)):
             return "submit", ErrorCode.NOT_IN_FLIGHT, data
+        if item is TAIL and not state.in_flight:
+            return "BAD_REQUEST_ERROR", ErrorCode.NOT_IN_FLIGHT, data
+        if item is TAIL:
+            fits = data <= p.aperture_depth
+            return ("advance", None, None) if fits else ("OVERFLOW_ERROR", ErrorCode.KEY_OVERFLOW, data)
         if item is PARK and data & 1 and not state.parkable:
             return "nothing", ErrorCode.NOT_IN_FLIGHT, data
         if aperture and data > p.max_key:
@@ -219,12 +232,20 @@ class Bench:
         for name in FLIGHT_STATE:
             vector = sum(getattr(state, name) << number for number, state in enumerate(model.slots))
             ctx.set(getattr(dut.flight, name), vector)
+        through_log = arriving is not None and arriving[1] == LOG
+        drive(
+            ctx, dut.log, key_valid=through_log, behind=self.arrived is not None and model.slots[self.arrived[0]].behind
+        )
+        if through_log:
+            slot, _, key, strobe = arriving
+            drive(ctx, dut.log, key_slot=slot, key=key, key_lost=not strobe)
         drive(ctx, dut, take=take is not None, request_slot=take or 0, reset=reset, resetting=reset or resetting)
         ctx.set(dut.decided, decided is not None)
         if decided is not None:
             drive(ctx, dut, decided_slot=decided[0], verdict=decided[1])
-        ctx.set(dut.bus.write_valid, arriving is not None)
-        if arriving is not None:
+        ctx.set(dut.bus.write_valid, arriving is not None and not through_log)
+        assert ctx.get(dut.log.key_ready) == (arriving is None or through_log)
+        if arriving is not None and not through_log:
             slot, word, data, strobe = arriving
             drive(ctx, dut.bus, write_slot=slot, write_word=word, write_data=data, write_strobe=strobe)
         write, self.arrived = self.arrived, arriving
@@ -245,6 +266,13 @@ class Bench:
         assert not told or ctx.get(dut.flight.slot) == slot
         if effect == "submit":
             assert ctx.get(dut.flight.kind) == (RequestKind.COMMIT if code is not None else KIND.extract(data))
+        in_flight = write is not None and model.slots[write[0]].in_flight
+        ends = {"submit": "drop", "discard": "drop", "advance": "advance"}
+        expected = {"begin"} if effect == "announce" and not in_flight else {ends[effect]} if effect in ends else set()
+        assert {name for name in ("begin", "advance", "drop") if ctx.get(getattr(dut.log, name))} == expected
+        assert not expected or ctx.get(dut.log.slot) == slot
+        if effect == "advance":
+            assert ctx.get(dut.log.tail) == data
         assert ctx.get(dut.append) == (effect == "append")
         if effect == "append":
             state = model.slots[slot]
@@ -253,7 +281,7 @@ class Bench:
             assert ctx.get(dut.append_key) == data
             expected = p.aperture_depth - 1 - state.writes if down else state.reads
             assert ctx.get(dut.append_position) == expected
-        self.refused = None if arriving is None else model.write(*arriving)[0] == "refused"
+        self.refused = None if arriving is None or through_log else model.write(*arriving)[0] == "refused"
         before = None
         if read is not None:
             drive(ctx, dut.bus, read_slot=read[0], read_word=read[1])
@@ -435,7 +463,7 @@ def test_a_key_that_is_too_wide_makes_a_bad_request(key):
 
 
 @pytest.mark.parametrize(
-    "item", [*APERTURES.values(), *SNAPSHOT.values(), SUBMIT, DISCARD, ANNOUNCE, PARK], ids=lambda item: item.name
+    "item", [*APERTURES.values(), *SNAPSHOT.values(), SUBMIT, DISCARD, ANNOUNCE, PARK, TAIL], ids=lambda item: item.name
 )
 @pytest.mark.parametrize("when", ["pending", "taken", "decided now"])
 def test_a_write_to_a_busy_slot_is_dropped_and_counts_against_the_next_request(item, when):
@@ -693,14 +721,14 @@ def test_random_accesses_in_every_clock(slots, seed):
     rng = random.Random(seed)
     p = dataclasses.replace(PARAMETERS, slots=slots, key_bits=rng.choice((24, 32)))
     bench = Bench(p)
-    targets = [*APERTURES.values()] * 5 + [*SNAPSHOT.values(), DISCARD, ANNOUNCE, PARK] + [SUBMIT] * 4
+    targets = [*APERTURES.values()] * 5 + [*SNAPSHOT.values(), DISCARD, ANNOUNCE, PARK, TAIL] + [SUBMIT] * 4
 
     async def run(ctx):
         taken, resetting = [], 0
         for _ in range(500):
             for state in bench.model.slots:
                 if rng.random() < 0.1:
-                    for name in ("in_flight", "parkable", "holds"):
+                    for name in ("in_flight", "parkable", "holds", "behind"):
                         setattr(state, name, rng.random() < 0.5)
                 state.withdrawable = state.pending and state.submitted["kind"] == RequestKind.TOKEN
             write = None
@@ -711,7 +739,13 @@ def test_random_accesses_in_every_clock(slots, seed):
                     word = rng.randrange(PAGE_BYTES // 4)
                 data = rng.getrandbits(p.key_bits) if rng.random() < 0.9 else rng.getrandbits(32)
                 strobe = WHOLE if rng.random() < 0.95 else rng.randint(1, 15)
+                if item is TAIL and rng.random() < 0.7:
+                    data = rng.randrange(p.aperture_depth + 2)
                 write = (rng.randrange(slots), word, data, strobe)
+            # The follower has none for a slot that is busy, nor for one that is about to be.
+            free = [slot for slot, state in enumerate(bench.model.slots) if not state.busy]
+            if free and rng.random() < 0.2 and (bench.arrived is None or ITEMS.get(bench.arrived[1]) is not SUBMIT):
+                write = (rng.choice(free), LOG, rng.getrandbits(p.key_bits), rng.choice((WHOLE, WHOLE, WHOLE, 0)))
             pending = [slot for slot, state in enumerate(bench.model.slots) if state.pending]
             take = rng.choice(pending) if pending and rng.random() < 0.2 else None
             if take is not None:

@@ -152,7 +152,7 @@ class Sequence:
             keys = self.keys()
             if slot.announced + len(keys) <= p.aperture_depth // 2 - 2:
                 self.announced[number] += keys
-                return number, "announce", (keys,)
+                return number, rng.choice(("announce", "announce", "announce_log")), (keys,)
         if kind == "token" and slot.token is Token.NONE:
             return number, "request_token", ()
         if kind == "park" and slot.token is not Token.HOLDER:

@@ -56,6 +56,12 @@ class LibraryQueue(QueuePort):
         self._require_open()
         self._lib.bloomgate_queue_enter(self._queue, words)
 
+    def announce(self, position: int, keys: Sequence[int]) -> None:
+        self._require_open()
+        words = self._ffi.from_buffer("uint32_t[]", struct.pack(f"={len(keys)}I", *keys))
+        if self._lib.bloomgate_announce(self._queue, position, words, len(keys)) != self._lib.BLOOMGATE_OK:
+            raise ValueError(f"{position + len(keys)} keys are more than the slot's announced log can have")
+
     def collect(self, index: int, seconds: float) -> Optional[tuple[int, ...]]:
         verdict = self._ffi.new("uint32_t[4]")
         with self._idle:

@@ -13,7 +13,7 @@
 /* What IDENTIFICATION and VERSION read. Refuse a device with another major version. */
 #define BLOOMGATE_IDENTIFICATION                              0x474D4C42u /* "BLMG" */
 #define BLOOMGATE_VERSION_MAJOR                               0u
-#define BLOOMGATE_VERSION_MINOR                               3u
+#define BLOOMGATE_VERSION_MINOR                               4u
 #define BLOOMGATE_VERSION_PATCH                               0u
 
 /* The default geometry. What a device really has is in GEOMETRY, CAPACITY and HASH_SEED. */
@@ -441,7 +441,7 @@
 /* 5: it had the token, which was taken away */
 #define BLOOMGATE_SLOT_FLIGHT_REVOKED_SHIFT                   5
 #define BLOOMGATE_SLOT_FLIGHT_REVOKED_MASK                    0x00000020u
-/* 6: all keys that are to be announced are */
+/* 6: all keys that are to be announced are, also those of the log */
 #define BLOOMGATE_SLOT_FLIGHT_ANNOUNCING_DONE_SHIFT           6
 #define BLOOMGATE_SLOT_FLIGHT_ANNOUNCING_DONE_MASK            0x00000040u
 /* 7: the last doom was told: if DOOMED, the rest here and in the DOOM registers is of it */
@@ -461,6 +461,14 @@
 
 /* Read-only. Count of that timestamp. */
 #define BLOOMGATE_SLOT_DOOM_COUNT                             0x054u
+
+/* Write-only, reads as 0. Doorbell: the keys before COUNT are in the announced log of the slot's window,
+ * see queues.md, and belong to the read set of its transaction in flight.
+ */
+#define BLOOMGATE_SLOT_ANNOUNCED_TAIL                         0x058u
+/* 31:0: keys in the log since the transaction began, at most aperture_depth */
+#define BLOOMGATE_SLOT_ANNOUNCED_TAIL_COUNT_SHIFT             0
+#define BLOOMGATE_SLOT_ANNOUNCED_TAIL_COUNT_MASK              0xFFFFFFFFu
 
 /* Write-only, reads as 0. A word adds a key to the read set. */
 #define BLOOMGATE_SLOT_READ_APERTURE                          0x400u
@@ -599,7 +607,9 @@ enum bloomgate_error_code {
     BLOOMGATE_ERROR_CODE_SUBMIT_WHILE_BUSY = 1,
     /* A key or snapshot written while the slot's request was undecided; dropped. DETAIL: the data word. */
     BLOOMGATE_ERROR_CODE_WRITE_WHILE_BUSY = 2,
-    /* A key written to a full slot; dropped. DETAIL: the key. */
+    /* A key written to a full slot, or an ANNOUNCED_TAIL beyond aperture_depth; dropped. DETAIL: the data
+     * word.
+     */
     BLOOMGATE_ERROR_CODE_KEY_OVERFLOW = 3,
     /* A write of less than a whole word to an aperture, SUBMIT or DISCARD; dropped, except that SUBMIT submits
      * what can then only be aborted. DETAIL: offset in the page, bytes.
@@ -619,7 +629,9 @@ enum bloomgate_error_code {
     BLOOMGATE_ERROR_CODE_BAD_DOORBELL = 9,
     /* A submission entry that cannot be right. DETAIL: number of its first bad word, 0 to 7. */
     BLOOMGATE_ERROR_CODE_BAD_DESCRIPTOR = 10,
-    /* SLVERR or DECERR where a submission entry or a key log was fetched. DETAIL: byte address. */
+    /* SLVERR or DECERR where a submission entry or a key log was fetched. DETAIL: byte address. Also where an
+     * announced log was fetched, or is not in the slot's window; then DETAIL is the slot's READ_COUNT.
+     */
     BLOOMGATE_ERROR_CODE_FETCH_ERROR = 11,
     /* SLVERR or DECERR where a completion was written. DETAIL: the slot's completions before this one, modulo
      * 2**16.
@@ -628,8 +640,8 @@ enum bloomgate_error_code {
     /* A window was set while its queue was not disabled; dropped. DETAIL: the data word. */
     BLOOMGATE_ERROR_CODE_WINDOW_IN_USE = 13,
     /* PARK of a slot that nothing could wake; dropped. Or SUBMIT of a TOKEN without a transaction that has
-     * begun, of a GUARD without the token, or of an unknown KIND; aborted with BAD_REQUEST. DETAIL: the data
-     * word.
+     * begun, of a GUARD without the token, of an unknown KIND, or before all of the announced log has come; or
+     * an ANNOUNCED_TAIL without a transaction in flight; aborted with BAD_REQUEST. DETAIL: the data word.
      */
     BLOOMGATE_ERROR_CODE_NOT_IN_FLIGHT = 14,
 };

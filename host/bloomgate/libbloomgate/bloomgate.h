@@ -255,6 +255,12 @@ int bloomgate_collect(struct bloomgate_queue *queue, uint32_t index, uint32_t mi
                       struct bloomgate_decision *decision);
 
 /*
+ * Announces keys of the slot's transaction in flight by its log in memory, which has `position` keys already (see
+ * docs/queues.md). BLOOMGATE_E_RANGE for more keys than it can have. Before SUBMIT, wait for ANNOUNCING_DONE.
+ */
+int bloomgate_announce(struct bloomgate_queue *queue, uint32_t position, const uint32_t *keys, size_t count);
+
+/*
  * What these are made of, for logs that lie in the window already and for requests of any length.
  *
  * `put` copies words to a byte offset of the window. `next` is the index that the next submission gets, or

@@ -110,6 +110,25 @@ int bloomgate_queue_put(struct bloomgate_queue *queue, uint32_t offset, const ui
     return BLOOMGATE_OK;
 }
 
+int bloomgate_announce(struct bloomgate_queue *queue, uint32_t position, const uint32_t *keys, size_t count)
+{
+    uint32_t depth = queue->geometry.aperture_depth;
+    if (position > depth || count > depth - position) {
+        return BLOOMGATE_E_RANGE;
+    }
+    uint32_t size = depth * 4 > BLOOMGATE_ENTRY_BYTES ? depth * 4 : BLOOMGATE_ENTRY_BYTES;
+    uint32_t rings = 2 * queue->geometry.queue_entries * BLOOMGATE_ENTRY_BYTES;
+    uint32_t log = (rings + size - 1) / size * size;
+    int status = bloomgate_queue_put(queue, log + position * 4, keys, count);
+    if (status != BLOOMGATE_OK) {
+        return status;
+    }
+    /* The keys are there before the tail says so. */
+    bloomgate_store_barrier();
+    queue->page.words[BLOOMGATE_SLOT_ANNOUNCED_TAIL / 4] = position + (uint32_t)count;
+    return BLOOMGATE_OK;
+}
+
 int bloomgate_queue_next(const struct bloomgate_queue *queue)
 {
     uint32_t used = (queue->tail - queue->head) & BLOOMGATE_RING_INDEX_MASK;
