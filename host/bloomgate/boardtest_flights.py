@@ -50,7 +50,8 @@ def doom(device: Device) -> None:
     with contextlib.closing(device.open_slot()) as reader, contextlib.closing(device.open_slot()) as writer:
         device.conflicts()
         reader.begin(device.last_timestamp())
-        reader.announce([key - 1, key])
+        reader.announce([key - 1])
+        reader.announce_log([key])
         _equal("before the conflict", reader.doomed, None)
         timestamp = _change(device, writer, key)
         _until("the doom", lambda: reader.doomed is not None)
@@ -60,7 +61,7 @@ def doom(device: Device) -> None:
         _equal("dooms counted", reader.stats()["dooms"], 1)
         # Announced in time, and nothing has changed it: only what is new is looked at.
         reader.begin(device.last_timestamp())
-        reader.announce([key])
+        reader.announce_log([key])
         _equal("nothing in the way", reader.commit(), Verdict(True, None, None, None))
 
 
