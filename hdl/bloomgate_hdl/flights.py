@@ -176,8 +176,8 @@ class Flights(wiring.Component):
             keeper.count.eq(self.count),
             keeper.exhausted.eq(self.exhausted),
             self.ends_epoch.eq(keeper.ends_epoch),
-            # At its end, from whoever was granted it since the reset has begun.
-            keeper.revoke.eq(self.token.revoke | self.reset_begins | self.epoch_ended),
+            keeper.revoke.eq(self.token.revoke | self.reset_begins),
+            keeper.epoch_ended.eq(self.epoch_ended),
             keeper.watchdog.eq(self.token.watchdog),
             self.token.held.eq(keeper.held),
             self.token.holder.eq(keeper.holder),

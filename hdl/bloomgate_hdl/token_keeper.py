@@ -49,6 +49,8 @@ class TokenKeeper(wiring.Component):
                 #: The newest timestamp's count, and whether the last epoch is over.
                 "count": In(p.timestamp_bits),
                 "exhausted": In(1),
+                #: Strobe: the epoch has ended.
+                "epoch_ended": In(1),
                 #: Strobe: take the token away; and clock cycles for which it is left to a holder, 0 for ever.
                 "revoke": In(1),
                 "watchdog": In(WATCHDOG_BITS),
@@ -90,7 +92,8 @@ class TokenKeeper(wiring.Component):
             gives_back.eq(over.any() & ~(self.decided & self.keeps)),
         ]
         m.d.sync += [
-            expired.eq(held & (held_for == self.watchdog) & (self.watchdog != 0)),
+            # At the end of an epoch, for who was granted it since a reset took it from its holder.
+            expired.eq(held & (self.epoch_ended | (held_for == self.watchdog) & (self.watchdog != 0))),
             held_for.eq(Mux(held, held_for + 1, 0)),
         ]
         revoked = Mux(self.revoke | expired, self.holds, 0)
