@@ -163,7 +163,7 @@ class EventLoop(asyncio.SelectorEventLoop):
         """As in asyncio; at commit within a transaction."""
         prepared = self._prepare(callback, args)
         if transacting():
-            return self._put(asyncio.Handle(prepared[0], prepared[1:], self, context))
+            return self._put(_known(prepared, asyncio.Handle(prepared[0], prepared[1:], self, context)))
         if self._outbox.waiting:
             # Of transactions that the caller may have seen: they come first.
             self._outbox.deliver()
@@ -175,7 +175,7 @@ class EventLoop(asyncio.SelectorEventLoop):
         """As in asyncio; at commit within a transaction."""
         prepared = self._prepare(callback, args)
         if transacting():
-            return self._put(asyncio.Handle(prepared[0], prepared[1:], self, context))
+            return self._put(_known(prepared, asyncio.Handle(prepared[0], prepared[1:], self, context)))
         return _known(prepared, super().call_soon_threadsafe(*prepared, context=context))
 
     def call_at(  # type: ignore[override]
@@ -251,9 +251,13 @@ H = TypeVar("H", bound=asyncio.Handle)
 
 
 def _known(prepared: tuple[Any, ...], handle: H) -> H:
-    """Tell an atomic callback by which handle it can be cancelled."""
+    """Tell an atomic callback by which handle it can be cancelled; in debug mode the handle tells who made it."""
     if isinstance(prepared[0], _Start):
         prepared[0].handle = handle
+    made_by = getattr(handle, "_source_traceback", None)
+    if made_by:
+        # A method of ours; asyncio leaves its own out, too.
+        del made_by[-1]
     return handle
 
 
