@@ -363,9 +363,11 @@ def test_reprs_of_what_contains_itself(soft) -> None:
 
 
 def test_the_builtin_on_the_left(soft) -> None:
-    joined = deque([1, 2], 3) + TDeque([3, 4])
-    assert (joined, joined.maxlen) == (TDeque([2, 3, 4], 3), 3)
-    assert isinstance(joined, TDeque)
+    if sys.implementation.name != "pypy":
+        # Whose deque does not leave it to the other operand.
+        joined = deque([1, 2], 3) + TDeque([3, 4])
+        assert (joined, joined.maxlen) == (TDeque([2, 3, 4], 3), 3)
+        assert isinstance(joined, TDeque)
     assert [1] + TList([2]) == TList([1, 2])
     assert array("h", [1]) + TArray("h", [2]) == TArray("h", [1, 2])
     for left, right in ([1], TDeque()), ((1,), TDeque()), ([1], TArray("h", [])), (deque(), TList()):

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PYPY = ROOT / "build" / "pypy" / "bin" / "python"
 #: What takes long on PyPy (simulators, and model:, which core_cases.py tries); which type of integer a key is; and
 #: exceptions of trace functions.
-LEFT_OUT = "not sim and not odd_types and not model and not every_line"
+LEFT_OUT = "not sim and not odd_types and not model and not every_line and not killed"
 HOST = "device_contract h3 parameters publication serialisability threads urls"
 STM = "alone containers core explicit gate guards queue report tutorial"
 SHM = "array_transactions array_private"
