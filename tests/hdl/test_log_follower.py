@@ -43,14 +43,15 @@ class Bench:
     def word(self, slot, beat):
         """The beat of the slot's log as it is now."""
         log = self.logs[slot]
-        keys = [slot << 28 | (log.transaction & 0xFFF) << 12 | beat * LANES + lane for lane in range(LANES)]
+        keys = [(slot + 1) << 28 | (log.transaction & 0xFFF) << 12 | beat * LANES + lane for lane in range(LANES)]
         return sum(key << 32 * lane for lane, key in enumerate(keys))
 
     async def step(self, ctx, *, bus=None, accept=True, ready=True, allowed=-1):
         """One clock cycle, with ``bus`` (begin, advance or drop; slot; tail)."""
         dut, logs = self.dut, self.logs
         drive(ctx, dut.log, begin=0, advance=0, drop=0, key_ready=ready)
-        ctx.set(dut.allowed, allowed & sum(log.in_flight << slot for slot, log in enumerate(logs)))
+        # A slot is in flight until its verdict, and the page wants no more from SUBMIT on.
+        ctx.set(dut.allowed, allowed & sum((log.transaction > 0) << slot for slot, log in enumerate(logs)))
         if bus is not None:
             what, slot, tail = bus
             drive(ctx, dut.log, slot=slot, tail=tail, **{what: 1})
@@ -80,7 +81,8 @@ class Bench:
             for beat in range(first, first + beats):
                 at += self.rng.random() < 0.3
                 failed = self.rng.random() < self.failing
-                self.coming.append((at, self.word(slot, beat), beat == first + beats - 1, failed))
+                word = 0 if failed else self.word(slot, beat)
+                self.coming.append((at, word, beat == first + beats - 1, failed))
                 at += 1
         # What reaches the page.
         if ctx.get(dut.log.key_valid):
@@ -95,7 +97,7 @@ class Bench:
                     log.keys = self.stop
             else:
                 assert log.keys < log.tail
-                assert ctx.get(dut.log.key) == slot << 28 | (log.transaction & 0xFFF) << 12 | log.keys
+                assert ctx.get(dut.log.key) == (slot + 1) << 28 | (log.transaction & 0xFFF) << 12 | log.keys
                 log.keys += ready
         # What a client sees: ``behind`` may end late, never early.
         looked_at = self.rng.randrange(len(logs))
@@ -192,6 +194,23 @@ def test_what_comes_behind_the_end_is_dropped_and_the_next_transaction_begins_at
         assert bench.logs[2].keys == 3
 
     simulate(bench.dut, run, clocks=1000)
+
+
+@pytest.mark.parametrize("clocks", range(12))
+def test_another_transaction_may_begin_when_a_burst_ends(clocks):
+    bench = Bench(random.Random(3))
+
+    async def run(ctx):
+        await bench.step(ctx, bus=("begin", 0, 0))
+        await bench.step(ctx, bus=("advance", 0, 3))
+        for _ in range(clocks):
+            await bench.step(ctx)
+        await bench.step(ctx, bus=("begin", 1, 0))
+        await bench.step(ctx, bus=("advance", 1, 2))
+        await bench.catch_up(ctx)
+        assert [log.keys for log in bench.logs] == [3, 2, 0]
+
+    simulate(bench.dut, run, clocks=200)
 
 
 def test_a_slot_that_may_not_fetch_stays_behind_until_its_transaction_ends():
