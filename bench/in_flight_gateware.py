@@ -272,9 +272,12 @@ class Bench(queues.Bench):
 
 def _announcing(bench: Bench) -> Iterator[Figure]:
     yield Figure("in_flight_gateware.announced_alone", bench.stream(), "keys/clock", at_least(1), {"keys": DEPTH})
-    for slots in (1, PARAMETERS.slots):
-        name = f"in_flight_gateware.announced_by_log.{slots}_slots"
-        yield Figure(name, bench.stream_by_log(slots), "keys/clock", None, {"keys": DEPTH, "slots": slots})
+    for latency in (30, 0):
+        bench.slow_memory(latency, 0)
+        for slots in (1, PARAMETERS.slots):
+            name = f"in_flight_gateware.announced_by_log.{slots}_slots.latency_{latency}"
+            parameters = {"keys": DEPTH, "slots": slots, "latency": latency}
+            yield Figure(name, bench.stream_by_log(slots), "keys/clock", None, parameters)
     for shape in (Shape(512), Shape(504, 8), Shape(56, 8), Shape(6, 2), Shape(0, 8)):
         parameters = {"reads": shape.reads, "writes": shape.writes, "slots": PARAMETERS.slots}
         each = PARAMETERS.queue_entries if shape.keys < 512 else 2
