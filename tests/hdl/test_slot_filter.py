@@ -115,12 +115,11 @@ def test_random_announcements_and_lookups(seed):
                         exact[slot].add(rows)
             if clear is not None:
                 exact[clear].clear()
-                for due in waiting:
+                # A lookup under way may answer for the next generation: when that wraps, for tags of its first life.
+                for due in [*waiting, answers]:
                     for must, may in due:
                         must.discard(clear)
                         may.add(clear)
-                for must, _ in answers:
-                    must.discard(clear)
             waiting.append(answers)
             await ctx.tick()
             seen["scrubs"] += ctx.get(dut.scrubbing) != 0
