@@ -212,6 +212,7 @@ class DescriptorFetcher(wiring.Component):
                 store.data.header.snapshot_epoch.eq(0),
                 store.data.header.snapshot_count.eq(0),
                 store.data.fault.code.eq(ErrorCode.FETCH_ERROR.value),
+                store.data.fault.word.eq(0),
                 store.data.reads.address.eq(_address(under_way.o.payload.window, under_way.o.payload.offset)),
             ]
 
