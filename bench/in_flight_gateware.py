@@ -296,7 +296,7 @@ def _dooms(bench: Bench) -> Iterator[Figure]:
         ("told", 1, 12),
         ("told", 15, None),
     ):
-        for writes, hits in ((1, [0]), (8, [0, 3, 7])):
+        for writes, hits in ((1, [0]), (8, [0, 3, 7]), (16, [0, 15]), (64, [0, 63])):
             clocks = max(
                 bench.shown(what, losers, watched, writes, hit_by=hit_by)
                 for watched in sorted({0, losers - 1})
@@ -304,7 +304,9 @@ def _dooms(bench: Bench) -> Iterator[Figure]:
             )
             name = f"in_flight_gateware.{what}.{losers}_losers.{writes}w"
             parameters = {"losers": losers, "writes": writes}
-            yield Figure(name, clocks, "clocks", at_most(claim) if claim else None, parameters)
+            # Two keys are inserted in a clock cycle: with more, the last one cannot be so soon.
+            claimed = at_most(claim) if claim and writes <= 16 else None
+            yield Figure(name, clocks, "clocks", claimed, parameters)
 
 
 def _commits(bench: Bench) -> Iterator[Figure]:
