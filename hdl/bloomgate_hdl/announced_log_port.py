@@ -1,12 +1,13 @@
-"""What passes between the slot pages and the LogFollower."""
+"""What passes between the slot pages, the LogFollower and the DescriptorFetcher."""
 
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from bloomgate.parameters import Parameters
+from bloomgate.parameters import LANES, Parameters
 
+from bloomgate_hdl.memory_port import MAX_BEATS
 from bloomgate_hdl.queue_port import KEY_BYTES
 
-__all__ = ["AnnouncedLogSignature"]
+__all__ = ["AnnouncedLogSignature", "LogFetchSignature"]
 
 
 class AnnouncedLogSignature(wiring.Signature):
@@ -34,5 +35,25 @@ class AnnouncedLogSignature(wiring.Signature):
                 "key": In(8 * KEY_BYTES),
                 "key_lost": In(1),
                 "key_ready": Out(1),
+            }
+        )
+
+
+class LogFetchSignature(wiring.Signature):
+    """From the LogFollower's side."""
+
+    def __init__(self, parameters: Parameters):
+        super().__init__(
+            {
+                #: A burst is to be fetched for ``slot``: its first beat in the log, and how many; and it is being
+                #: fetched.
+                "due": Out(1),
+                "slot": Out(parameters.slot_bits),
+                "first": Out(range(parameters.aperture_depth // LANES)),
+                "beats": Out(range(MAX_BEATS + 1)),
+                "fetched": In(1),
+                #: A beat of it has come from memory; and has no data.
+                "beat_valid": In(1),
+                "beat_failed": In(1),
             }
         )

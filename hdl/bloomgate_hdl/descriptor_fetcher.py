@@ -3,13 +3,13 @@
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
-from bloomgate.parameters import LANES, Parameters
+from bloomgate.parameters import Parameters
 from bloomgate.queue_layout import ENTRY_BYTES, announced_log_offset, submission_ring_offset
 from bloomgate.registers import ErrorCode
 
+from bloomgate_hdl.announced_log_port import LogFetchSignature
 from bloomgate_hdl.axi3 import Response
 from bloomgate_hdl.descriptor_check import BEATS, DescriptorCheck
-from bloomgate_hdl.memory_port import MAX_BEATS
 from bloomgate_hdl.per_slot import PerSlot
 from bloomgate_hdl.queue_port import ADDRESS_BITS, order_layout, ring_place_layout
 from bloomgate_hdl.read_master import fetch_layout, fetched_layout
@@ -30,8 +30,13 @@ _ENTRY_BITS = (ENTRY_BYTES - 1).bit_length()
 
 def entry_address(place, ring_offset: int, entries: int):
     """Byte address of a ring's entry: 32 bits."""
-    number = place.index[: (entries - 1).bit_length()]
-    return _address(place.window, ring_offset + (number << _ENTRY_BITS))
+    return _address(place.window, _entry_offset(place.index, ring_offset, entries))
+
+
+def _entry_offset(index, ring_offset: int, entries: int):
+    """Where the entry is in its window, in bytes."""
+    number = index[: (entries - 1).bit_length()]
+    return ring_offset + (number << _ENTRY_BITS)
 
 
 def _address(window, offset):
@@ -72,13 +77,7 @@ class DescriptorFetcher(wiring.Component):
                 "restarted": In(1),
                 "restarted_slot": In(parameters.slot_bits),
                 #: See LogFollower.
-                "log_due": In(1),
-                "log_slot": In(parameters.slot_bits),
-                "log_first": In(range(parameters.aperture_depth // LANES)),
-                "log_beats": In(range(MAX_BEATS + 1)),
-                "log_fetched": Out(1),
-                "log_beat_valid": Out(1),
-                "log_beat_failed": Out(1),
+                "log": In(LogFetchSignature(parameters)),
                 #: To and from the ReadMaster.
                 "fetch": Out(stream.Signature(fetch_layout(ids))),
                 "beat": In(fetched_layout(ids)),
@@ -117,8 +116,7 @@ class DescriptorFetcher(wiring.Component):
 
         # --- Fetch --------------------------------------------------------------------------------------------------
         m.submodules.fetch_robin = fetch_robin = RoundRobin(slots)
-        entry = self.fetch_place.index[: (p.queue_entries - 1).bit_length()]
-        ring_offset = submission_ring_offset() + (entry << _ENTRY_BITS)
+        ring_offset = _entry_offset(self.fetch_place.index, submission_ring_offset(), p.queue_entries)
         place_layout = data.StructLayout({"slot": p.slot_bits, "place": 1})
         # Where the entries under way go, oldest first; and where in the window each is, in case it is refused.
         under_way_layout = data.StructLayout(
@@ -139,22 +137,22 @@ class DescriptorFetcher(wiring.Component):
         wants = Signal()
         choice = Signal(p.slot_bits)
         # The log is at a multiple of its size.
-        log_offset = announced_log_offset(p) | (self.log_first << BEAT_ADDRESS_BITS)
+        log_offset = announced_log_offset(p) | (self.log.first << BEAT_ADDRESS_BITS)
         m.d.comb += [
             vacant.eq(~of_turn(fetch_turn, busy)),
             fetch_robin.requests.eq((self.pending & vacant) | per_slot.one_hot(self.ringing_slot, self.ringing)),
             fetch_robin.take.eq(~wants & fetch_robin.valid),
             wants.eq(picked & (self.pending & vacant).bit_select(choice, 1)),
             # An entry is wanted in every second clock cycle at most.
-            self.fetch_slot.eq(Mux(wants, choice, self.log_slot)),
-            command.valid.eq((wants | self.log_due) & ~self.hold & under_way.i.ready),
+            self.fetch_slot.eq(Mux(wants, choice, self.log.slot)),
+            command.valid.eq((wants | self.log.due) & ~self.hold & under_way.i.ready),
             command.payload.id.eq(DESCRIPTOR_ID),
             command.payload.address.eq(_address(self.fetch_place.window, Mux(wants, ring_offset, log_offset))),
-            command.payload.beats.eq(Mux(wants, BEATS, self.log_beats)),
+            command.payload.beats.eq(Mux(wants, BEATS, self.log.beats)),
             command.payload.window.eq(self.fetch_place.window),
             picks.eq(command.valid & command.ready),
             self.fetched.eq(picks & wants),
-            self.log_fetched.eq(picks & ~wants),
+            self.log.fetched.eq(picks & ~wants),
             under_way.i.valid.eq(picks),
             under_way.i.payload.to.slot.eq(choice),
             under_way.i.payload.to.place.eq(fetch_turn.bit_select(choice, 1)),
@@ -190,8 +188,8 @@ class DescriptorFetcher(wiring.Component):
             check.data.eq(self.beat.data),
             check.window.eq(under_way.o.payload.window),
             under_way.o.ready.eq(arrived & self.beat.last),
-            self.log_beat_valid.eq(arrived & under_way.o.payload.is_log),
-            self.log_beat_failed.eq((self.beat.response != Response.OKAY) | self.beat.refused),
+            self.log.beat_valid.eq(arrived & under_way.o.payload.is_log),
+            self.log.beat_failed.eq((self.beat.response != Response.OKAY) | self.beat.refused),
             store.en.eq(finished),
             store.addr.eq(Cat(to.place, to.slot)),
             store.data.eq(check.order),

@@ -5,7 +5,7 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import LANES, Parameters
 
-from bloomgate_hdl.announced_log_port import AnnouncedLogSignature
+from bloomgate_hdl.announced_log_port import AnnouncedLogSignature, LogFetchSignature
 from bloomgate_hdl.memory_port import BEAT_BITS, MAX_BEATS
 from bloomgate_hdl.per_slot import PerSlot
 
@@ -21,7 +21,7 @@ class LogFollower(wiring.Component):
     A slot's *position* is how many keys of its log have reached its page. When a transaction ends, its tail falls back
     to it, and what is under way for it is dropped.
 
-    Latency: ``log.advance`` to ``due`` at most one clock cycle a slot, if nothing else is under way; ``beat`` to
+    Latency: ``log.advance`` to ``fetch.due`` at most one clock cycle a slot, if nothing else is under way; ``beat`` to
     ``log.key`` 1. Throughput: a key per clock cycle while a burst comes, and none from its last key to the next
     burst's first beat. Reset state: nothing under way.
     """
@@ -34,20 +34,12 @@ class LogFollower(wiring.Component):
                 "log": In(AnnouncedLogSignature(p)),
                 #: Slots whose log can be fetched.
                 "allowed": In(p.slots),
-                #: A burst is to be fetched for ``slot``: its first beat in the log, and how many; and it is being
-                #: fetched.
-                "due": Out(1),
-                "slot": Out(p.slot_bits),
-                "first": Out(range(p.aperture_depth // LANES)),
-                "beats": Out(range(MAX_BEATS + 1)),
-                "fetched": In(1),
-                #: It was fetched, and did not come completely or was not handed on completely.
+                "fetch": Out(LogFetchSignature(p)),
+                #: The burst of ``fetch.slot`` did not come completely, or was not handed on completely.
                 "busy": Out(1),
-                #: A beat of it has come; all of it was read, and not ``failed``.
-                "beat_valid": In(1),
+                #: The beat from memory, and that it is the last of its burst.
                 "beat": In(BEAT_BITS),
                 "beat_last": In(1),
-                "beat_failed": In(1),
                 #: Nothing is under way, and nothing was due in a whole round.
                 "settled": Out(1),
             }
@@ -56,12 +48,12 @@ class LogFollower(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         p = self._parameters
-        log = self.log
+        log, fetch = self.log, self.fetch
         per_slot = PerSlot(m, p.slots)
         count = log.tail.shape()
         tails = per_slot.words("tails", count)
         positions = per_slot.words("positions", count)
-        slot = self.slot
+        slot = fetch.slot
 
         def behind(of):
             return per_slot.word(tails, of) != per_slot.word(positions, of)
@@ -75,11 +67,11 @@ class LogFollower(wiring.Component):
         m.d.comb += [
             log.behind.eq(behind(log.slot)),
             log.look_behind.eq(behind(log.look_slot)),
-            self.due.eq(~self.busy & (tail != position) & self.allowed.bit_select(slot, 1)),
+            fetch.due.eq(~self.busy & (tail != position) & self.allowed.bit_select(slot, 1)),
             whole.eq((tail >> block_bits) != (position >> block_bits)),
             end.eq(Mux(whole, ((position >> block_bits) + 1) << block_bits, tail)),
-            self.first.eq(position // LANES),
-            self.beats.eq((end + LANES - 1) // LANES - position // LANES),
+            fetch.first.eq(position // LANES),
+            fetch.beats.eq((end + LANES - 1) // LANES - position // LANES),
         ]
 
         # --- The burst under way ------------------------------------------------------------------------------------
@@ -97,7 +89,7 @@ class LogFollower(wiring.Component):
         key = log.key
         here = Signal()  # the beat with the next key has come
         m.d.comb += [
-            store.en.eq(self.beat_valid),
+            store.en.eq(fetch.beat_valid),
             store.data.eq(self.beat),
             load.addr.eq(index // LANES),
             key.eq(load.data.word_select(index[: (LANES - 1).bit_length()], len(key))),
@@ -110,20 +102,20 @@ class LogFollower(wiring.Component):
             dropped.eq(log.drop & (log.slot == slot)),
             ends.eq(complete & (ended | stale) & ~log.begin),
         ]
-        with m.If(self.beat_valid):
+        with m.If(fetch.beat_valid):
             m.d.sync += [
                 store.addr.eq(store.addr + 1),
                 complete.eq(self.beat_last),
-                lost.eq(lost | self.beat_failed),
+                lost.eq(lost | fetch.beat_failed),
             ]
         with m.If(log.key_valid & log.key_ready):
             m.d.sync += index.eq(Mux(lost, stop, index + 1))
         with m.If(dropped):
             m.d.sync += stale.eq(1)
-        with m.If(self.fetched):
+        with m.If(fetch.fetched):
             m.d.sync += [
                 self.busy.eq(1),
-                store.addr.eq(self.first),
+                store.addr.eq(fetch.first),
                 stop.eq(end),
                 index.eq(position),
                 lost.eq(0),
@@ -131,7 +123,7 @@ class LogFollower(wiring.Component):
             ]
         with m.Elif(ends):
             m.d.sync += [self.busy.eq(0), complete.eq(0)]
-        with m.If(~self.busy & ~self.due):
+        with m.If(~self.busy & ~fetch.due):
             m.d.sync += slot.eq(Mux(slot == p.slots - 1, 0, slot + 1))
 
         # --- Tails and positions ------------------------------------------------------------------------------------
@@ -150,7 +142,7 @@ class LogFollower(wiring.Component):
 
         # A round with nothing due behind one in which the last tail came.
         moved = Signal(2)
-        moves = log.advance | self.busy | self.due
+        moves = log.advance | self.busy | fetch.due
         with m.If(slot == p.slots - 1):
             m.d.sync += moved.eq(moved << 1 | moves)
         with m.Elif(moves):

@@ -110,6 +110,7 @@ class QueueEngine(wiring.Component):
         m.submodules.interrupt = interrupt = CompletionInterrupt()
         connect(m, flipped(self.bus), slots.bus)
         connect(m, flipped(self.log), follower.log)
+        connect(m, follower.fetch, fetcher.log)
 
         # Descriptors.
         m.d.comb += [
@@ -120,22 +121,15 @@ class QueueEngine(wiring.Component):
             fetcher.ringing.eq(slots.ringing),
             fetcher.ringing_slot.eq(slots.ringing_slot),
             slots.fetched.eq(fetcher.fetched),
-            slots.held.eq(fetcher.held | per_slot.one_hot(follower.slot, follower.busy)),
+            slots.held.eq(fetcher.held | per_slot.one_hot(follower.fetch.slot, follower.busy)),
             fetcher.restarted.eq(slots.restarted),
             fetcher.restarted_slot.eq(slots.restarted_slot),
             fetcher.beat.eq(self.beat),
             fetcher.hold.eq(self.resetting),
             follower.allowed.eq(slots.enabled & self.in_flight),
-            follower.fetched.eq(fetcher.log_fetched),
-            follower.beat_valid.eq(fetcher.log_beat_valid),
             follower.beat.eq(self.beat.data),
             follower.beat_last.eq(self.beat.last),
-            follower.beat_failed.eq(fetcher.log_beat_failed),
             self.log_settled.eq(follower.settled),
-            fetcher.log_due.eq(follower.due),
-            fetcher.log_slot.eq(follower.slot),
-            fetcher.log_first.eq(follower.first),
-            fetcher.log_beats.eq(follower.beats),
             buffers.order.eq(fetcher.order),
             buffers.valid.eq(fetcher.valid),
             fetcher.ready.eq(buffers.ready),

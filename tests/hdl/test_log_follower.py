@@ -57,18 +57,19 @@ class Bench:
             drive(ctx, dut.log, slot=slot, tail=tail, **{what: 1})
         # What memory answers.
         arrives = bool(self.coming) and self.coming[0][0] <= self.clock
-        drive(ctx, dut, beat_valid=arrives)
+        drive(ctx, dut.fetch, beat_valid=arrives)
         if arrives:
             _, word, last, failed = self.coming.pop(0)
-            drive(ctx, dut, beat=word, beat_last=last, beat_failed=failed)
+            drive(ctx, dut, beat=word, beat_last=last)
+            drive(ctx, dut.fetch, beat_failed=failed)
         # What the fetcher does.
-        due, slot = ctx.get(dut.due), ctx.get(dut.slot)
-        fetched = bool(due and accept and ctx.get(dut.beats))
-        drive(ctx, dut, fetched=fetched)
+        due, slot = ctx.get(dut.fetch.due), ctx.get(dut.fetch.slot)
+        fetched = bool(due and accept and ctx.get(dut.fetch.beats))
+        drive(ctx, dut.fetch, fetched=fetched)
         if due:
             assert logs[slot].in_flight
             assert allowed >> slot & 1
-            first, beats = ctx.get(dut.first), ctx.get(dut.beats)
+            first, beats = ctx.get(dut.fetch.first), ctx.get(dut.fetch.beats)
             assert first == logs[slot].keys // LANES
             assert 1 <= beats <= BLOCK_BEATS - first % BLOCK_BEATS
             # No more than is there.
