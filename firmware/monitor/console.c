@@ -3,6 +3,7 @@
 #include "access.h"
 #include "clocks.h"
 #include "fabric.h"
+#include "protocol.h"
 #include "selftest.h"
 #include "text.h"
 #include "uart.h"
@@ -210,6 +211,15 @@ static void command_reboot(char *arguments)
         ;
 }
 
+/* What a person says to have the line back. */
+static const char take_back[] = "console";
+
+static void command_console(char *arguments)
+{
+    (void)arguments;
+    protocol_forget();
+}
+
 static void command_help(char *arguments);
 
 static const struct {
@@ -223,6 +233,7 @@ static const struct {
     {"poke", "poke ADDRESS VALUE    write a word", command_poke},
     {"test", "test                  self-test of the core, which it resets", command_test},
     {"bite", "bite                  let the watchdog bite, as after an access without an answer", command_bite},
+    {take_back, "console               have the line back from a program, whose session ends", command_console},
     {"reboot", "reboot                reset the system", command_reboot},
 };
 
@@ -239,6 +250,11 @@ static void run(void)
 
     if (!*name)
         return;
+    /* On a bad line a byte more or less can make a command of what lies between two frames: none is obeyed there. */
+    if (protocol_in_session() && !equal(name, take_back)) {
+        print_line("a program uses this line; say console to end its session");
+        return;
+    }
     for (uint32_t i = 0; i < COUNT(commands); i++)
         if (equal(name, commands[i].name)) {
             commands[i].run(arguments);

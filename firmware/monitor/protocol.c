@@ -144,6 +144,11 @@ static void execute(const struct frame *request)
     fabric_close();
 }
 
+bool protocol_in_session(void)
+{
+    return session.open;
+}
+
 void protocol_forget(void)
 {
     session.open = false;

@@ -2,7 +2,12 @@
 #ifndef PROTOCOL_H
 #define PROTOCOL_H
 
+#include <stdbool.h>
+
 #include "frame.h"
+
+/* Whether a program has begun a session that nobody has ended. */
+bool protocol_in_session(void);
 
 /* End the session, so that nothing that was begun in it is executed twice. */
 void protocol_forget(void);

@@ -50,6 +50,8 @@ pytestmark = pytest.mark.xdist_group("sim")
 
 #: tests.device_urls.SMALL.
 SMALL = Parameters(K=2, D=16, timestamp_bits=4, key_bits=6, aperture_depth=16)
+#: Bytes from the base address: a register that keeps what is written.
+EPOCH = CONTROL_PAGE.register("INITIAL_EPOCH").offset
 #: Seconds that an answer may take here, where the line holds nothing back but the machine may be busy.
 SLACK = 0.1
 #: For a line on which many requests are lost.
@@ -199,7 +201,7 @@ class Damage:
                 out += b"\0" + bytes([byte])
             elif kind == 3:
                 # What the console would do, if it took it for typed.
-                out += bytes([byte]) + b"\rpoke 0x43C00034 0xBAD\r"
+                out += bytes([byte]) + b"\rpoke %#x 0xBAD\r" % (BASE_ADDRESS + EPOCH)
             elif kind == 4:
                 break  # cut: the rest of what is under way is lost
             assert place >= 0  # kind 5: this byte is lost
@@ -223,7 +225,7 @@ def test_noise(board: MonitorBoard, seed: int) -> None:
         assert device.bus.resends > 0
         assert all(damage.count > 0 for damage in damages)
         # A console that had taken noise for commands would have written here.
-        assert device.bus.read(CONTROL_PAGE.register("INITIAL_EPOCH").offset, 1) == [0]
+        assert device.bus.read(EPOCH, 1) == [0]
 
 
 def test_every_request_twice(board: MonitorBoard) -> None:
@@ -283,9 +285,44 @@ def test_a_cut_line(board: MonitorBoard) -> None:
         assert device.published == device.last_timestamp() == verdict.timestamp
 
 
+@pytest.mark.parametrize("frames", [0, 1, 2])
+def test_a_command_in_a_session(board: MonitorBoard, frames: int) -> None:
+    """A program has the line: what looks like a command there is noise, between frames and beside one that has come."""
+    request = encode(Frame(Operation.READ, 0, 1, 1, (EPOCH, 1))) * frames
+    with opened(board) as device:
+        board.line.inject(request + b"\rpoke %#x 0xBAD\r" % (BASE_ADDRESS + EPOCH))
+        assert device.bus.read(EPOCH, 1) == [0]
+
+
+def test_a_person_takes_the_line_back(board: MonitorBoard) -> None:
+    poke, peek = f"poke {BASE_ADDRESS + EPOCH:#x} 7", f"peek {BASE_ADDRESS + EPOCH:#x}"
+    opened(board).bus.close()  # a program that went without a word
+    terminal = Terminal(board.line.port)
+    terminal.type("\r")
+    terminal.wait_for_prompt()
+    for command in (poke, peek, "help", "consoles"):
+        assert terminal.say(command) == "a program uses this line; say console to end its session\n"
+    assert terminal.say("console") == ""
+    assert terminal.say(poke) == ""
+    assert terminal.say(peek).endswith(": 0x00000007\n")
+    terminal.close()
+
+
+def test_a_person_in_the_middle(board: MonitorBoard) -> None:
+    """The program whose session was ended is told, and nothing of it is done."""
+    device = opened(board)
+    board.line.inject(b"\rconsole\r")
+    with pytest.raises(DeviceUnavailable, match="serves another program or a person; what was asked last"):
+        device.commit(snapshot=0, writes=[1])
+    device.bus.close()
+    with opened(board) as another:
+        assert another.stats()["commits"] == 0
+
+
 def test_half_a_frame_and_then_a_person(board: MonitorBoard) -> None:
     """The monitor gives up waiting for the rest, and takes what follows as typed."""
     terminal = Terminal(board.line.port)
+    terminal.say("console")
     terminal.type("peek 0xF8")
     terminal.wait_for("peek 0xF8")
     board.line.inject(encode(Frame(Operation.READ, 0, 1, 1, (0, 1)))[:-5])

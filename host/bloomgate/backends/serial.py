@@ -153,8 +153,8 @@ class SerialBus(RegisterBus):
             self._require_ready(*reply.payload)
         if reply.status == Status.NO_SESSION:
             raise DeviceUnavailable(
-                "the monitor has begun anew, or serves another program; what was asked last may have been done; open"
-                " the device again"
+                "the monitor has begun anew, or serves another program or a person; what was asked last may have been"
+                " done; open the device again"
             )
         raise BloomgateError(f"the monitor refused a {operation.name} request of {len(payload)} words: {reply}")
 
