@@ -28,6 +28,7 @@
 #include "bloomgate_uapi.h"
 
 #define SLOT "/dev/bloomgate-slot3"
+#define SLOT_NUMBER 3
 #define NEXT_SLOT "/dev/bloomgate-slot4"
 
 static void require(int right, const char *what)
@@ -58,6 +59,51 @@ static uint64_t commit(void *page, uint64_t snapshot)
     struct bloomgate_request request = {.snapshot = snapshot, .writes = keys, .write_count = 3};
     require(bloomgate_commit(&slot, &request, &decision) == BLOOMGATE_OK && decision.timestamped, "a commit");
     return decision.timestamp;
+}
+
+/* Whether the slot's queue is off and has no window, as page 0 says. */
+static int at_rest(void)
+{
+    int control = open("/dev/bloomgate-control", O_RDWR);
+    volatile uint32_t *page = map(control, BLOOMGATE_PAGE_BYTES, BLOOMGATE_MAP_PAGE);
+    require(page != NULL, "page 0 is looked at");
+    volatile uint32_t *record = page + (BLOOMGATE_CONTROL_QUEUE_RECORDS + SLOT_NUMBER * BLOOMGATE_QUEUE_RECORD_BYTES) / 4;
+    uint32_t size = record[BLOOMGATE_QUEUE_WINDOW_SIZE / 4];
+    uint32_t enabled = record[BLOOMGATE_QUEUE_QUEUE_STATUS / 4] & BLOOMGATE_QUEUE_QUEUE_STATUS_ENABLED_MASK;
+    munmap((void *)(uintptr_t)page, BLOOMGATE_PAGE_BYTES);
+    close(control);
+    return size == 0 && enabled == 0;
+}
+
+static long free_kib(void)
+{
+    long kib = -1;
+    FILE *file = fopen("/proc/meminfo", "r");
+    for (char line[128]; kib < 0 && file != NULL && fgets(line, sizeof line, file) != NULL;) {
+        sscanf(line, "MemFree: %ld", &kib);
+    }
+    require(kib >= 0, "the system says how much memory is free");
+    fclose(file);
+    return kib;
+}
+
+/* What the last close leaves: nothing that reaches memory, and no memory that is lost. */
+static void open_and_close(size_t buffer_bytes)
+{
+    enum { TIMES = 64 };
+    int file = open(SLOT, O_RDWR);
+    require(file >= 0 && !at_rest(), "an open slot reaches its buffer");
+    close(file);
+    require(at_rest(), "a closed one reaches nothing");
+    long before = free_kib();
+    for (int time = 0; time < TIMES; time++) {
+        file = open(SLOT, O_RDWR);
+        if (file < 0 || close(file) != 0) {
+            require(0, "a slot opens again and again");
+        }
+    }
+    long lost = before - free_kib();
+    require(lost < (long)(TIMES / 2 * buffer_bytes / 1024), "every buffer was freed");
 }
 
 /* Queue pairs on the slot, as a program uses them: several outstanding, asleep, and begun anew. */
@@ -333,6 +379,8 @@ int main(void)
     close(file);
     munmap(buffer, again.buffer_bytes);
 
+    open_and_close(info.buffer_bytes);
+
     /* An owner that is killed. */
     int ready[2];
     require(pipe(ready) == 0, "a pipe");
@@ -356,6 +404,7 @@ int main(void)
     file = open(SLOT, O_RDWR);
     require(file >= 0, "its death frees the slot");
     close(file);
+    require(at_rest(), "which reaches nothing any more");
     use_as_another();
     use_queues();
     sleep_until_woken();
