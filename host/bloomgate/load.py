@@ -332,12 +332,11 @@ def _identify(system: System, bus: RegisterBus, say: Callable[[str], None]) -> t
         with system.watchdog() as armed:
             say("first access, with the watchdog armed" if armed else "first access, without a watchdog")
             version, parameters = identify(bus)
-        (epoch,) = bus.read(CONTROL_PAGE.register("EPOCH").offset, 1)
     except VersionMismatch as error:
         raise LoadError(f"the bitstream is loaded, but {error}") from error
     finally:
         bus.close()
-    system.store(str(IDENTITY_FILE), identity(version, parameters, epoch).encode("ascii"))
+    system.store(str(IDENTITY_FILE), identity(version, parameters).encode("ascii"))
     system.path(str(IDENTITY_FILE)).chmod(0o644)
     return version, parameters
 

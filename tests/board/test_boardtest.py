@@ -92,7 +92,7 @@ def test_the_command_through_uio(board, command, tmp_path):
 def test_one_slot(board, command):
     path = board.root / IDENTITY_FILE
     path.parent.mkdir(parents=True)
-    path.write_text(identity(VERSION, GEOMETRY, 0))
+    path.write_text(identity(VERSION, GEOMETRY))
     result = command(f"uio:slot=2,root={board.root}", "--json", "--duration", "0.1")
     assert result.returncode == 0, result
     sections = {section["name"]: section for section in json.loads(result.stdout)["sections"]}

@@ -87,6 +87,10 @@ def test_random_requests_are_decided_as_by_the_model(board, machine, built, seed
             model.reset(epoch)
             expected.append(None)
             continue
+        if chance.random() < 0.1:
+            exercise.add("n")
+            expected.append(model.last_timestamp())
+            continue
         sizes = [chance.choice((0, 1, 2, 5)) for _ in range(3)]
         if chance.random() < 0.05:
             sizes = chance.choice(([300, 0, 0], [0, 257, 255], [200, 200, 112]))  # more than an aperture has words
@@ -100,6 +104,8 @@ def test_random_requests_are_decided_as_by_the_model(board, machine, built, seed
     for line, answer, right in zip(exercise.lines, answers, expected, strict=False):
         if right is None:
             assert answer == [0], line
+        elif isinstance(right, int):
+            assert answer == [0, right], line
         else:
             assert verdict(answer) == right, line
     assert (status, timestamp) == (0, model.last_timestamp())
@@ -107,8 +113,19 @@ def test_random_requests_are_decided_as_by_the_model(board, machine, built, seed
     counted = dict(zip((name for name, _ in STATISTICS), values, strict=True))
     totals = {name: value for name, value in model.stats().items() if name in counted}
     assert {name: counted[name] for name in totals} == totals
-    reasons = {right.reason for right in expected if right is not None}
+    reasons = {right.reason for right in expected if isinstance(right, Verdict)}
     assert {None, Reason.CONFLICT, Reason.BAD_REQUEST, Reason.ROLLOVER} <= reasons
+
+
+def test_who_has_looked_at_the_newest_timestamp_is_not_in_flight(board, machine, built):
+    flight = SLOT_PAGE.register("FLIGHT")
+    exercise = Exercise(board, machine, built)
+    exercise.commit(0, writes=[1])
+    exercise.add("n")
+    exercise.add("x", flight.offset)
+    _, newest, (status, word) = exercise.run()
+    assert newest == [0, 1]
+    assert (status, word & flight["DOOMED"].mask) == (0, 0)
 
 
 def test_what_cannot_be_submitted_is_refused_and_leaves_nothing(board, machine, built):
@@ -270,6 +287,27 @@ def test_the_key_is_told_with_the_reasons_that_name_one(control, reason):
     page[SLOT_PAGE.register("CONFLICT_KEY")] = 77
     assert lib.bloomgate_commit(slot, ffi.new("struct bloomgate_request *"), decision) == lib.BLOOMGATE_OK
     assert (decision.reason, decision.key) == (reason, 77 if reason in KEY_REASONS else 0)
+
+
+def test_a_slot_that_does_not_tell_the_newest_timestamp(control):
+    """Nothing dooms; or the epoch has come to its last count, and does not end. In the last of all it need not."""
+    page, slot, newest = Memory(), ffi.new("struct bloomgate_slot *"), ffi.new("uint64_t *")
+    assert lib.bloomgate_slot_open(slot, page.window, identify(control)[1]) == lib.BLOOMGATE_OK
+    slot.milliseconds = 1
+    flight = SLOT_PAGE.register("FLIGHT")
+    for shown in (0, flight["TOLD"].mask, flight["DOOMED"].mask):
+        page[flight] = shown
+        assert lib.bloomgate_slot_newest(slot, newest) == lib.BLOOMGATE_E_TIMEOUT
+    page[flight] = flight["TOLD"].mask | flight["DOOMED"].mask
+    assert (lib.bloomgate_slot_newest(slot, newest), newest[0]) == (lib.BLOOMGATE_OK, 0)
+    page[SLOT_PAGE.register("DOOM_COUNT")] = 0xFFFFFFFF
+    assert lib.bloomgate_slot_newest(slot, newest) == lib.BLOOMGATE_E_TIMEOUT
+    page[SLOT_PAGE.register("DOOM_EPOCH")] = 0xFFFFFFFF
+    assert (lib.bloomgate_slot_newest(slot, newest), newest[0]) == (lib.BLOOMGATE_OK, (1 << 64) - 1)
+    page[SLOT_PAGE.register("VERDICT")] = 0
+    request = ffi.new("struct bloomgate_request *")
+    assert lib.bloomgate_commit(slot, request, ffi.new("struct bloomgate_decision *")) == lib.BLOOMGATE_E_TIMEOUT
+    assert lib.bloomgate_slot_newest(slot, newest) == lib.BLOOMGATE_E_UNSETTLED
 
 
 def test_a_slot_that_stays_busy_is_not_taken_over(control):

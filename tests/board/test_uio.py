@@ -41,7 +41,7 @@ def leave_identity(board):
     """As `bloomgate load` does."""
     path = board.root / IDENTITY_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(identity(VERSION, GEOMETRY, 0))
+    path.write_text(identity(VERSION, GEOMETRY))
 
 
 def test_selftest(board, python):
@@ -156,7 +156,7 @@ def test_one_slot(board, python):
             for name in ("open_slot", "conflicts", "revoke_token", "tick")
         ),
         "too large 2 1",
-        "0",  # the last verdict on the slot's page was on a request that only read
+        "1",
     ]
     assert board.server.lowest >= slot_page_offset(3), "another page was touched"
 
@@ -170,14 +170,85 @@ def test_one_slot_takes_up_where_the_last_owner_left(board, python):
     assert [python(["-c", commit, "URL"], slot=1).stdout for _ in range(2)] == ["0 1\n", "1 2\n"]
 
 
+EPOCHS = """
+import sys, bloomgate
+from bloomgate.libbloomgate import library
+ffi, lib = library()
+root, *steps = sys.argv[1:]
+control, geometry = ffi.new("struct bloomgate_window *"), ffi.new("struct bloomgate_geometry *")
+assert lib.bloomgate_uio_open(control, root.encode(), b"bloomgate-control") == lib.bloomgate_identify(control, geometry)
+
+def newest():
+    timestamp = ffi.new("uint64_t *")
+    assert lib.bloomgate_last_timestamp(control, geometry, timestamp) == lib.BLOOMGATE_OK
+    return timestamp[0]
+
+def commit_to_the_end(device):
+    while device.published % 64:
+        device.publish(device.commit(snapshot=device.published, writes=[1]).timestamp)
+
+def attempt(device, snapshot, **sets):
+    try:
+        verdict = device.commit(snapshot=snapshot, **sets)
+        return verdict.timestamp if verdict.committed else verdict.reason.name
+    except bloomgate.DeviceUnavailable as error:
+        return str(error)
+
+for step in steps:
+    with bloomgate.open_device(f"uio:slot=3,root={root}") as device:
+        begin = device.published
+        print(begin == newest(), end=" ")
+        device.publish(attempt(device, begin, writes=[1]))
+        # An epoch ends by its last count, of this slot or of another, or by a reset from page 0.
+        if step == "own":
+            commit_to_the_end(device)
+        elif step == "other":
+            with bloomgate.open_device(f"uio:slot=1,root={root}") as other:
+                commit_to_the_end(other)
+        else:
+            assert lib.bloomgate_reset(control, int(step)) == lib.BLOOMGATE_OK
+        print(newest() // 64, device.published - begin)
+        for sets in ({"reads": [1]}, {"writes": [1]}, {}):
+            print(attempt(device, begin + 1, **sets), "/", attempt(device, device.published, **sets))
+"""
+
+
+def test_one_slot_and_the_end_of_an_epoch(board, python):
+    """Nothing is decided on a snapshot of an epoch that is over, and the next owner begins in the new one."""
+    leave_identity(board)
+    last = 2**32 - 1
+    result = python(["-c", EPOCHS], board.root, "own", 0, "other", 9, last, 0)
+    assert result.stderr == ""
+
+    def refused(epoch):
+        said = (
+            f"nothing was committed: epoch {epoch} is over, by a reset or by the commit of another slot; when all of it"
+            " is written back, open slot 3 again"
+        )
+        return [f"{said} / {said}"] * 3
+
+    assert result.stdout.splitlines() == [
+        # It goes on by itself: nobody else has committed.
+        *("True 1 64", "ROLLOVER / None", "ROLLOVER / 65", "ROLLOVER / None"),
+        *("True 2 1", *refused(1)),
+        *("True 3 1", *refused(2)),
+        *("True 9 1", *refused(3)),
+        *(f"True {last} 1", *refused(9)),
+        # There is no epoch after it.
+        *(f"True {last} 1", *["ROLLOVER / ROLLOVER"] * 3),
+    ]
+    assert board.server.refused == 0
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (None, "is not there, so nothing says what the device is"),
         ("{", "cannot be used"),
-        ('{"version": [0, 1, 0], "parameters": {"K": 99}, "epoch": 0}', "K must be between 1 and 8, not 99"),
-        ('{"version": [9, 1, 0], "parameters": {}, "epoch": 0}', r"speaks version 9\.1\.0"),
-        ('{"version": [0, 1, 0], "parameters": {"slots": 2}, "epoch": 0}', "there is no slot 3: the device has 2"),
+        ('{"version": [0, 4, 0], "parameters": {"K": 99}}', "K must be between 1 and 8, not 99"),
+        ('{"version": [9, 1, 0], "parameters": {}}', r"speaks version 9\.1\.0"),
+        ('{"version": [0, 2, 9], "parameters": {}}', r"a slot alone needs 0\.3\.0 or newer"),
+        ('{"version": [0, 4, 0], "parameters": {"slots": 2}}', "there is no slot 3: the device has 2"),
     ],
 )
 def test_one_slot_of_what(tmp_path, text, message):

@@ -91,7 +91,7 @@ def test_without_queue_memory_in_the_device_tree(board, shim):
 def test_the_owner_of_one_slot_has_none(board, shim):
     path = board.root / IDENTITY_FILE
     path.parent.mkdir(parents=True)
-    path.write_text(identity(VERSION, PARAMETERS, 0))
+    path.write_text(identity(VERSION, PARAMETERS))
     result = python(board, shim, "-c", REFUSED, "URL", url="uio:slot=1")
     assert result.stdout.splitlines()[0] == (
         "queue_pair() is for the owner of page 0; this device is slot 1 alone; with the kernel module every slot has"

@@ -21,9 +21,12 @@ A process with one slot does not see page 0, so it knows less:
 
 * Version and geometry come from the kernel module; with ``uio:`` from ``/run/bloomgate/device.json``, which
   ``bloomgate load`` writes, or from the URL.
-* With ``uio:``, ``last_timestamp()`` is the newest that this process knows of. ``published`` is that of this process:
-  commits of others hold it back, which costs aborts and never correctness. Processes that share data need a
-  publication that they share too.
+* With ``uio:``, ``last_timestamp()`` is the newest that this process knows of: the device's when it was opened, and
+  those of its own commits. ``published`` is that of this process: commits of others hold it back, which costs aborts
+  and never correctness. Processes that share data need a publication that they share too.
+* When another epoch has begun, because the owner of page 0 has reset the device or another slot has used up the last
+  count, ``commit`` raises DeviceUnavailable, since nobody here knows what is written back of the epoch before. When
+  all of it is, open the device again: it begins in the new epoch. From queue pairs comes ROLLOVER.
 * Queue pairs need the kernel module: only page 0 can give a slot its window.
 * ``reset``, ``raise_floor``, ``inject_parity_error``, and ``open_slot`` with all that belongs to it, raise
   :class:`~bloomgate.errors.DeviceUnavailable`, and ``stats`` counts this slot's verdicts.
@@ -58,7 +61,7 @@ from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.queue_pair import QueuePair
 from bloomgate.queue_port import QueuePort
 from bloomgate.queue_slots import QueueSlots
-from bloomgate.registers import CONTROL_PAGE, PAGE_BYTES, SLOT_PAGE, VERSION
+from bloomgate.registers import CONTROL_PAGE, PAGE_BYTES, VERSION
 from bloomgate.slots import Slot
 from bloomgate.verdict import KEY_REASONS, Reason, Verdict
 
@@ -68,6 +71,10 @@ __all__ = ["CONTROL_NODE", "IDENTITY_FILE", "UioBus", "UioDevice", "UioSlotDevic
 CONTROL_NODE = "bloomgate-control"
 #: What the owner of page 0 tells those who may not read it.
 IDENTITY_FILE = Path("run", "bloomgate", "device.json")
+
+#: The version of gateware from which on a slot's page tells the newest timestamp.
+_NEWEST_SINCE = (0, 3, 0)
+_LAST_EPOCH = (1 << EPOCH_BITS) - 1
 
 #: What :meth:`Device.info` says of each way to the registers.
 _DESCRIPTIONS = {
@@ -257,13 +264,13 @@ class UioSlotDevice(Device):
         self._way, self._number = way, slot
         self._lock = threading.Lock()
         if way == "uio":
-            self._version, found, newest = _read_identity(root, parameters)
+            self._version, found = _read_identity(root, parameters)
             if slot >= found.slots:
                 raise DeviceUnavailable(f"there is no slot {slot}: the device has {found.slots}")
             self._window = _open_node(slot_node(slot), root, way)
         else:
             self._window = _open_node(slot_node(slot), root, way)
-            self._version, found, newest = _ask_module(self._window, parameters)
+            self._version, found = _ask_module(self._window, parameters)
         self._queues = QueueSlots(1, self._open_queue)
         self._slot = self._ffi.new("struct bloomgate_slot *")
         geometry = self._ffi.new(
@@ -275,11 +282,16 @@ class UioSlotDevice(Device):
                 "aperture_depth": found.aperture_depth,
             },
         )
+        newest = self._ffi.new("uint64_t *")
         status = self._lib.bloomgate_slot_open(self._slot, self._window, geometry)
+        if status == self._lib.BLOOMGATE_OK:
+            status = self._lib.bloomgate_slot_newest(self._slot, newest)
         if status != self._lib.BLOOMGATE_OK:
             self._lib.bloomgate_close(self._window)
             raise DeviceTimeout(f"slot {slot} did not decide its last request; reset or reload the device")
-        self._newest = max(newest, self._left_behind(found))
+        self._newest = int(newest[0])
+        #: The newest epoch that ``published`` can come to.
+        self._epoch = self._newest >> found.timestamp_bits
         self._counts = {"commits": 0, **{f"aborts_{reason.name.lower()}": 0 for reason in Reason}}
         super().__init__(found, self._newest)
 
@@ -293,7 +305,8 @@ class UioSlotDevice(Device):
     ) -> Verdict:
         """See :meth:`~bloomgate.device.Device.commit`. After any exception the transaction has not happened.
 
-        Raises :class:`~bloomgate.errors.DeviceTimeout` when the device does not decide within its bound.
+        Raises :class:`~bloomgate.errors.DeviceTimeout` when the device does not decide within its bound, and
+        :class:`~bloomgate.errors.DeviceUnavailable` when an epoch has begun of which this device cannot know enough.
         """
         self._require_request(snapshot, reads, writes, commutes)
         sets = [self._ffi.new("uint32_t[]", [index(key) for key in keys]) for keys in (reads, writes, commutes)]
@@ -313,7 +326,10 @@ class UioSlotDevice(Device):
                 status = self._lib.bloomgate_commit(self._slot, request, decision)
                 if status != self._lib.BLOOMGATE_OK:
                     raise DeviceTimeout(f"slot {self._number} did not decide its request; reset or reload the device")
-                return self._verdict(decision)
+                verdict = self._verdict(decision)
+                if verdict.reason is Reason.ROLLOVER:
+                    self._require_older(snapshot)
+                return verdict
             except BaseException:
                 # The caller sees no verdict and writes nothing back: the commit, if it is one, is empty.
                 if decision.timestamped:
@@ -343,7 +359,7 @@ class UioSlotDevice(Device):
             status = self._lib.bloomgate_module_info(self._window, geometry, timestamp)
             if status != self._lib.BLOOMGATE_OK:
                 raise DeviceUnavailable(f"the kernel module does not answer: {_text(status)}")
-            self._newest = max(self._newest, int(timestamp[0]))
+            return int(timestamp[0])
         return self._newest
 
     def info(self) -> DeviceInfo:
@@ -420,18 +436,24 @@ class UioSlotDevice(Device):
             if not decision.timestamped:
                 return Verdict(True, None, None, None)
             self._newest = max(self._newest, decision.timestamp)
+            if decision.timestamp == self.parameters.timestamp(self._epoch, self.parameters.max_count):
+                self._epoch += 1
             return Verdict(True, decision.timestamp, None, None)
         reason = Reason(decision.reason)
         self._counts[f"aborts_{reason.name.lower()}"] += 1
         return Verdict(False, None, reason, decision.key if reason in KEY_REASONS else None)
 
-    def _left_behind(self, parameters: Parameters) -> int:
-        """The timestamp of the commit that the slot's page still shows, else 0."""
-        register = SLOT_PAGE.register("VERDICT")
-        words = self._ffi.new("uint32_t[3]")
-        self._lib.bloomgate_read(self._window, register.offset, words, 3)
-        done = register["DONE"].mask | register["TIMESTAMPED"].mask
-        return parameters.timestamp(words[1], words[2]) if words[0] & done == done else 0
+    def _require_older(self, snapshot: int) -> None:
+        """ROLLOVER is a verdict on a snapshot older than the epoch that is known here, or of the last epoch of all.
+
+        Else another has begun, and ``published`` does not come to it: it would when everything of this one is written
+        back, and where this one has ended only page 0 says.
+        """
+        if self._epoch <= index(snapshot) >> self.parameters.timestamp_bits < _LAST_EPOCH:
+            raise DeviceUnavailable(
+                f"nothing was committed: epoch {self._epoch} is over, by a reset or by the commit of another slot; when"
+                f" all of it is written back, open slot {self._number} again"
+            )
 
 
 # What is common to both.
@@ -471,14 +493,23 @@ def _queue(slot: int, parameters: Parameters, queue: Any, status: int) -> QueueP
     return LibraryQueue(parameters, queue)
 
 
-def identity(version: tuple[int, int, int], parameters: Parameters, epoch: int) -> str:
+def identity(version: tuple[int, int, int], parameters: Parameters) -> str:
     """What ``/run/bloomgate/device.json`` says of a device: JSON."""
-    document = {"version": version, "parameters": dataclasses.asdict(parameters), "epoch": epoch}
+    document = {"version": version, "parameters": dataclasses.asdict(parameters)}
     return json.dumps(document, indent=2) + "\n"
 
 
-def _ask_module(window: Any, parameters: Optional[Parameters]) -> tuple[tuple[int, int, int], Parameters, int]:
-    """Version, geometry and newest timestamp, from the kernel module. Closes the window if they will not do."""
+def _require_version(version: tuple[int, int, int]) -> None:
+    """What a slot alone learns from its page, older gateware does not tell."""
+    if version < _NEWEST_SINCE:
+        raise VersionMismatch(
+            f"the gateware speaks version {'.'.join(map(str, version))}, and a slot alone needs"
+            f" {'.'.join(map(str, _NEWEST_SINCE))} or newer; open the whole device"
+        )
+
+
+def _ask_module(window: Any, parameters: Optional[Parameters]) -> tuple[tuple[int, int, int], Parameters]:
+    """Version and geometry, from the kernel module. Closes the window if they will not do."""
     ffi, lib = library()
     geometry, timestamp = ffi.new("struct bloomgate_geometry *"), ffi.new("uint64_t *")
     try:
@@ -498,14 +529,16 @@ def _ask_module(window: Any, parameters: Optional[Parameters]) -> tuple[tuple[in
         )
         if parameters is not None and parameters != found:
             raise VersionMismatch(f"the gateware was built as {found}, not {parameters}")
+        version = geometry.major, geometry.minor, geometry.patch
+        _require_version(version)
     except BaseException:
         lib.bloomgate_close(window)
         raise
-    return (geometry.major, geometry.minor, geometry.patch), found, timestamp[0]
+    return version, found
 
 
-def _read_identity(root: str, parameters: Optional[Parameters]) -> tuple[tuple[int, int, int], Parameters, int]:
-    """Version, geometry and first timestamp.
+def _read_identity(root: str, parameters: Optional[Parameters]) -> tuple[tuple[int, int, int], Parameters]:
+    """Version and geometry.
 
     ``parameters``: the geometry that it must have, or has if nobody says it.
     """
@@ -514,20 +547,18 @@ def _read_identity(root: str, parameters: Optional[Parameters]) -> tuple[tuple[i
         document = json.loads(path.read_text(encoding="utf-8"))
         major, minor, patch = (int(number) for number in document["version"])
         found = Parameters(**document["parameters"])
-        epoch = int(document["epoch"])
-        if not 0 <= epoch < 1 << EPOCH_BITS:
-            raise ValueError("epoch")
     except FileNotFoundError:
         if parameters is None:
             raise DeviceUnavailable(
                 f"{path} is not there, so nothing says what the device is: load it with `bloomgate load`, or give its"
                 " parameters in the URL"
             ) from None
-        return VERSION, parameters, 0
+        return VERSION, parameters
     except (OSError, ValueError, TypeError, KeyError, ParameterError) as error:
         raise DeviceUnavailable(f"{path} cannot be used ({error}); write it anew with `bloomgate load`") from error
     if major != VERSION[0]:
         raise VersionMismatch(f"the gateware speaks version {major}.{minor}.{patch}, and this host {VERSION}")
+    _require_version((major, minor, patch))
     if parameters is not None and parameters != found:
         raise VersionMismatch(f"the gateware was built as {found}, not {parameters}")
-    return (major, minor, patch), found, found.timestamp(epoch, 0)
+    return (major, minor, patch), found

@@ -196,6 +196,12 @@ int bloomgate_slot_open(struct bloomgate_slot *slot, const struct bloomgate_wind
                         const struct bloomgate_geometry *geometry);
 
 /*
+ * The newest timestamp assigned, as the slot's own page tells it to those who have no page 0. Counts as a doom of the
+ * slot. Needs gateware of version 0.3 or newer.
+ */
+int bloomgate_slot_newest(struct bloomgate_slot *slot, uint64_t *timestamp);
+
+/*
  * Submit a request and wait for its verdict. After BLOOMGATE_E_TIMEOUT the request may yet be decided: the slot
  * refuses others until bloomgate_settle has the verdict. If that is a commit with a timestamp, nothing was written
  * under it, and it must be published as an empty commit, or it holds back `published` for ever.

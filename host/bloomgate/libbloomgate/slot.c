@@ -11,6 +11,8 @@
 #define DEFAULT_MILLISECONDS 1000u
 /* Polls between two looks at the clock. */
 #define POLLS 64u
+/* At the newest timestamp, for as long as an epoch is ending: far longer than that takes. */
+#define LOOKS 1000u
 
 #define SLOT_FIELD(word, name) (((word) & BLOOMGATE_SLOT_##name##_MASK) >> BLOOMGATE_SLOT_##name##_SHIFT)
 
@@ -89,6 +91,45 @@ int bloomgate_settle(struct bloomgate_slot *slot, struct bloomgate_decision *dec
         collect(slot, decision);
     }
     return status;
+}
+
+/* Begins a transaction with a snapshot of that epoch, and waits until the slot is doomed and was told why. */
+static int be_doomed(const struct bloomgate_slot *slot, uint32_t epoch)
+{
+    uint32_t told = BLOOMGATE_SLOT_FLIGHT_TOLD_MASK, doomed = BLOOMGATE_SLOT_FLIGHT_DOOMED_MASK;
+    store(slot, BLOOMGATE_SLOT_DISCARD, 0);
+    /* Else what is meant for the transaction before may come upon this one. */
+    int status = await(slot, BLOOMGATE_SLOT_FLIGHT, told, told);
+    if (status == BLOOMGATE_OK) {
+        store(slot, BLOOMGATE_SLOT_SNAPSHOT_EPOCH, epoch);
+        store(slot, BLOOMGATE_SLOT_SNAPSHOT_COUNT, 0);
+        store(slot, BLOOMGATE_SLOT_ANNOUNCE, BLOOMGATE_SLOT_ANNOUNCE_ON_MASK);
+        status = await(slot, BLOOMGATE_SLOT_FLIGHT, told | doomed, told | doomed);
+    }
+    return status;
+}
+
+int bloomgate_slot_newest(struct bloomgate_slot *slot, uint64_t *timestamp)
+{
+    if (slot->submitted) {
+        return BLOOMGATE_E_UNSETTLED;
+    }
+    for (unsigned int looks = 0; looks < LOOKS; looks++) {
+        /* A snapshot of another epoch dooms at once, and the doom has the newest timestamp. */
+        int status = be_doomed(slot, UINT32_MAX);
+        if (status == BLOOMGATE_E_TIMEOUT) {
+            status = be_doomed(slot, 0);
+        }
+        uint32_t epoch = load(slot, BLOOMGATE_SLOT_DOOM_EPOCH), count = load(slot, BLOOMGATE_SLOT_DOOM_COUNT);
+        store(slot, BLOOMGATE_SLOT_DISCARD, 0);
+        *timestamp = ((uint64_t)epoch << slot->geometry.timestamp_bits) + count;
+        /* After its last count an epoch is just ending, unless it is the last that there can be. */
+        if (status != BLOOMGATE_OK || count != bloomgate_largest(slot->geometry.timestamp_bits) ||
+            epoch == UINT32_MAX) {
+            return status;
+        }
+    }
+    return BLOOMGATE_E_TIMEOUT;
 }
 
 int bloomgate_commit(struct bloomgate_slot *slot, const struct bloomgate_request *request,

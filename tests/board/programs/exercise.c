@@ -5,7 +5,7 @@
  *
  * A line is a letter and numbers; the answer begins with the status that the library returned:
  *     c SNAPSHOT READS WRITES COMMUTES KEY...   commit (sizes of the sets, then their keys)
- *     t                                        last timestamp
+ *     t, n                                     last timestamp, as page 0 and as the slot's page tell it
  *     s                                        statistics
  *     e                                        error log: number, code, slot, detail of each entry
  *     r EPOCH                                  reset
@@ -121,6 +121,10 @@ static void obey(char letter)
         return;
     case 't':
         status = bloomgate_last_timestamp(&control, &geometry, &timestamp);
+        printf("%d %" PRIu64, status, timestamp);
+        return;
+    case 'n':
+        status = bloomgate_slot_newest(&slot, &timestamp);
         printf("%d %" PRIu64, status, timestamp);
         return;
     case 's':
