@@ -21,6 +21,7 @@ from bloomgate.stm import (
     irrevocable,
     or_else,
     retry,
+    tvar,
     version,
 )
 from bloomgate.stm.alone import alone
@@ -524,6 +525,91 @@ def test_a_handler_wherever_bloomgate_is(era, times) -> None:
         if interlude.lines < at:
             break
     assert handled > 20
+
+
+@pytest.fixture(params=[False, True], ids=["branch", "no branch"])
+def no_branch(request, monkeypatch) -> None:
+    """How TVar.value keeps what was before: PyPy's way, and that of others."""
+    monkeypatch.setattr(tvar, "_NO_BRANCH", request.param)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(1, 2, 3), (1 << 80, -5, -(1 << 90)), (None, 7, 8), (7, 8, None), (False, 1, 2), (0, True, 2), ((1,), (2,), (3,))],
+    ids=repr,
+)
+def test_what_was_before_the_first_of_two_writes(no_branch, values) -> None:
+    """Written in place by one transaction, and twice by the next one, which is lost."""
+    before, first, second = values
+    x = TVar(first)
+    x.value = second
+    x.value = before
+
+    @atomic
+    def lost() -> None:
+        assert is_in_place()
+        x.value = first
+        x.value = second
+        assert x.value is second
+        1 / 0  # noqa: B018
+
+    with pytest.raises(ZeroDivisionError):
+        lost()
+    assert x.value == before
+    assert type(x.value) is type(before)
+
+
+@pytest.mark.parametrize("handler", ["committed", "undone", "assignment"])
+@pytest.mark.parametrize("kind", ["first", "second", "nested"])
+def test_a_handler_that_writes_the_same_wherever_bloomgate_is(no_branch, kind, handler) -> None:
+    """As a part of the transaction it is lost with it; one of its own stays."""
+    x, committed = TVar(0), []
+
+    @atomic
+    def handle() -> None:
+        x.value += 1000
+        stm.on_commit(committed.append, x.value)
+        if handler == "undone":
+            raise KeyError
+
+    def assign() -> None:
+        inside = stm.in_transaction()
+        x.value = 1000
+        if not inside:
+            committed.append(1000)
+
+    def in_handler() -> None:
+        # Not where it would release what its thread holds.
+        if not alone.lock._is_owned():
+            with contextlib.suppress(stm.TransactionError, KeyError):
+                assign() if handler == "assignment" else handle()
+
+    def write() -> None:
+        if kind == "second":
+            x.value = -1
+        x.value = -2
+
+    @atomic
+    def lost() -> None:
+        atomic(write)() if kind == "nested" else write()
+        1 / 0  # noqa: B018
+
+    times, before = 0, sys.gettrace()
+    for at in itertools.count(1):
+        here.context().patience = 0
+        x.value = at
+        interlude = Interlude(in_handler, at, at)
+        sys.settrace(interlude)
+        try:
+            with pytest.raises(ZeroDivisionError):
+                lost()
+        finally:
+            sys.settrace(before)
+        assert x.value == (committed.pop() if committed else at), interlude.where
+        times += 1
+        if interlude.lines < at:
+            break
+    assert times > 20
 
 
 @pytest.mark.timeout(200)

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from bloomgate.device import Device
-from bloomgate.stm.alone import Alone, Era, Part, alone
+from bloomgate.stm.alone import Alone, Era, alone
 from bloomgate.stm.tvar import TVar
 
 __all__ = ["PLAIN", "accelerate"]
@@ -37,9 +37,8 @@ def accelerate(device: Device) -> None:
         return
     offsets = (
         *_offsets(Alone(), "era"),
-        *_offsets(Era(), "part", "thread"),
-        *_offsets(Part({}, True), "outermost", "wrote"),
-        *_offsets(TVar(None), "_era", "_value", "_before", "_writer"),
+        *_offsets(Era(), "stamp", "thread", "wrote"),
+        *_offsets(TVar(None), "_era", "_value", "_before", "_stamp"),
     )
     make.argtypes, make.restype = (*[ctypes.py_object] * 4, ctypes.c_void_p), ctypes.py_object
     slots = (ctypes.c_ssize_t * len(offsets))(*offsets)

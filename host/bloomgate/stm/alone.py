@@ -6,9 +6,9 @@ in short:
 
 * Who begins a transaction registers first, and then looks whether somebody is alone; who wants to be alone says so
   first, and then looks who is registered.
-* A transaction in place is committed or lost by one atomic operation on its ``fate``. What it has written is marked
-  with its :class:`Part`, and what was there before is kept. So its value, or the one before, is found by anybody, at
-  any later time; nothing has to be undone.
+* A transaction in place is committed or lost by one atomic operation on its ``fate``. What it has written is stamped
+  with its number, and what was there before is kept. So its value, or the one before, is found by anybody, at any later
+  time; nothing has to be undone.
 * Being alone is an :class:`Era`. Each access compares the era of the variable, of which there is a new one each time,
   with the present one. What a thread that lost it may still store goes where nobody looks: a variable that others have
   used has versions again.
@@ -16,6 +16,7 @@ in short:
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -25,47 +26,49 @@ if TYPE_CHECKING:
     from bloomgate.stm.in_place import InPlace
     from bloomgate.stm.tvar import TVar
 
-__all__ = ["NO_PART", "Alone", "Era", "Part", "alone"]
+__all__ = ["Alone", "Era", "alone", "issue_stamp"]
+
+#: The next number of a transaction in place or of a nested call within one: greater than those of all before.
+issue_stamp = itertools.count(1).__next__
 
 
-# The order in which attributes are set first is that of their places on PyPy, whose compiler takes it that a store into
-# a variable can change whatever has the same place in another object. So what every access reads is set last.
-
-
-class Part:
-    """A transaction in place, or a nested call within it, as the variables know it."""
-
-    __slots__ = ("fate", "outermost", "wrote")
-
-    def __init__(self, fate: dict[str, bool], outermost: bool) -> None:
-        #: {"committed": ...} as soon as that is decided, by the first ``setdefault``.
-        self.fate = fate
-        self.wrote = False
-        self.outermost = outermost
-
-
-#: While none is running.
-NO_PART = Part({}, False)
+# The order in which attributes are set first is that of their places on PyPy, numbers apart from the rest. Its compiler
+# takes it that a store into a variable can change whatever has the same place in another object. So what every access
+# reads has a place that no write stores to.
 
 
 class Era:
     """A time in which a thread is alone; or one in which nobody is."""
 
-    __slots__ = ("attempt", "commits", "part", "thread")
+    __slots__ = ("attempt", "commits", "running", "stamp", "thread", "wrote")
 
     def __init__(self, thread: int = 0) -> None:
-        #: The last one in place.
-        self.attempt: Optional[InPlace] = None
-        self.commits = 0
-        #: Of the transaction that is running in place.
-        self.part = NO_PART
         #: Who may use values in place: threading.get_ident(), or 0. It becomes 0 once and for all.
         self.thread = thread
+        #: What TVar.value stamps variables with in the function of a transaction in place, negative in a nested call,
+        #: whose first writes have to be logged; 0: it leaves writing to others.
+        self.stamp = 0
+        self.commits = 0
+        #: Whether a transaction in place is running, or has been left by an exception before it began.
+        self.running = False
+        #: Whether it has written.
+        self.wrote = False
+        #: The last one.
+        self.attempt: Optional[InPlace] = None
 
     def decided(self) -> bool:
         """Whether all that is in place has been committed."""
         attempt = self.attempt
         return attempt is None or attempt.committed
+
+    def committed(self, stamp: int) -> bool:
+        """Whether what was written in place with that stamp has been."""
+        attempt = self.attempt
+        return attempt is None or stamp < attempt.first or attempt.committed
+
+
+#: Of variables that have versions.
+_NOBODYS = Era()
 
 
 class Alone:
@@ -120,7 +123,7 @@ class Alone:
             if self.era is not era:
                 return False
             variable._before = variable._value = _newest(variable)
-            variable._writer = None
+            variable._stamp = 0
             variable._head = IN_PLACE
             variable._era = era
             return True
@@ -135,8 +138,9 @@ class Alone:
                 head.timestamp = self.timestamp
                 head.older = None
                 head.budget = PRUNE_AFTER
-                variable._era = None
+                # In this order: while the value is in place, the era says whether it is committed.
                 variable._head = head
+                variable._era = _NOBODYS
             return head
 
 
@@ -146,14 +150,11 @@ def _newest(variable: TVar[Any]) -> Any:
     if head is not IN_PLACE:
         return head.value
     # A transaction that has lost may be in the middle of a store, or of undoing a nested call: both leave one of the
-    # two marks, or the old value.
-    mark = variable._writer
+    # two stamps, or the old value.
+    era = variable._era
+    stamp = variable._stamp
     value = variable._value
-    return value if _committed(mark) and _committed(variable._writer) else variable._before
-
-
-def _committed(mark: Optional[Part]) -> bool:
-    return mark is None or mark.fate.get("committed", False)
+    return value if era.committed(stamp) and era.committed(variable._stamp) else variable._before
 
 
 #: The one of this process.

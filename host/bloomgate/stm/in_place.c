@@ -5,10 +5,9 @@
 #if defined(Py_PYTHON_H) && !defined(PYPY_VERSION) && !defined(Py_GIL_DISABLED)
 /* Where Python's __slots__ lie, in bytes; in the order in which accelerator.py gives them. */
 typedef struct {
-    Py_ssize_t present;                    /* Alone.era */
-    Py_ssize_t part, thread;               /* of an Era */
-    Py_ssize_t outermost, wrote;           /* of a Part */
-    Py_ssize_t era, value, before, writer; /* of a TVar */
+    Py_ssize_t present;                     /* Alone.era */
+    Py_ssize_t stamp, thread, wrote;        /* of an Era */
+    Py_ssize_t era, value, before, stamped; /* of a TVar */
 } in_place_slots;
 
 typedef struct {
@@ -53,25 +52,27 @@ static int in_place_set(PyObject *descriptor, PyObject *object, PyObject *value)
         return -1;
     }
     if (is_in_place(self, object)) {
-        PyObject *part = *python_slot(*python_slot(object, self->slots.era), self->slots.part);
-        PyObject **writer = python_slot(object, self->slots.writer);
+        PyObject *present = *python_slot(object, self->slots.era);
+        PyObject *stamp = *python_slot(present, self->slots.stamp);
+        PyObject **stamped = python_slot(object, self->slots.stamped);
         PyObject **place = python_slot(object, self->slots.value);
         PyObject *old = *place;
-        if (*writer == part) {
+        int64_t now = PyLong_AsLongLong(stamp), then = PyLong_AsLongLong(*stamped);
+        if (now != 0 && (then == now || then == -now)) {
             Py_INCREF(value);
             *place = value;
             Py_DECREF(old);
             return 0;
         }
-        if (*python_slot(part, self->slots.outermost) == Py_True) {
+        if (now > 0) {
             PyObject **before = python_slot(object, self->slots.before);
-            PyObject **wrote = python_slot(part, self->slots.wrote);
-            PyObject *older = *before, *mark = *writer, *flag = *wrote;
+            PyObject **wrote = python_slot(present, self->slots.wrote);
+            PyObject *older = *before, *mark = *stamped, *flag = *wrote;
             Py_INCREF(Py_True);
             *wrote = Py_True;
             *before = old;
-            Py_INCREF(part);
-            *writer = part;
+            Py_INCREF(stamp);
+            *stamped = stamp;
             Py_INCREF(value);
             *place = value;
             Py_DECREF(flag);

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional, TypeVar, Union
 
-from bloomgate.stm.alone import NO_PART, Era, Part, alone
+from bloomgate.stm.alone import Era, alone, issue_stamp
 from bloomgate.stm.attempt import Attempt, Mark
 from bloomgate.stm.context import IDLE, Context, here, snapshots
 from bloomgate.stm.errors import Restart, RetrySignal
@@ -48,7 +48,7 @@ class InPlace(Attempt):
 
     in_place = True
     plain = False
-    # Of no version. Writing goes by the part of the era.
+    # Of no version. Writing goes by the stamp.
     identity: object = object()
     part: object = object()
     reads = writes = _NOTHING  # type: ignore[assignment]
@@ -59,10 +59,14 @@ class InPlace(Attempt):
         self.era = era
         self.snapshot = alone.timestamp
         self.eras = alone.count
+        #: {"committed": ...} as soon as that is decided, by the first ``setdefault``.
         self.fate: dict[str, bool] = {}
-        self.outermost = Part(self.fate, True)
-        #: (variable, its value before, its mark before) for what nested calls write, while there is one.
-        self.undo_log: list[tuple[Any, Any, Optional[Part]]] = []
+        #: Its number.
+        self.first: int = issue_stamp()
+        #: That of the nested call that is running, or its own.
+        self.stamp = self.first
+        #: (variable, its value before, its stamp before) for what nested calls write, while there is one.
+        self.undo_log: list[tuple[Any, Any, int]] = []
 
     @property
     def committed(self) -> bool:
@@ -71,7 +75,7 @@ class InPlace(Attempt):
 
     def commit(self) -> None:
         """Make what it has written the newest. Raises :class:`Restart` if another thread came before that."""
-        if not self.fate.setdefault("committed", True) and self.outermost.wrote:
+        if not self.fate.setdefault("committed", True) and self.era.wrote:
             raise Restart
 
     def known(self, location: Location) -> Optional[Version]:
@@ -83,7 +87,7 @@ class InPlace(Attempt):
         if location._movable and self._take(location):
             return location._value  # type: ignore[attr-defined]
         # As long as it has only read, it can go on with that when the thread is not alone any more.
-        if location._shared or (self.outermost.wrote and alone.era is not self.era):
+        if location._shared or (self.era.wrote and alone.era is not self.era):
             self.run_again()
         return super().at_snapshot(location)
 
@@ -91,7 +95,7 @@ class InPlace(Attempt):
 
     def run_again(self) -> NoReturn:
         """It cannot be committed, also if the function catches what this raises."""
-        self.outermost.wrote = True
+        self.era.wrote = True
         alone.end(self.era)
         raise Restart
 
@@ -105,15 +109,17 @@ class InPlace(Attempt):
         if not (location._movable and self._take(location)):
             self.run_again()
         variable: Any = location
-        part = self.era.part
-        before = variable._writer
-        if before is not part:
-            if before is None or before.fate is not self.fate:
-                variable._before = variable._value
-            if not part.outermost:
-                self.undo_log.append((variable, variable._value, before))
-            self.outermost.wrote = True
-            variable._writer = part
+        stamp = self.stamp
+        # In this order: a signal handler may write it in between, as a part of this.
+        old = variable._value
+        last = variable._stamp
+        if last != stamp:
+            if last < self.first:
+                variable._before = old
+            if stamp != self.first:
+                self.undo_log.append((variable, old, last))
+            self.era.wrote = True
+            variable._stamp = stamp
         variable._value = value
 
     def commute(self, location: Location, operation: Operation, operand: Any) -> None:
@@ -124,28 +130,34 @@ class InPlace(Attempt):
         """Begin a part that can be undone."""
         hooks = self.hooks
         counts = (0, 0) if hooks is None else (len(hooks.on_commit), len(hooks.on_abort))
-        part = self.era.part
-        self.era.part = Part(self.fate, False)
-        return Mark(len(self.undo_log), counts, False, part)
+        era = self.era
+        mark = Mark(len(self.undo_log), counts, False, (self.stamp, era.stamp))
+        era.stamp = 0
+        self.stamp = issue_stamp()
+        era.stamp = -self.stamp
+        return mark
 
     def leave(self, mark: Mark) -> None:
         """Keep the part."""
-        part: Part = mark.part  # type: ignore[assignment]
+        stamp: int
+        outer: int
+        stamp, outer = mark.part  # type: ignore[misc]
         for variable, _, _ in self.undo_log[mark.journal :]:
-            variable._writer = part
-        if part.outermost:
+            variable._stamp = stamp
+        if stamp == self.first:
             self.undo_log.clear()
-        self.era.part = part
+        self.stamp = stamp
+        self.era.stamp = outer
 
     def undo(self, mark: Mark) -> None:
         """Take the part back."""
-        if alone.era is not self.era and self.outermost.wrote:
+        if alone.era is not self.era and self.era.wrote:
             self.run_again()
         while len(self.undo_log) > mark.journal:
-            variable, value, mark_before = self.undo_log[-1]
+            variable, value, stamp = self.undo_log[-1]
             # In this order: see alone.py. Out of the log when it is done, because an exception can come in between.
             variable._value = value
-            variable._writer = mark_before
+            variable._stamp = stamp
             self.undo_log.pop()
         if self.hooks is not None:
             self.hooks.undo(mark)
@@ -182,14 +194,14 @@ def begin(runtime: Runtime) -> Optional[InPlace]:
         if era is None:
             return None
         mine.era = era
-    if not era.decided():
+    # From here on a signal handler ends the era, so that no stamp is between that of this attempt and the one before.
+    interrupted, era.running = era.running, True
+    if interrupted or not era.decided():
         # This is a signal handler that has interrupted it; or it was interrupted so often that nothing ended it.
         alone.end(era)
         return None
-    attempt = InPlace(runtime, mine, era)
-    # In this order: a signal handler in between ends the era of an attempt that is not committed.
-    era.attempt = attempt
-    era.part = attempt.outermost
+    era.wrote = False
+    era.attempt = attempt = InPlace(runtime, mine, era)
     # While it is registered no other thread can be alone, even if this one is not any more.
     snapshots[mine.number] = mine.last_snapshot
     return attempt
@@ -205,7 +217,7 @@ def _make_way(mine: Context) -> None:
         _pause()
     for _ in range(_PAUSES):
         era = alone.active
-        if era is None or era.part is NO_PART or era.thread == mine.thread:
+        if era is None or not era.running or era.thread == mine.thread:
             return
         _pause()
 
@@ -246,16 +258,20 @@ def run_in_place(attempt: InPlace, function: Callable[..., T], args: Any, kwargs
             if alone.active is not era or alone.era is not era:
                 # Whoever ended it has perhaps not seen the attempt.
                 attempt.run_again()
+            era.stamp = attempt.first
             result = function(*args, **kwargs)
             # Finalisers that run from here on are not part of the transaction.
+            era.stamp = 0
             here.tx = None
             attempt.commit()
+            wrote = era.wrote
         finally:
-            era.part = NO_PART
+            era.stamp = 0
+            era.running = False
             here.tx = None
             attempt.runtime.end(attempt)
         era.commits += 1
-        if attempt.outermost.wrote:
+        if wrote:
             mine.commits += 1
         else:
             mine.read_only += 1

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from _thread import get_ident
 from reprlib import recursive_repr
 from typing import Any, Generic, NoReturn, Optional, TypeVar
 
-from bloomgate.stm.alone import Era, Part, alone
+from bloomgate.stm.alone import Era, alone
 from bloomgate.stm.atomic import run
 from bloomgate.stm.context import here
 from bloomgate.stm.errors import TransactionError
@@ -17,6 +18,9 @@ __all__ = ["TVar"]
 
 T = TypeVar("T")
 
+#: Whether what a branch costs is worth the trouble of computing without it.
+_NO_BRANCH = sys.implementation.name == "pypy"
+
 
 class TVar(Location, Generic[T]):
     """A variable that transactions read and write.
@@ -25,24 +29,25 @@ class TVar(Location, Generic[T]):
     inside of it is not. ``name`` appears in reports.
     """
 
-    __slots__ = ("_before", "_era", "_value", "_writer")
+    __slots__ = ("_before", "_era", "_stamp", "_value")
 
     _movable = True
 
-    #: Its value, while ``_head`` is ``IN_PLACE``, and the one before ``_writer`` wrote it; of any type when it is not.
+    #: Its value, while ``_head`` is ``IN_PLACE``, and the one before the transaction with ``_stamp`` wrote it; of any
+    #: type when it is not.
     _value: T
     _before: T
-    _writer: Optional[Part]
+    _stamp: int
     #: In which the thread that is alone may use ``_value`` as it is.
-    _era: Optional[Era]
+    _era: Era
 
     def __init__(self, initial: T, name: Optional[str] = None) -> None:
         # Not Location's: it gets versions when a transaction needs them.
+        self._key = issue_key()
         self._value = self._before = initial
-        self._writer = None
+        self._stamp = 0
         self._era = alone.era
         self._head = self._recent = IN_PLACE
-        self._key = issue_key()
         self._name = name
 
     @property
@@ -66,15 +71,23 @@ class TVar(Location, Generic[T]):
     def value(self, value: T) -> None:
         era = alone.era
         if self._era is era and era.thread == get_ident():
-            part = era.part
-            if self._writer is part:
+            stamp = era.stamp
+            if stamp > 0:
+                # In this order: see alone.py. A signal handler may write the variable in between, as a part of this.
+                era.wrote = True
+                old: Any = self._value
+                last = self._stamp
+                before: Any = self._before
+                if _NO_BRANCH and type(old) is int and type(before) is int:
+                    # ``old`` if it is the first write of the transaction, whose stamp is the greatest, else ``before``.
+                    # Without a branch: no processor predicts it, and on PyPy that cost more than the rest of a write.
+                    self._before = before ^ ((before ^ old) & ((last - stamp) >> 63))  # type: ignore[assignment]
+                elif last != stamp:
+                    self._before = old
+                self._stamp = stamp
                 self._value = value
                 return
-            if part.outermost:
-                # In this order: see alone.py.
-                part.wrote = True
-                self._before = self._value
-                self._writer = part
+            if stamp and self._stamp == -stamp:
                 self._value = value
                 return
         tx = here.tx
