@@ -320,7 +320,17 @@ def test_what_does_nothing_when_it_is_called_is_refused(soft) -> None:
     def generator():
         yield
 
-    for function in (coroutine, atomic(coroutine), asynchronous_generator, generator, functools.partial(coroutine)):
+    class Steps:
+        def plain(self):
+            yield
+
+        @atomic
+        def atomic(self):
+            yield
+
+    lazy = [coroutine, atomic(coroutine), asynchronous_generator, generator, atomic(generator)]
+    lazy += [Steps().plain, Steps().atomic, atomic(timeout=1)(generator)]
+    for function in lazy + [functools.partial(function) for function in lazy]:
         with pytest.raises(TypeError, match="add\\(\\) needs a function that does its work when it is called"):
             queue.add(function)
     assert len(queue) == 0

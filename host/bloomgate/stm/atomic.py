@@ -95,6 +95,9 @@ def _atomic(function: F, limits: Limits) -> F:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             return _steps(function(*args, **kwargs), limits)
 
+        # For those who refuse what does nothing when it is called.
+        wrapper.__transaction_steps__ = True
+
     else:
 
         @functools.wraps(function)

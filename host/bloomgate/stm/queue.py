@@ -128,6 +128,8 @@ def _is_lazy(function: Callable[..., Any]) -> bool:
     """Whether a call only makes something else, which does the work."""
     while isinstance(function, functools.partial):
         function = function.func
+    if hasattr(function, "__transaction_steps__"):
+        return True
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     return code is not None and bool(code.co_flags & _LAZY)
 

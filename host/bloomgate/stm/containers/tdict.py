@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, ValuesView
+from itertools import islice
 from reprlib import recursive_repr
 from typing import Any, Generic, NamedTuple, Optional, TypeVar, Union, overload
 
@@ -277,7 +278,7 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
             raise KeyError("popitem(): dictionary is empty")
         last: _Item = ABSENT
         # Keys come here in about the order of insertion.
-        for entry in reversed(list(self._entries.values())):
+        for entry in self._newest_first():
             known = tx.known(entry)
             item = tx.at_snapshot(entry) if known is None else known.value
             if item is not ABSENT and (last is ABSENT or item.place.number > last.place.number):
@@ -288,6 +289,14 @@ class TDict(Private, MutableMapping[K, V], Generic[K, V]):
         # So that the search ends at the next one. Who inserts meanwhile conflicts with what was read.
         tx.write(self._size, _Size(size.length - 1, last.place.number))
         return last.key, value
+
+    def _newest_first(self) -> Iterator[_Entry]:
+        """All entries, each at least once, in about the opposite order."""
+        with parts.lock:
+            # Mostly these are enough: so many are swept later.
+            last = list(islice(reversed(self._entries.values()), 2 * _SWEEP))
+        yield from last
+        yield from reversed(list(self._entries.values()))
 
     @operation
     def clear(self) -> None:
