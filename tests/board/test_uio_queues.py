@@ -212,6 +212,25 @@ def test_a_waiter_sleeps_until_the_interrupt(board, machine, built):
     pytest.fail("no wait ended with an interrupt")
 
 
+def test_each_nap_ends_with_its_own_interrupt(board, machine, built):
+    """Armed and asleep, again and again; and with nothing to wake for, nothing wakes."""
+    queue = Queue(board, machine, built)
+    for index in range(3):
+        queue.add("A")
+        queue.submit(index, writes=[1])
+        queue.add("N", 30_000)
+        queue.collect(index, 0)
+        queue.add("A")
+        queue.add("N", 100)
+    _, *answers = queue.run()
+    for index in range(3):
+        armed, submitted, woken, decided, again, quiet = answers[6 * index : 6 * index + 6]
+        assert (armed, submitted, again) == ([0], [0, index], [0])
+        assert woken == [0, 1]
+        assert verdict(decided).timestamp == index + 1
+        assert quiet == [0, 0]
+
+
 def test_a_request_that_is_never_decided(board, machine, built):
     """It is waited for as long as the caller says, and can be collected when the verdict comes."""
     board.server.bus.memory.latency(1_000_000_000)

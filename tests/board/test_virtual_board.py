@@ -223,7 +223,7 @@ def test_kernel_module(folder, bus, cache):
         assert sign not in text
     assert "slot 2 of the gateware in the FPGA, through the kernel module True CONFLICT" in text
     assert "queued True CONFLICT" in text
-    assert "parked: True IRREVOCABLE True True False" in text, text
+    assert f"parked:{2 * ' True IRREVOCABLE True True False'}" in text, text
     assert re.findall(r"^\d: (.*?)(?: at \d+)?\s*$", text, re.M) == ["commit", *["abort, reason 1"] * 3]
     (report,) = reports(text)
     check_report(report)

@@ -14,7 +14,10 @@
  *     Q, P SPINS, E                            open a queue on the slot, set its spins, close it
  *     S SNAPSHOT ...                           submit: the rest as for c; the index
  *     C INDEX MILLISECONDS                     collect
+ *     A, N MILLISECONDS                        arm, nap; whether the nap ended before its time was over
  */
+#define _POSIX_C_SOURCE 200809L /* clock_gettime */
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +25,8 @@
 
 #include "bloomgate.h"
 #include "bloomgate_registers.h"
+#include "clock.h"
+#include "queue.h"
 
 #define MAX_KEYS 8192
 
@@ -88,6 +93,14 @@ static void collect(void)
     uint32_t index = (uint32_t)number();
     struct bloomgate_decision decision;
     print_decision(bloomgate_collect(&queue, index, (uint32_t)number(), &decision), &decision);
+}
+
+static void nap(void)
+{
+    uint32_t milliseconds = (uint32_t)number();
+    uint64_t over = bloomgate_deadline(milliseconds);
+    int status = bloomgate_uio_queue_nap(&queue, (int)milliseconds);
+    printf("%d %d", status, bloomgate_now() < over);
 }
 
 static void statistics(void)
@@ -169,6 +182,12 @@ static void obey(char letter)
         return;
     case 'C':
         collect();
+        return;
+    case 'A':
+        printf("%d", bloomgate_uio_queue_arm(&queue));
+        return;
+    case 'N':
+        nap();
         return;
     case 'E':
         printf("%d", bloomgate_queue_close(&queue));

@@ -122,6 +122,11 @@ static void use_queues(void)
     for (int owner = 0; owner < 3; owner++) {
         require(bloomgate_module_queue_open(&queue, &page, &geometry) == BLOOMGATE_OK, "a queue is opened");
         require(queue.owner != generation, "by another owner than before");
+        uint32_t sum = 0;
+        for (size_t i = 0; i < 2 * geometry.queue_entries * BLOOMGATE_ENTRY_BYTES / 4; i++) {
+            sum |= queue.memory[i];
+        }
+        require(sum == 0, "who finds empty rings");
         generation = queue.owner;
         queue.spins = owner == 1 ? 0 : queue.spins;
         for (int round = 0; round < 12; round++) {
