@@ -5,7 +5,8 @@ significant byte first; ``.bit.bin`` has no header and every 32-bit word byte-sw
 
 Sources: UG470 chapter 5 (packets and registers), Linux ``drivers/fpga/zynq-fpga.c`` and U-Boot
 ``drivers/fpga/zynqpl.c`` (what they accept). The header of ``.bit`` and the CRC are not documented by the vendor; the
-form here is that of the open tools (prjxray).
+form of the header is that of the open tools (prjxray), and the CRC's is that by which a bitstream of the vendor's tools
+in prjxray's tests (``configuration_test.bit``) has the right values in both places.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = [
     "bit_file",
     "read_bitstream",
     "split_bit",
+    "with_crc",
 ]
 
 #: Words in a configuration frame (UG470, "Configuration Memory Frames").
@@ -48,6 +50,8 @@ _MAGIC = bytes.fromhex("00090ff00ff00ff00ff0000001")
 _CRC, _FDRI, _CMD, _IDCODE = 0, 2, 4, 12
 # Commands in CMD (UG470 table 5-25).
 _RCRC, _DESYNC = 7, 13
+#: The packet of type 1 that writes one word to CRC.
+_WRITE_CRC = 0x30000001
 
 
 class BitstreamError(BloomgateError):
@@ -125,8 +129,7 @@ def bit_file(header: BitHeader, payload: bytes) -> bytes:
 def bit_bin_from_bit(data: bytes) -> bytes:
     """The ``.bit.bin`` for Linux and U-Boot. Raises BitstreamError for a ``.bit`` file that they would not take."""
     _, payload = split_bit(data)
-    if len(payload) % 4:
-        raise BitstreamError(f"the configuration data must be whole 32-bit words, not {len(payload)} bytes")
+    _require_words(payload)
     words = array("I", payload)
     words.byteswap()
     swapped = words.tobytes()
@@ -134,6 +137,32 @@ def bit_bin_from_bit(data: bytes) -> bytes:
     if info.container != "bit.bin":
         raise BitstreamError("the swapped words do not read as .bit.bin")
     return swapped
+
+
+def with_crc(payload: bytes) -> bytes:
+    """Configuration data of a ``.bit`` file that has the device compare the CRC behind the frames, and at the end.
+
+    There the vendor's tools write the CRC, and those of prjxray reset it, in as many words: so these become those.
+    With another value the device stops and does not start up. Raises BitstreamError for data without such a place.
+    """
+    _require_words(payload)
+    words = _words(payload, swapped=False)
+    if _SYNC not in words:
+        raise BitstreamError("there is no sync word in the configuration data")
+    crc, frames, places = 0, False, 0
+    for register, first, count in list(_packets(words, words.index(_SYNC) + 1)):
+        frames = frames or (register == _FDRI and count > 0)
+        if frames and register == _CMD and list(words[first : first + count]) == [_RCRC]:
+            words[first - 1 : first + 1] = array("I", [_WRITE_CRC, crc])
+            register = _CRC
+            places += 1
+        for word in words[first : first + count]:
+            crc = _extend_crc(crc, register, word)
+    if places == 0:
+        raise BitstreamError("the configuration data resets no CRC behind its frames, so there is no room for one")
+    if sys.byteorder == "little":
+        words.byteswap()
+    return words.tobytes()
 
 
 def read_bitstream(data: bytes) -> BitstreamInfo:
@@ -146,17 +175,14 @@ def read_bitstream(data: bytes) -> BitstreamInfo:
         header, payload = split_bit(data)
     else:
         container, payload = "bit.bin", data
-    if len(payload) % 4:
-        raise BitstreamError(f"the configuration data must be whole 32-bit words, not {len(payload)} bytes")
+    _require_words(payload)
     swapped = _swapped(payload)
     if swapped is None:
         raise BitstreamError("there is no sync word on a 4-byte boundary: this is no bitstream, or a damaged one")
     if swapped != (container == "bit.bin"):
         order = "are byte-swapped in a .bit file" if swapped else "are not byte-swapped; use a .bit.bin file"
         raise BitstreamError(f"the words {order}")
-    words = array("I", payload)
-    if (sys.byteorder == "little") != swapped:
-        words.byteswap()
+    words = _words(payload, swapped)
     sync = words.index(_SYNC)
     # Linux only looks for the sync word; U-Boot compares all of this, and so does this project.
     if list(words[: len(_PREAMBLE)]) != _PREAMBLE:
@@ -195,6 +221,19 @@ def _swapped(payload: bytes) -> Optional[bool]:
         if at >= 0:
             return swapped
     return None
+
+
+def _require_words(payload: bytes) -> None:
+    if len(payload) % 4:
+        raise BitstreamError(f"the configuration data must be whole 32-bit words, not {len(payload)} bytes")
+
+
+def _words(payload: bytes, swapped: bool) -> array[int]:
+    """The 32-bit words of configuration data."""
+    words = array("I", payload)
+    if (sys.byteorder == "little") != swapped:
+        words.byteswap()
+    return words
 
 
 def _packets(words: array[int], at: int) -> Iterator[tuple[int, int, int]]:
@@ -256,10 +295,7 @@ def _walk(words: array[int], at: int) -> tuple[int, int, str]:
         for word in words[first : first + count]:
             if register == _CRC and word != crc:
                 raise BitstreamError(f"the data is damaged: its CRC is {crc:#010x}, the bitstream has {word:#010x}")
-            if register == _CMD and word == _RCRC:
-                crc = 0
-            else:
-                crc = _extend_crc(crc, register, word)
+            crc = _extend_crc(crc, register, word)
     return idcode, frame_words // FRAME_WORDS, "correct"
 
 
@@ -277,7 +313,9 @@ _BYTE, _ADDRESS = _table(8), _table(5)
 
 
 def _extend_crc(crc: int, register: int, word: int) -> int:
-    """CRC-32C over 37 bits, least significant first: the word, then the register's address."""
+    """CRC-32C over 37 bits, least significant first: the word, then the register's address. RCRC begins it anew."""
+    if register == _CMD and word == _RCRC:
+        return 0
     crc ^= word
     crc = _BYTE[crc & 0xFF] ^ crc >> 8
     crc = _BYTE[crc & 0xFF] ^ crc >> 8

@@ -6,7 +6,15 @@ import subprocess
 import sys
 
 import pytest
-from bloomgate.bitstream import BitHeader, BitstreamError, bit_bin_from_bit, bit_file, read_bitstream, split_bit
+from bloomgate.bitstream import (
+    BitHeader,
+    BitstreamError,
+    bit_bin_from_bit,
+    bit_file,
+    read_bitstream,
+    split_bit,
+    with_crc,
+)
 
 HEADER = BitHeader("bloomgate_parallella_7010", "xc7z010clg400-1", "2026/01/02", "03:04:05")
 SYNC = 0xAA995566
@@ -122,6 +130,43 @@ def test_one_flipped_bit_is_found_by_the_crc(word):
     words[word] ^= 0x100
     with pytest.raises(BitstreamError, match="the data is damaged"):
         read_bitstream(bit(words))
+
+
+def resetting_stream():
+    """As prjxray's tools write it: RCRC behind the frames, and before the end."""
+    words = stream()
+    end = AT_FRAMES + 101 * FRAMES
+    return [*words[:end], *type1(4, 7), NOP, *type1(4, 3), *type1(4, 7), *words[end:]]
+
+
+def test_the_device_is_told_to_compare_the_crc():
+    """In the place of RCRC, so that nothing else changes; a bit that is wrong later is found, wherever it is."""
+    before = resetting_stream()
+    assert read_bitstream(bit(before)).crc == "none"
+    after = list(struct.unpack(f">{len(before)}I", with_crc(payload(before))))
+    first, last = AT_FRAMES + 101 * FRAMES, AT_FRAMES + 101 * FRAMES + 5
+    assert [at for at, word in enumerate(before) if word != after[at]] == [first, first + 1, last, last + 1]
+    # A comparison that was right leaves 0, as a reset does.
+    assert after[first : first + 2] == type1(0, crc_bit_by_bit(stream()))
+    assert after[last] == type1(0, 0)[0]
+    for data in (bit(after), bit_bin_from_bit(bit(after))):
+        assert read_bitstream(data).crc == "correct"
+    for at in (AT_FRAMES - 3, *range(AT_FRAMES, first), first + 1, first + 4, last + 1):
+        for flipped in (1, 1 << 31):
+            wrong = [*after[:at], after[at] ^ flipped, *after[at + 1 :]]
+            with pytest.raises(BitstreamError):
+                read_bitstream(bit(wrong))
+
+
+def test_there_must_be_a_place_for_the_crc():
+    with pytest.raises(BitstreamError, match="there is no room for one"):
+        with_crc(payload(stream()))
+    with pytest.raises(BitstreamError, match="no sync word"):
+        with_crc(payload([NOP] * 20))
+    with pytest.raises(BitstreamError, match="whole 32-bit words"):
+        with_crc(payload(resetting_stream()) + b"x")
+    with pytest.raises(BitstreamError, match="cut short"):
+        with_crc(payload(resetting_stream()[:-6]))
 
 
 @pytest.mark.parametrize("container", ["bit", "bit.bin"])
