@@ -152,6 +152,28 @@ class QueuePairContract:
             with pytest.raises(DeviceClosed):
                 queue.submit(snapshot=0)
 
+    def test_who_waits_for_an_entry_learns_that_there_will_be_none(self, device: Device) -> None:
+        """Closing leaves all entries in use."""
+        self.fresh(device)
+        queue = device.queue_pair()
+        for _ in range(4):
+            queue.submit(snapshot=device.last_timestamp(), reads=[1])
+        ends: list[object] = []
+
+        def wait() -> None:
+            try:
+                queue.commit(snapshot=0, reads=[1])
+            except BaseException as error:
+                ends.append(error)
+
+        thread = threading.Thread(target=wait, daemon=True)
+        thread.start()
+        queue.close()
+        if not queue.port.closed:  # its device has nothing to be given back
+            device.close()
+        thread.join(LIMIT / 2)
+        assert [type(end) for end in ends] == [DeviceClosed]
+
     def test_a_verdict_that_is_not_there_yet(self, device: Device) -> None:
         self.fresh(device)
         with device.queue_pair() as queue:

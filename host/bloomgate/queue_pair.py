@@ -102,6 +102,7 @@ class QueuePair(Closing):
         with self.lock:
             index = self.port.next_index()
             if index is None:
+                self.port.require_open()
                 entries = self.port.parameters.queue_entries
                 raise QueueFull(
                     f"all {entries} entries are in use; collect a request, or publish what was committed, first"

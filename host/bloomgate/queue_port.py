@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from typing import Optional
 
-from bloomgate.errors import DeviceUnavailable
+from bloomgate.errors import DeviceClosed, DeviceUnavailable
 from bloomgate.parameters import Parameters
 
 __all__ = ["QueuePort"]
@@ -53,6 +53,11 @@ class QueuePort(abc.ABC):
 
     def waited(self, seconds: float) -> None:  # noqa: B027 - a device in this process always answers
         """Called now and then while somebody waits; raises :class:`~bloomgate.errors.DeviceTimeout` after too long."""
+
+    def require_open(self) -> None:
+        """Raises :class:`~bloomgate.errors.DeviceClosed` after :meth:`close`, or when its device is closed."""
+        if self.closed:
+            raise DeviceClosed("the queue pair is closed; open another with device.queue_pair()")
 
     def close(self) -> None:  # noqa: B027 - not every port has something to give back
         """Give the slot back. Idempotent."""

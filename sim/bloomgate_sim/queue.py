@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Optional
 
-from bloomgate.errors import DeviceClosed, DeviceTimeout
+from bloomgate.errors import DeviceTimeout
 from bloomgate.parameters import Parameters
 from bloomgate.queue_layout import (
     COMPLETION,
@@ -76,7 +76,7 @@ class SimulatedQueue(QueuePort):
         return self._next if (self._next - self._oldest) % _INDICES < self.parameters.queue_entries else None
 
     def submit(self, words: Sequence[int]) -> None:
-        self._require_open()
+        self.require_open()
         place = self._next % self.parameters.queue_entries * ENTRY_BYTES
         struct.pack_into(f"<{len(SUBMISSION)}I", self.window, submission_ring_offset() + place, *words)
         self._next = (self._next + 1) % _INDICES
@@ -85,7 +85,7 @@ class SimulatedQueue(QueuePort):
         self._bus.write(self._page, [owner | self._oldest, owner | self._next])
 
     def collect(self, index: int, seconds: float) -> Optional[tuple[int, ...]]:
-        self._require_open()
+        self.require_open()
         place = completion_ring_offset(self.parameters) + index % self.parameters.queue_entries * ENTRY_BYTES
         sequence = sequence_of(self._owner, index)
         deadline = time.monotonic() + seconds
@@ -109,7 +109,7 @@ class SimulatedQueue(QueuePort):
             raise DeviceTimeout(f"the simulated device has not decided a request for {seconds:.0f} s; open it again")
 
     def announce(self, position: int, keys: Sequence[int]) -> None:
-        self._require_open()
+        self.require_open()
         self.put(announced_log_offset(self.parameters) + position * WORD_BYTES, keys)
         self._bus.write(self._tail, [position + len(keys)])
 
@@ -121,10 +121,6 @@ class SimulatedQueue(QueuePort):
 
     def abandon(self) -> None:
         self.closed = True
-
-    def _require_open(self) -> None:
-        if self.closed:
-            raise DeviceClosed("the queue pair is closed; open another with device.queue_pair()")
 
     def _control(self, generation: int, *, enable: bool) -> None:
         """Write QUEUE_CONTROL, and wait until it is in effect: then nothing of the owner before is on the bus."""

@@ -151,6 +151,9 @@ class ModelQueue(QueuePort):
 
     # The client.
 
+    def require_open(self) -> None:
+        self._device._require_open()
+
     def next_index(self) -> Optional[int]:
         return self._next if _steps(self._oldest, self._next) < self.parameters.queue_entries else None
 

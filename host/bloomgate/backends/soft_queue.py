@@ -68,6 +68,9 @@ class SoftQueue(CPort):
         #: Both are used by the client.
         self._keep = (memory, device.state())
 
+    def require_open(self) -> None:
+        self._device.state()
+
     def enable(self, generation: int) -> None:
         """Page 0: end the ownership of the slot, and begin another unless ``generation`` is 0."""
         self.module.lib.bg_raw_enable(self.client, generation)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Optional
 
-from bloomgate.errors import DeviceClosed, DeviceTimeout, DeviceUnavailable
+from bloomgate.errors import DeviceTimeout, DeviceUnavailable
 from bloomgate.libbloomgate import library
 from bloomgate.parameters import Parameters
 from bloomgate.queue_port import QueuePort
@@ -47,17 +47,17 @@ class LibraryQueue(QueuePort):
         return None if index < 0 else index
 
     def put(self, offset: int, keys: Sequence[int]) -> None:
-        self._require_open()
+        self.require_open()
         words = self._ffi.from_buffer("uint32_t[]", struct.pack(f"={len(keys)}I", *keys))
         if self._lib.bloomgate_queue_put(self._queue, offset, words, len(keys)) != self._lib.BLOOMGATE_OK:
             raise ValueError(f"{len(keys)} keys at {offset:#x} are not in the window")
 
     def submit(self, words: Sequence[int]) -> None:
-        self._require_open()
+        self.require_open()
         self._lib.bloomgate_queue_enter(self._queue, words)
 
     def announce(self, position: int, keys: Sequence[int]) -> None:
-        self._require_open()
+        self.require_open()
         words = self._ffi.from_buffer("uint32_t[]", struct.pack(f"={len(keys)}I", *keys))
         if self._lib.bloomgate_announce(self._queue, position, words, len(keys)) != self._lib.BLOOMGATE_OK:
             raise ValueError(f"{position + len(keys)} keys are more than the slot's announced log can have")
@@ -65,7 +65,7 @@ class LibraryQueue(QueuePort):
     def collect(self, index: int, seconds: float) -> Optional[tuple[int, ...]]:
         verdict = self._ffi.new("uint32_t[4]")
         with self._idle:
-            self._require_open()
+            self.require_open()
             self._waiting += 1
         try:
             status = self._lib.bloomgate_queue_wait(self._queue, index, -int(-seconds * 1000 // 1), verdict)
@@ -107,7 +107,3 @@ class LibraryQueue(QueuePort):
         if not self.closed:
             self.closed = True
             self._lib.bloomgate_queue_abandon(self._queue)
-
-    def _require_open(self) -> None:
-        if self.closed:
-            raise DeviceClosed("the queue pair is closed; open another with device.queue_pair()")

@@ -40,7 +40,6 @@ class SlotPort(CPort):
         """
         self.segment = segment
         self.patience = patience
-        self._closed = False
         #: Since when the server has been found missing.
         self._missing_since: Optional[float] = None
         self._where = f"the segment {segment.name}" if segment.name else "the segment"
@@ -124,13 +123,12 @@ class SlotPort(CPort):
         self.module.lib.bg_client_begin(self.client, generation)
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
+            self.closed = True
             self.segment.close()
 
     def require_open(self) -> None:
-        """Raises :class:`~bloomgate.errors.DeviceClosed` after :meth:`close`."""
-        if self._closed:
+        if self.closed:
             raise DeviceClosed("the device is closed; open it again with bloomgate.open_device()")
 
     # The port.
