@@ -26,7 +26,7 @@ from bloomgate.errors import BloomgateError, DeviceUnavailable, RequestError, Re
 from bloomgate.queue_layout import FORMAT_IN_FLIGHT, SUBMISSION
 from bloomgate.serve_slots import ServedSlots
 from bloomgate.shm import locks
-from bloomgate.shm.commands import UNAVAILABLE, Command
+from bloomgate.shm.commands import NO_ROOM, UNAVAILABLE, Command
 from bloomgate.shm.layout import HEADER, MODE_SERVER, SERVER_LOCK
 from bloomgate.shm.segment import Segment, remove
 from bloomgate.verdict import Reason, Verdict
@@ -218,7 +218,10 @@ class Server:
         elif kind == Command.ENABLE:
             self._enable(slot, first & 0xFFFF)
         elif kind == Command.RESET:
-            self.device.reset(first & 0xFFFFFFFF)
+            if lib.bg_sharing_has_room_for_end(self._sharing):
+                self.device.reset(first & 0xFFFFFFFF)
+            else:
+                result = NO_ROOM
         elif kind == Command.RAISE_FLOOR:
             self.device.raise_floor()
         elif kind == Command.INJECT and first < self.device.parameters.K and second < self.device.parameters.D:

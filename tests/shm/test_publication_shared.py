@@ -1,5 +1,6 @@
 """``published`` in a segment: the same as in one process, and what only several can do to it."""
 
+import contextlib
 import os
 import random
 import time
@@ -12,6 +13,8 @@ from bloomgate.publication import Publication
 from bloomgate.shm.layout import EPOCH_ENDS, MODE_SERVERLESS, STAMPS, WRITTEN_BACK
 from bloomgate.shm.publication import SharedPublication
 from bloomgate.shm.segment import remove
+
+from tests.shm.served import serving
 
 LIMIT = 30.0
 
@@ -199,6 +202,28 @@ def test_what_a_client_left_is_published_when_it_is_gone(name, commits: int) -> 
         client.close()
         other.wait_published(last, LIMIT)
         assert other.published == last == commits
+
+
+@pytest.mark.parametrize("server", [None, "soft:?D=16"], ids=["serverless", "served"])
+def test_so_many_resets_of_a_device(server) -> None:
+    """One that `published` could not find its way past is refused, and the device goes on."""
+    with contextlib.ExitStack() as stack:
+        name = "" if server is None else stack.enter_context(serving(server))
+        device = stack.enter_context(open_device(f"shm:{name}"))
+        device.commit(snapshot=0, writes=[1])
+        for _ in range(EPOCH_ENDS):
+            device.reset()
+        newest = device.last_timestamp()
+        assert newest == EPOCH_ENDS << 32
+        with pytest.raises(PublicationError, match="nothing was reset: too many epochs have ended since 0"):
+            device.reset()
+        assert device.last_timestamp() == newest
+        assert device.commit(snapshot=newest, writes=[2]).timestamp == newest + 1
+        device.publish(newest + 1)
+        device.publish(1)
+        assert device.published == newest + 1
+        device.reset()
+        assert device.published == newest + (1 << 32)
 
 
 def test_who_takes_a_slot_over_publishes_what_was_left(name) -> None:

@@ -10,13 +10,13 @@ from bloomgate.backends.shm_slot import ShmSlot
 from bloomgate.backends.soft import NOBODY, conflicts_of, load_native
 from bloomgate.backends.soft_source import NAMES
 from bloomgate.device import Device, DeviceInfo
-from bloomgate.errors import VersionMismatch
+from bloomgate.errors import PublicationError, VersionMismatch
 from bloomgate.h3 import matrices
 from bloomgate.in_flight import Conflict
 from bloomgate.parameters import Parameters
 from bloomgate.queue_pair import QueuePair
 from bloomgate.registers import CONFLICT_LOG_ENTRIES, VERSION
-from bloomgate.shm.commands import Command
+from bloomgate.shm.commands import NO_ROOM, Command
 from bloomgate.shm.guards import Guards
 from bloomgate.shm.layout import HEADER, MODE_SERVER, MODE_SERVERLESS
 from bloomgate.shm.segment import Segment
@@ -244,9 +244,15 @@ class ShmDevice(Device):
         self._require_epoch(initial_epoch)
         self._require_open()
         if self.segment.has_server:
-            self.port.call(Command.RESET, initial_epoch)
+            refused = self.port.call(Command.RESET, initial_epoch) == NO_ROOM
         else:
-            self.port.patiently(lambda ns: self._module.lib.bg_segment_reset(self.handle, initial_epoch, ns))
+            reset = self._module.lib.bg_segment_reset
+            refused = self.port.patiently(lambda ns: reset(self.handle, initial_epoch, ns)) == -1
+        if refused:
+            raise PublicationError(
+                f"nothing was reset: too many epochs have ended since {self.published}, the newest timestamp that is"
+                " published"
+            )
 
     def raise_floor(self) -> None:
         self._require_open()

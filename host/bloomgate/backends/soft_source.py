@@ -184,6 +184,7 @@ uint64_t bg_sharing_now(bg_sharing *sharing, uint64_t *timestamp);
 uint64_t bg_sharing_published(bg_sharing *sharing);
 uint64_t bg_sharing_position_of(bg_sharing *sharing, uint64_t timestamp);
 int bg_sharing_publish(bg_sharing *sharing, uint64_t timestamp);
+int bg_sharing_has_room_for_end(bg_sharing *sharing);
 int bg_sharing_epoch_end(bg_sharing *sharing, uint64_t last, uint64_t origin);
 int bg_sharing_wait(bg_sharing *sharing, uint64_t timestamp, uint64_t ns);
 int bg_sharing_wait_position(bg_sharing *sharing, uint64_t position, uint64_t ns);

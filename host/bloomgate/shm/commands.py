@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ["UNAVAILABLE", "Command"]
+__all__ = ["NO_ROOM", "UNAVAILABLE", "Command"]
 
 #: The result of a command for which the server's device has not got what it needs.
 UNAVAILABLE = 2**64 - 1
+#: The result of a reset that was not made, since the end of the epoch could not be noted.
+NO_ROOM = 1
 
 
 class Command(IntEnum):
@@ -17,7 +19,7 @@ class Command(IntEnum):
     DRAIN = 1
     #: Enable the slot's queue for the owner with the generation in argument 0.
     ENABLE = 2
-    #: A soft reset to the initial epoch in argument 0.
+    #: A soft reset to the initial epoch in argument 0; the result is 0 or NO_ROOM.
     RESET = 3
     #: :meth:`bloomgate.Device.raise_floor`.
     RAISE_FLOOR = 4

@@ -198,10 +198,15 @@ static void serve_round(bg_segment *segment) {
 
 /* What Python does to the device. Each takes up to `ns` for the mutex, and returns success. */
 
+/* This one -1, and does nothing, if the epoch's end could not be noted. */
 static int bg_segment_reset(bg_segment *segment, uint32_t initial_epoch, uint64_t ns) {
     bg_device *device = segment->device;
     if (!take_mutex(segment, ns))
         return 0;
+    if (!has_room_for_end(segment->publication)) {
+        give_mutex(segment);
+        return -1;
+    }
     uint64_t before = last_timestamp(device);
     if (intend_epoch(device, initial_epoch, true)) {
         bg_epoch_end(segment->publication, device->timestamp_bits, before,

@@ -216,6 +216,10 @@ static int bg_sharing_publish(bg_sharing *sharing, uint64_t timestamp) {
     return bg_publish(sharing->publication, sharing->timestamp_bits, timestamp);
 }
 
+static int bg_sharing_has_room_for_end(bg_sharing *sharing) {
+    return has_room_for_end(sharing->publication);
+}
+
 static int bg_sharing_epoch_end(bg_sharing *sharing, uint64_t last, uint64_t origin) {
     return bg_epoch_end(sharing->publication, sharing->timestamp_bits, last, origin);
 }

@@ -166,13 +166,13 @@ class SlotPort(CPort):
         timestamp: int = self.module.lib.bg_segment_last(self.handle)
         return timestamp
 
-    def patiently(self, step: Callable[[int], object]) -> None:
-        """Call a C function, that takes nanoseconds to wait and returns success, until it succeeds."""
+    def patiently(self, step: Callable[[int], object]) -> object:
+        """Call a C function, that takes nanoseconds to wait and returns success, until it succeeds. Returns that."""
         begin = time.monotonic()
         while True:
             self.require_open()
-            if step(int(SLICE_SECONDS * _NANOSECONDS)):
-                return
+            if done := step(int(SLICE_SECONDS * _NANOSECONDS)):
+                return done
             self.waited(time.monotonic() - begin)
 
     def call(self, command: Command, *arguments: int, words: Sequence[int] = ()) -> int:
