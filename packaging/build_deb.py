@@ -117,7 +117,7 @@ def put_module(stage: Path) -> None:
     """The kernel module's source, for DKMS."""
     folder = f"usr/src/bloomgate-{__version__}"
     source = ROOT / "firmware" / "linux"
-    for name in ("bloomgate.c", "Makefile", "compat/stdint.h"):
+    for name in ("bloomgate.c", "fabric.h", "Makefile", "compat/stdint.h"):
         put(stage, f"{folder}/{name}", (source / name).read_bytes())
     for name in ("bloomgate_queues.h", "bloomgate_registers.h", "bloomgate_uapi.h"):
         put(stage, f"{folder}/{name}", (INCLUDE / name).read_bytes())

@@ -34,6 +34,7 @@
 #include "bloomgate_queues.h"
 #include "bloomgate_registers.h"
 #include "bloomgate_uapi.h"
+#include "fabric.h"
 
 static unsigned int buffer_kib = 256;
 module_param(buffer_kib, uint, 0444);
@@ -437,6 +438,9 @@ static int bloomgate_probe(struct platform_device *platform)
 	control = devm_ioremap(parent, region->start, BLOOMGATE_PAGE_BYTES);
 	if (!control)
 		return -ENOMEM;
+	error = fabric_answers(parent);
+	if (error)
+		return error;
 	error = identify(parent, control, &slots);
 	if (error)
 		return error;

@@ -114,11 +114,20 @@ class _Mapping(NamedTuple):
 class LinuxBoard:
     """A running board. ``wait`` ends it."""
 
-    def __init__(self, folder: Path, bus: SimulatedBus, files: Path, cache: Path, overlay: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        bus: SimulatedBus,
+        files: Path,
+        cache: Path,
+        overlay: Path | None = None,
+        *,
+        configured: bool = True,
+    ) -> None:
         """``files``: a tree that is laid over the root file system; its ``/init.test`` runs, and its end is the end.
 
         ``overlay``: compiled, applied to the board's device tree in the place of the UIO nodes. With those, the
-        gateware says that it is on S_AXI_HP0, as a bitstream for UIO is.
+        gateware says that it is on S_AXI_HP0, as a bitstream for UIO is. ``configured``: what Linux finds the fabric.
         """
         self.bus = bus
         #: Accesses to the fabric, and pages of it that were mapped.
@@ -137,6 +146,7 @@ class LinuxBoard:
         self._returns: dict[int, int] = {}
         self._line = False
         self._uncached = overlay is None
+        self._configured = configured
         (capacity,) = bus.read(CONTROL_PAGE.register("CAPACITY").offset, 1)
         self._slots = CONTROL_PAGE.register("CAPACITY")["SLOTS"].extract(capacity)
         # In memory, if it can be: it is written to often.
@@ -373,7 +383,7 @@ class LinuxBoard:
             return
         orders = []
         if physical == _DEVCFG + _INT_STS:
-            word = _PCFG_DONE
+            word = _PCFG_DONE if self._configured else 0
         else:
             self.accesses += 1
             word = self._transfer(physical - BASE_ADDRESS, None if load else registers[register])

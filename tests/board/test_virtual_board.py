@@ -165,6 +165,37 @@ def clean_environment():
     return {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
 
 
+def compile_overlay(folder):
+    """The overlay for the kernel module."""
+    overlay = folder / "module.dtbo"
+    source = ROOT / "firmware" / "devicetree" / "bloomgate-module.dtso"
+    subprocess.run(["dtc", "-q", "-@", "-I", "dts", "-O", "dtb", "-o", overlay, source], check=True, timeout=60)
+    return overlay
+
+
+def test_a_fabric_that_does_not_answer_is_not_touched(folder, bus, cache):
+    """The module looks first: level shifters, reset, and whether it is configured."""
+    build_modules(folder, cache)
+    attempt = "insmod /bloomgate.ko && rmmod bloomgate"
+    script(
+        folder,
+        f"devmem 0xF8000900 32 0x3; {attempt}; devmem 0xF8000900 32 0xF",
+        f"devmem 0xF8000240 32 1; {attempt}; devmem 0xF8000240 32 0",
+        "insmod /bloomgate.ko && ls /sys/class/bloomgate | wc -l",
+    )
+    board = LinuxBoard(folder, bus, folder / "files", cache, overlay=compile_overlay(folder), configured=False)
+    text = board.wait(SECONDS)
+    assert "init.test ended with status 0" in text, text
+    said = re.findall(r"bloomgate 43c00000\.bloomgate: .*: (the fabric .*?)\s*$", text, re.M)
+    assert said == [
+        "the fabric is not accessed: its level shifters are off",
+        "the fabric is not accessed: it is held in reset",
+        "the fabric is not configured",
+    ], text
+    assert re.search(r"^0\s*$", text, re.M), text
+    assert board.accesses == 0
+
+
 ONE_SLOT = """
 import bloomgate
 with bloomgate.open_device('bloomgate:slot=2') as device:
@@ -192,9 +223,7 @@ def test_kernel_module(folder, bus, cache):
     )
     THUMB.program(files / "queue", ROOT / "firmware" / "examples" / "queue.c")
     shutil.copy(ROOT / "tests" / "board" / "programs" / "parked.py", files)
-    overlay = folder / "module.dtbo"
-    source = ROOT / "firmware" / "devicetree" / "bloomgate-module.dtso"
-    subprocess.run(["dtc", "-q", "-@", "-I", "dts", "-O", "dtb", "-o", overlay, source], check=True, timeout=60)
+    overlay = compile_overlay(folder)
     script(
         folder,
         "insmod /bloomgate.ko && ls /dev/bloomgate* && /slots",
