@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Coroutine
 from typing import Any, Callable, Optional, TypeVar
 
-from bloomgate.stm.atomic import nested, unwrap
+from bloomgate.stm.atomic import nested, require_eager, unwrap
 from bloomgate.stm.context import here
 from bloomgate.stm.coroutines import in_context, outcome
 from bloomgate.stm.coroutines import transact as _transact
@@ -62,8 +62,10 @@ async def transact(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """The result of ``function``, run as a transaction on a worker thread while the loop goes on; works on every loop.
 
     ``retry`` waits without a thread. A cancelled task gets CancelledError when the transaction has ended: without an
-    effect, unless its commit had begun. Within a transaction it is a part of that.
+    effect, unless its commit had begun. Within a transaction it is a part of that. Raises TypeError for a coroutine
+    function: one that is atomic is awaited itself.
     """
+    require_eager(function, "transact()")
     if transacting():
         tx = here.tx
         assert tx is not None

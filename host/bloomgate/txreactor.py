@@ -31,7 +31,7 @@ from zope.interface import directlyProvides, providedBy
 
 from bloomgate.aio import EventLoop, serial
 from bloomgate.stm import coroutines
-from bloomgate.stm.atomic import unwrap
+from bloomgate.stm.atomic import require_eager, unwrap
 from bloomgate.stm.context import here
 from bloomgate.stm.coroutines import in_context, outcome
 from bloomgate.stm.errors import Serialise, TransactionError
@@ -60,8 +60,10 @@ def deferToTransaction(function: Callable[..., Any], *args: Any, **kwargs: Any) 
     """A Deferred with the result of ``function``, run as a transaction on a worker thread.
 
     ``retry`` waits without a thread. A cancelled Deferred fires at once, as Deferreds do; its transaction ends without
-    an effect, unless its commit had begun. Raises :class:`~bloomgate.stm.TransactionError` on any other reactor.
+    an effect, unless its commit had begun. Raises :class:`~bloomgate.stm.TransactionError` on any other reactor, and
+    TypeError for a coroutine function.
     """
+    require_eager(function, "deferToTransaction()")
     known = unwrap(function, args, kwargs) or (functools.partial(function, *args, **kwargs), NO_LIMITS)
     return _installed().run_transaction(*known)
 

@@ -12,7 +12,7 @@ PYPY = ROOT / "build" / "pypy" / "bin" / "python"
 #: exceptions of trace functions.
 LEFT_OUT = "not sim and not odd_types and not model and not every_line and not killed"
 HOST = "device_contract h3 parameters publication serialisability threads urls"
-STM = "alone containers core explicit gate guards queue report tutorial"
+STM = "alone containers core explicit gate guards misuse queue report tutorial"
 SHM = "array_transactions array_private"
 
 

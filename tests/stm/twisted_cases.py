@@ -202,6 +202,19 @@ async def case_deferreds():
     assert sorted(results) == list(range(4, 14)), results
 
 
+async def case_a_coroutine_function_is_awaited_and_not_deferred():
+    @atomic
+    async def coroutine():
+        """Would never be awaited."""
+
+    message = ""
+    try:
+        txreactor.deferToTransaction(coroutine)
+    except TypeError as error:
+        message = str(error)
+    assert message.startswith("deferToTransaction() needs a function that does its work when it is called"), message
+
+
 async def case_deferreds_wait_without_threads():
     queue, got = TQueue(), []
     takers = [txreactor.deferToTransaction(queue.get).addCallback(got.append) for _ in range(12)]

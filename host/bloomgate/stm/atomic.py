@@ -22,7 +22,7 @@ from bloomgate.stm.errors import (
 )
 from bloomgate.stm.hooks import finish
 from bloomgate.stm.in_place import AGAIN, begin, run_in_place
-from bloomgate.stm.limits import NO_LIMITS, Allowance, Cancellation, Limits
+from bloomgate.stm.limits import NO_LIMITS, Allowance, Cancellation, Limits, limits_of, require_seconds
 from bloomgate.stm.runtime import runtime
 from bloomgate.verdict import Reason
 
@@ -33,6 +33,7 @@ __all__ = [
     "nested",
     "operation",
     "or_else",
+    "require_eager",
     "retry",
     "run",
     "run_within",
@@ -71,7 +72,7 @@ def atomic(
     :class:`~bloomgate.stm.TransactionTimeout`. ``cancel``: makes waiting raise :class:`~bloomgate.stm.Cancelled`.
     """
     if function is None:
-        limits = Limits(timeout, cancel)
+        limits = limits_of(timeout, cancel)
         return lambda function: _atomic(function, limits)
     return _atomic(function, NO_LIMITS)
 
@@ -130,6 +131,29 @@ def unwrap(
     if hasattr(function, "__self__"):
         args = (function.__self__, *args)
     return functools.partial(inner, *args, **kwargs), limits
+
+
+def require_eager(function: Callable[..., Any], caller: str) -> None:
+    """Raises TypeError for what is not a function, and for one whose call only makes something that does the work."""
+    if not callable(function):
+        raise TypeError(f"{caller} needs a function, not {function!r}")
+    if _is_lazy(function):
+        raise TypeError(
+            f"{caller} needs a function that does its work when it is called, not {function!r}: an atomic coroutine"
+            " function is awaited, see bloomgate.aio, and a generator needs somebody who takes its steps"
+        )
+
+
+def _is_lazy(function: Callable[..., Any]) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    if hasattr(function, "__transaction_steps__"):
+        return True
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return code is not None and bool(code.co_flags & _LAZY)
+
+
+_LAZY = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_GENERATOR
 
 
 def operation(method: F) -> F:
@@ -344,6 +368,7 @@ def retry(timeout: Optional[float] = None) -> Any:
     tx = here.tx
     if tx is None:
         raise TransactionError("retry() must be called within a transaction")
+    require_seconds(timeout)
     if tx.alternatives:
         raise RetrySignal(timeout)
     if tx.irrevocable:
@@ -370,6 +395,9 @@ def or_else(*alternatives: Callable[[], T]) -> T:
     """
     if not alternatives:
         raise TypeError("or_else() needs at least one function")
+    for alternative in alternatives:
+        if not callable(alternative):
+            raise TypeError(f"or_else() needs functions, which it calls, not {alternative!r}")
     if here.tx is None:
         alone: T = run(or_else, alternatives)
         return alone

@@ -33,7 +33,7 @@ def on_commit(function: Callable[..., object], *args: Any) -> None:
     transaction, which stays committed, after the others have been called. Within a part that is undone (a nested call
     that raises, an alternative that retries) it is as if it had not been called.
     """
-    _hooks().on_commit.append(functools.partial(function, *args))
+    _hooks().on_commit.append(_call_of("on_commit()", function, args))
 
 
 def on_abort(function: Callable[..., object], *args: Any) -> None:
@@ -42,7 +42,13 @@ def on_abort(function: Callable[..., object], *args: Any) -> None:
     The newest is called first, as one undoes things. If only the part is undone in which it was given, it is called
     when the rest has been committed, before the functions for that which were given later.
     """
-    _hooks().on_abort.append(functools.partial(function, *args))
+    _hooks().on_abort.append(_call_of("on_abort()", function, args))
+
+
+def _call_of(caller: str, function: Callable[..., object], args: tuple[Any, ...]) -> Callable[[], object]:
+    if not callable(function):
+        raise TypeError(f"{caller} needs a function and its arguments, not {function!r}")
+    return functools.partial(function, *args)
 
 
 def finish(attempt: Attempt, committed: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Callable, NamedTuple, Optional
 
 from bloomgate.stm.errors import Cancelled
 
-__all__ = ["NO_LIMITS", "Allowance", "Cancellation", "Limits"]
+__all__ = ["NO_LIMITS", "Allowance", "Cancellation", "Limits", "limits_of", "require_seconds"]
 
 
 class Cancellation:
@@ -59,6 +60,20 @@ class Limits(NamedTuple):
 
 
 NO_LIMITS = Limits()
+
+
+def require_seconds(timeout: object) -> None:
+    """Raises TypeError for what is no number of seconds, nor None."""
+    if timeout is not None and not isinstance(timeout, numbers.Real):
+        raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
+
+
+def limits_of(timeout: Optional[float], cancel: Optional[Cancellation]) -> Limits:
+    """What ``atomic`` is given, checked. Raises TypeError."""
+    require_seconds(timeout)
+    if cancel is not None and not isinstance(cancel, Cancellation):
+        raise TypeError(f"cancel must be a Cancellation, not {cancel!r}")
+    return Limits(timeout, cancel)
 
 
 class Allowance:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
 import os
 import threading
 import weakref
 from typing import Any, Callable, Optional
 
-from bloomgate.stm.atomic import unwrap
+from bloomgate.stm.atomic import require_eager, unwrap
 from bloomgate.stm.context import here
 from bloomgate.stm.errors import TransactionError
 from bloomgate.stm.hooks import on_commit
@@ -33,8 +32,8 @@ class TransactionQueue:
 
     def __init__(self, threads: Optional[int] = None, *, ordered: bool = False) -> None:
         """``threads``: how many run calls (default: one for each processor)."""
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads must be at least 1, not {threads}")
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise ValueError(f"threads must be an integer of at least 1, not {threads!r}")
         self._threads = 1 if ordered else threads or os.cpu_count() or 1
         self._ordered = ordered
         self._numbers = itertools.count()
@@ -59,13 +58,7 @@ class TransactionQueue:
         Raises TypeError for what is not a function, and for one whose call does nothing but make a coroutine or a
         generator.
         """
-        if not callable(function):
-            raise TypeError(f"add() needs a function, not {function!r}")
-        if _is_lazy(function):
-            raise TypeError(
-                f"add() needs a function that does its work when it is called, not {function!r}: coroutines need an"
-                " event loop, see bloomgate.aio, and generators somebody who takes their steps"
-            )
+        require_eager(function, "add()")
         number = next(self._numbers)
         if here.tx is not None:
             on_commit(self._calls.setdefault, number, (function, args))
@@ -122,19 +115,6 @@ class TransactionQueue:
     def __len__(self) -> int:
         """How many calls have not been executed; while it runs, those that have begun are among them."""
         return len(self._calls)
-
-
-def _is_lazy(function: Callable[..., Any]) -> bool:
-    """Whether a call only makes something else, which does the work."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    if hasattr(function, "__transaction_steps__"):
-        return True
-    code = getattr(getattr(function, "__func__", function), "__code__", None)
-    return code is not None and bool(code.co_flags & _LAZY)
-
-
-_LAZY = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_GENERATOR
 
 
 class _Run:

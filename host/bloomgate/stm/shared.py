@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NoReturn, Optional
 
 from bloomgate.backends.shm import ShmDevice
 from bloomgate.shm.array import ArrayMemory, Number
@@ -183,6 +183,10 @@ class SharedTVar:
     def commute(self, operation: str, operand: Number) -> None:
         """Update it by "add", "min" or "max"; :func:`bloomgate.commute` calls this."""
         self._location._commute(operation, operand)
+
+    def __bool__(self) -> NoReturn:
+        # As of a TVar.
+        raise TypeError("a SharedTVar itself is neither true nor false; use its .value")
 
     def __eq__(self, other: object) -> bool:
         """Whether it is the same variable."""

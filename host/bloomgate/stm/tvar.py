@@ -100,6 +100,10 @@ class TVar(Location, Generic[T]):
         else:
             tx.write(self, value)
 
+    def __bool__(self) -> NoReturn:
+        # ``check(variable)`` would never wait.
+        raise TypeError(f"{self._label()} itself is neither true nor false; use its .value")
+
     def _settle(self) -> Version:
         return alone.settle(self)
 
