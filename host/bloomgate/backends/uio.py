@@ -22,8 +22,11 @@ A process with one slot does not see page 0, so it knows less:
 * Version and geometry come from the kernel module; with ``uio:`` from ``/run/bloomgate/device.json``, which
   ``bloomgate load`` writes, or from the URL.
 * With ``uio:``, ``last_timestamp()`` is the newest that this process knows of: the device's when it was opened, and
-  those of its own commits. ``published`` is that of this process: commits of others hold it back, which costs aborts
-  and never correctness. Processes that share data need a publication that they share too.
+  those of its own commits.
+* ``published`` is that of this process. It does not go past commits of other slots, since nobody here knows when they
+  are written back: that costs aborts and never correctness, but ``wait_published`` of a commit behind one of them does
+  not return, and with it no transaction of the STM. Programs that use the device at the same time, on the same data or
+  each on its own, open it as ``shm:`` with ``bloomgate serve``.
 * When another epoch has begun, because the owner of page 0 has reset the device or another slot has used up the last
   count, ``commit`` raises DeviceUnavailable, since nobody here knows what is written back of the epoch before. When
   all of it is, open the device again: it begins in the new epoch. From queue pairs comes ROLLOVER.
