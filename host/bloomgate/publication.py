@@ -7,6 +7,7 @@ import time
 from typing import Callable, Optional
 
 from bloomgate.errors import PublicationError
+from bloomgate.leaked import release_leaked
 from bloomgate.parameters import Parameters
 
 __all__ = ["Publication"]
@@ -125,9 +126,7 @@ class Publication:
 
     def release_leaked(self) -> None:
         """Release what an asynchronous exception has left locked by the calling thread, which is in no method here."""
-        for lock in (self._moving, self._lock):
-            while lock._is_owned():  # type: ignore[attr-defined]
-                lock.release()
+        release_leaked(self._moving, self._lock)
 
     def _require_assigned(self, timestamp: int) -> None:
         if timestamp > self._assigned:

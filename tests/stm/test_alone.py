@@ -579,10 +579,8 @@ def test_a_handler_that_writes_the_same_wherever_bloomgate_is(no_branch, kind, h
             committed.append(1000)
 
     def in_handler() -> None:
-        # Not where it would release what its thread holds.
-        if not alone.lock._is_owned():
-            with contextlib.suppress(stm.TransactionError, KeyError):
-                assign() if handler == "assignment" else handle()
+        with contextlib.suppress(stm.TransactionError, KeyError):
+            assign() if handler == "assignment" else handle()
 
     def write() -> None:
         if kind == "second":
@@ -610,6 +608,50 @@ def test_a_handler_that_writes_the_same_wherever_bloomgate_is(no_branch, kind, h
         if interlude.lines < at:
             break
     assert times > 20
+
+
+@pytest.mark.parametrize("kind", ["settle", "commit", "retry"])
+def test_a_handler_whose_transaction_fails_wherever_bloomgate_is(kind) -> None:
+    """It releases what its own exceptions leave locked, and nothing that its thread holds where it was interrupted."""
+    x, held = TVar(0), 0
+
+    @atomic
+    def fail() -> None:
+        raise KeyError
+
+    def handler() -> None:
+        nonlocal held
+        held += any(lock._is_owned() for lock in (alone.lock, *version._locks))
+        with contextlib.suppress(stm.TransactionError, KeyError):
+            fail()
+
+    @ordinary
+    def commit() -> None:
+        x.value += 1
+
+    @atomic
+    def waits() -> None:
+        x.value += 1
+        or_else(lambda: retry(0.001), lambda: None)
+
+    action = {"settle": lambda: setattr(x, "value", x.value + 1), "commit": commit, "retry": waits}[kind]
+    before = sys.gettrace()
+    for at in itertools.count(1):
+        if kind == "settle":
+            # Another thread's era, which this one ends.
+            together(lambda: setattr(x, "value", x.value))
+        interlude = Interlude(handler, at, at)
+        sys.settrace(interlude)
+        try:
+            action()
+        finally:
+            sys.settrace(before)
+        # Nothing is left locked, either.
+        together(lambda: x.value)
+        assert x.value == at, interlude.where
+        if interlude.lines < at:
+            break
+    assert held
 
 
 @pytest.mark.timeout(200)

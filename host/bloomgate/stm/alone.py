@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import itertools
 import threading
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
+from bloomgate.leaked import release_leaked
 from bloomgate.stm.version import IN_PLACE, PRUNE_AFTER, Version, new_version
 
 if TYPE_CHECKING:
@@ -96,8 +97,7 @@ class Alone:
 
     def release_leaked(self) -> None:
         """Release what an exception has left locked by this thread."""
-        while self.lock._is_owned():  # type: ignore[attr-defined]
-            self.lock.release()
+        release_leaked(self.lock)
 
     def end(self, era: Optional[Era]) -> None:
         """``era`` is over, if it is not yet; a transaction in place that is not committed has to run again."""
@@ -112,10 +112,27 @@ class Alone:
                 # Last, so that who is interrupted before leaves it to the next one.
                 self.active = None
 
-    def begin(self, era: Era) -> None:
-        """Its thread is alone from now on, unless ``era`` is over already. With the lock held."""
-        self.count += 1
-        self.era = era
+    def claim(self, thread: int, quiet: Callable[[], Optional[int]]) -> Optional[Era]:
+        """A new era in which that thread, the caller's, is alone; None if somebody is in the middle of something.
+
+        ``quiet``: what is published, or None if that is so.
+        """
+        if self.lock._is_owned():  # type: ignore[attr-defined]
+            # This is a signal handler.
+            return None
+        era = Era(thread)
+        with self.lock:
+            self.end(self.active)
+            # From here on whoever begins a transaction ends it.
+            self.active = era
+            published = quiet()
+            if published is None:
+                self.active = None
+                return None
+            self.timestamp = published
+            self.count += 1
+            self.era = era
+        return era
 
     def take(self, variable: TVar[Any], era: Era) -> bool:
         """Have a value in place that had versions, or is from another era; false when ``era`` is over."""

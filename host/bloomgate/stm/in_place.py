@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Mapping
@@ -183,12 +184,13 @@ def begin(runtime: Runtime) -> Optional[InPlace]:
         if mine.in_a_row <= (mine.patience or PATIENCE):
             return None
         mine.in_a_row = 0
-        era = _claim(runtime, mine)
+        quiet = functools.partial(_quiet, runtime)
+        era = alone.claim(mine.thread, quiet)
         if era is None and _TURNS and snapshots[mine.number] == IDLE:
             alone.wanted = mine.thread
             try:
                 _pause()
-                era = _claim(runtime, mine)
+                era = alone.claim(mine.thread, quiet)
             finally:
                 alone.wanted = 0
         if era is None:
@@ -227,25 +229,11 @@ def _pause() -> None:
     time.sleep(_PAUSE)
 
 
-def _claim(runtime: Runtime, mine: Context) -> Optional[Era]:
-    """The era in which the calling thread is alone, if nobody else is in the middle of anything."""
-    if alone.lock._is_owned():  # type: ignore[attr-defined]
-        # This is a signal handler.
-        return None
-    era = Era(mine.thread)
-    with alone.lock:
-        alone.end(alone.active)
-        alone.active = era
-        # From here on whoever begins ends it.
-        # In this order: who is registered can still commit, and end.
-        idle = all(snapshot == IDLE for snapshot in snapshots.copy().values())
-        published = runtime.quiet() if idle else None
-        if published is None:
-            alone.active = None
-            return None
-        alone.timestamp = published
-        alone.begin(era)
-    return era
+def _quiet(runtime: Runtime) -> Optional[int]:
+    """What is published, if nobody is in the middle of anything; or None."""
+    # In this order: who is registered can still commit, and end.
+    idle = all(snapshot == IDLE for snapshot in snapshots.copy().values())
+    return runtime.quiet() if idle else None
 
 
 def run_in_place(attempt: InPlace, function: Callable[..., T], args: Any, kwargs: Any) -> Union[T, object]:

@@ -12,6 +12,8 @@ import itertools
 import threading
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
+from bloomgate.leaked import release_leaked
+
 if TYPE_CHECKING:
     from bloomgate.stm.attempt import Attempt
 
@@ -185,6 +187,4 @@ def renew_locks() -> None:
 
 def release_leaked_locks() -> None:
     """Release what this thread still owns after an exception in :func:`install`."""
-    for lock in _locks:
-        while lock._is_owned():  # type: ignore[attr-defined]
-            lock.release()
+    release_leaked(*_locks)
