@@ -57,8 +57,9 @@ static int in_place_set(PyObject *descriptor, PyObject *object, PyObject *value)
         PyObject **stamped = python_slot(object, self->slots.stamped);
         PyObject **place = python_slot(object, self->slots.value);
         PyObject *old = *place;
-        int64_t now = PyLong_AsLongLong(stamp), then = PyLong_AsLongLong(*stamped);
-        if (now != 0 && (then == now || then == -now)) {
+        int64_t now = PyLong_AsLongLong(stamp);
+        /* Whoever stamps variables takes the very object, so that it need not be compared by its value. */
+        if (now > 0 ? *stamped == stamp : now < 0 && PyLong_AsLongLong(*stamped) == -now) {
             Py_INCREF(value);
             *place = value;
             Py_DECREF(old);
