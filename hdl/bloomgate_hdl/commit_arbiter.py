@@ -45,15 +45,22 @@ class CommitArbiter(wiring.Component):
     the last count was assigned, on a reset, or because the TokenKeeper wants it, and injects faults.
 
     The verdict leaves a clock cycle after the decision, so that the insertion is ahead of a client that refills its
-    slot at once (see KeyReader).
+    slot at once (see KeyReader). With ``many_keys`` to insert it is given when fewer are left, so that whoever the last
+    one dooms or wakes knows at most 12 clock cycles after it. That of a queued request has its way to memory before it.
 
-    Latency: at most 16 clock cycles from pending to verdict for 8 keys, 10 + 1/2 per key for more. Between the last
-    key validated and the first one inserted, or the next request's first, 4 clock cycles pass, 5 in a queued request.
+    Latency: at most 16 clock cycles from pending to verdict for 8 keys, 10 + 1/2 per key for more, and 1/2 more for
+    each key that is inserted before the verdict. Between the last key validated and the first one inserted, or the next
+    request's first, 4 clock cycles pass, 5 in a queued request.
     Reset state: idle; the recency filter is being scrubbed.
+
+    Parameters
+    ----------
+    many_keys: more than LANES. With 12 every verdict comes within 16 clock cycles, and one for each key beyond 8.
     """
 
-    def __init__(self, parameters: Parameters):
+    def __init__(self, parameters: Parameters, *, many_keys: int = 12):
         self._parameters = parameters
+        self._many_keys = many_keys
         p = parameters
         super().__init__(
             {
@@ -63,6 +70,8 @@ class CommitArbiter(wiring.Component):
                 "request_slot": Out(p.slot_bits),
                 "request": In(request_layout(p)),
                 "decided": Out(1),
+                #: The client gets the verdict; with ``decided``, or later while ``decided_slot`` and ``verdict`` stay.
+                "given": Out(1),
                 "decided_slot": Out(p.slot_bits),
                 "verdict": Out(verdict_layout(p)),
                 #: The request was a queued one; the sets, the log and the transaction go on.
@@ -172,7 +181,7 @@ class CommitArbiter(wiring.Component):
         m = Module()
         p = self._parameters
         m.submodules.scheduler = scheduler = RequestScheduler(p)
-        m.submodules.key_reader = key_reader = KeyReader(p)
+        m.submodules.key_reader = key_reader = KeyReader(p, few_keys=self._many_keys)
         m.submodules.decision = decision = Decision(p)
         m.submodules.counter = counter = TimestampCounter(p)
 
@@ -293,12 +302,22 @@ class CommitArbiter(wiring.Component):
         # The verdict on `request`, in the clock cycle of `decides`; it leaves through registers.
         decides = Signal()
         verdict = Signal(verdict_layout(p))
+        withholds = Signal()
+        withheld = Signal()
+        gives = Signal()
+        m.d.comb += gives.eq(withheld & key_reader.few_left)
+        m.d.sync += withheld.eq(withholds | (withheld & ~gives))
+        # One that is withheld stays: the next request is decided after it is given.
+        with m.If(~withheld):
+            m.d.sync += [
+                self.decided_queued.eq(queued),
+                self.decided_keeps.eq(decision.commit & ~commits),
+                self.decided_slot.eq(slot),
+                self.verdict.eq(verdict),
+            ]
         m.d.sync += [
             self.decided.eq(decides),
-            self.decided_queued.eq(queued),
-            self.decided_keeps.eq(decision.commit & ~commits),
-            self.decided_slot.eq(slot),
-            self.verdict.eq(verdict),
+            self.given.eq(decides & ~withholds | gives),
             self.error.valid.eq(decides & (decision.error_code != 0)),
             self.error.code.eq(decision.error_code),
             self.error.slot.eq(slot),
@@ -449,6 +468,7 @@ class CommitArbiter(wiring.Component):
                 """Give the verdict, and go on with what follows from it."""
                 m.d.comb += [decides.eq(1), self.queue_decided.eq(queued)]
                 with m.If(timestamped & ~self.floor_raised):
+                    m.d.comb += withholds.eq(~queued & (request.write_count >= self._many_keys))
                     with m.If(queued):
                         m.d.comb += start(Pass.INSERT, queue=True)
                     with m.Else():

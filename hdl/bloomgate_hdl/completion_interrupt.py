@@ -35,18 +35,18 @@ class CompletionInterrupt(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         unreported = Signal(_BITS)
-        passed = Signal(_BITS)  # clock cycles since the first of them
+        passed = Signal(_BITS, init=1)  # clock cycles since the first of them, this one too
         now = Signal(_BITS + 1)
         due = Signal()
         late = Signal()
         m.d.comb += [
             now.eq(unreported + self.written),
             due.eq(self.written & (now >= self.count)),
-            late.eq((unreported != 0) & (self.clocks != 0) & (passed >= self.clocks - 1)),
+            late.eq((unreported != 0) & (self.clocks != 0) & (passed >= self.clocks)),
         ]
         m.d.sync += self.raises.eq(due | late)
         with m.If(due | late):
-            m.d.sync += [unreported.eq(0), passed.eq(0)]
+            m.d.sync += [unreported.eq(0), passed.eq(1)]
         with m.Else():
             m.d.sync += unreported.eq(now)
             with m.If((unreported != 0) & ~passed.all()):

@@ -1,6 +1,6 @@
 """The writing half of the memory master: completions, by AW, W and B."""
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Array, Cat, Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.queue_layout import COMPLETION, ENTRY_BYTES
@@ -129,28 +129,33 @@ class CompletionWriter(wiring.Component):
         # A burst of four beats that starts on a line is within one block of `WindowCheck`.
         allowed = Signal()
         m.d.comb += allowed.eq(check.allowed & (command.address[:_LINE_BITS] == 0))
-        words = Signal(_BEATS * _WORD_BITS)
+        word = Signal(_WORD_BITS)
+        later_words = [Signal(_WORD_BITS, name=f"word_{beat}") for beat in range(1, _BEATS)]
         sequence = Signal(_WORD_BITS)
-        left = Signal(range(_BEATS))
+        # Rests at the last one, so that one multiplexer finds the first word and those behind it.
+        beat = Signal(range(_BEATS), init=_BEATS - 1)
+        next_word = Array([*later_words, command.words[0]])[beat]
         m.d.comb += [
             self.address.payload.length.eq(_BEATS - 1),
-            self.data.payload.data.eq(Cat(words[:_WORD_BITS], sequence)),
-            self.data.payload.last.eq(left == 0),
+            self.data.payload.data.eq(Cat(word, sequence)),
+            self.data.payload.last.eq(beat == _BEATS - 1),
         ]
         with m.If(taken):
             m.d.sync += [
                 self.address.valid.eq(allowed),
                 self.address.payload.address.eq(command.address),
                 self.data.valid.eq(allowed),
-                words.eq(command.words),
+                word.eq(next_word),
+                [later.eq(command.words[index]) for index, later in enumerate(later_words, 1)],
                 sequence.eq(command.sequence),
-                left.eq(_BEATS - 1),
+                beat.eq(beat + allowed),
             ]
         with m.Else():
             with m.If(self.address.ready):
                 m.d.sync += self.address.valid.eq(0)
             with m.If(self.data.valid & self.data.ready):
-                m.d.sync += [self.data.valid.eq(left != 0), words.eq(words >> _WORD_BITS), left.eq(left - 1)]
+                last = self.data.payload.last
+                m.d.sync += [self.data.valid.eq(~last), word.eq(next_word), beat.eq(beat + ~last)]
 
         # Everything before it is answered when the refused completion is the only one: then no B can come.
         refuse = Signal()

@@ -39,10 +39,15 @@ class KeyReader(wiring.Component):
     pass over nothing that need not wait for the pipeline, for another pass or for announcing. Throughput: one
     beat per clock cycle while the pipeline is ready, without a gap between a pass and one that is started in the clock
     cycle of its ``ending``. Reset state: no pass.
+
+    Parameters
+    ----------
+    few_keys: more than LANES.
     """
 
-    def __init__(self, parameters: Parameters):
+    def __init__(self, parameters: Parameters, *, few_keys: int = 12):
         self._parameters = parameters
+        self._few_keys = few_keys
         depth = parameters.aperture_depth
         super().__init__(
             {
@@ -70,6 +75,8 @@ class KeyReader(wiring.Component):
                 #: The last beat of the pass is being addressed in this clock cycle; but a pass over nothing may be over
                 #: with its ``start``.
                 "ending": Out(1),
+                #: Fewer than ``few_keys`` of the set at hand have not been addressed.
+                "few_left": Out(1),
                 #: Key log read port, see KeyLog.
                 "read": Out(1),
                 "read_slot": Out(parameters.slot_bits),
@@ -107,6 +114,7 @@ class KeyReader(wiring.Component):
             set_ends.eq(left <= LANES),
             advance.eq(active & self.ready & ~self.announce),
             self.ending.eq(advance & set_ends & (checks_left == 0)),
+            self.few_left.eq(left < self._few_keys),
             self.read.eq(self.ready),
             self.read_slot.eq(Mux(self.announce, self.announce_slot, slot)),
             self.read_word.eq(Mux(self.announce, self.announce_word, word)),

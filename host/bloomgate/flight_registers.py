@@ -71,7 +71,7 @@ class FlightRegisters:
             self._seen = head
             # The oldest may have been overwritten while they were read.
             overwritten = max(0, new + (self._read_head() - head) % _HEADS - CONFLICT_LOG_ENTRIES)
-        return sorted(entries[overwritten:], key=Conflict.order)
+        return entries[overwritten:]
 
     def _conflict(self, number: int) -> Conflict:
         bank, place = divmod(number % CONFLICT_LOG_ENTRIES, _ENTRIES_PER_BANK)

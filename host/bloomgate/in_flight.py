@@ -10,7 +10,7 @@ Every method is one atomic step; :class:`~bloomgate.backends.model.ModelDevice` 
 * is **doomed** by the first thing that may have changed a key it announced: a commit of another slot with a key that
   hits its filter; its own query, when the change came first; a floor that was raised; the end of the epoch, also one
   before it began. The first doom is kept, with the key if one is known and the timestamp to wait for. Doom is a hint.
-  Of several keys of one commit it is the one that comes first in :func:`insertion_order`.
+  Of several keys of one commit it is the one that comes first in :func:`insertion_beats`.
 * must **revalidate** if it was doomed, or if a word of bad parity was met or made since: then its commit queries the
   whole read set, in order, and else only what it did not announce. Either way the verdict is the same as if nothing had
   been announced.
@@ -53,7 +53,8 @@ __all__ = [
     "Token",
     "Wake",
     "grant_limit",
-    "insertion_order",
+    "insertion_beats",
+    "queued_insertion_beats",
 ]
 
 #: Rows of each bank of the slot filters; as many as the recency filter has where that is fewer.
@@ -111,10 +112,6 @@ class Conflict(NamedTuple):
     #: Of the winner's commit; of a refusal, the newest timestamp.
     timestamp: int
 
-    def order(self) -> tuple[int, int]:
-        """By which the host sorts what it drains: a device logs the losers of one commit in any order."""
-        return self.timestamp, self.loser
-
 
 class Token(Enum):
     """Where a slot is with the irrevocable token."""
@@ -132,17 +129,29 @@ def grant_limit(max_count: int) -> int:
     return max_count - min(GRANT_MARGIN, max_count // 2)
 
 
-def insertion_order(keys: Sequence[int]) -> Iterator[int]:
-    """The order in which a commit's writes and commutes are inserted and looked up, if it is not of a queue pair.
+def insertion_beats(keys: Sequence[int]) -> Iterator[Sequence[int]]:
+    """The writes and commutes of a commit by programmed I/O, as they are inserted and looked up: some at a time.
 
     The gateware keeps LANES keys in a word, the last key of the request in the lowest place. It takes a word from the
     low end and one from the high end in turns, so that the client may fill the slot anew from both ends meanwhile.
     """
     words = deque(keys[begin : begin + LANES][::-1] for begin in range(0, len(keys), LANES))
     while words:
-        yield from words.pop()
+        yield words.pop()
         if words:
-            yield from words.popleft()
+            yield words.popleft()
+
+
+def queued_insertion_beats(reads: int, *logs: Sequence[int]) -> Iterator[Sequence[int]]:
+    """The same for a queue pair, whose host puts write and commute log behind so many reads in memory.
+
+    A log is fetched by words of LANES keys; what does not begin or end with a word is alone in it.
+    """
+    place = reads % LANES
+    for log in logs:
+        for begin in range(-place, len(log), LANES):
+            yield log[max(begin, 0) : begin + LANES]
+        place = (place + len(log)) % LANES
 
 
 class _Slot:
@@ -276,12 +285,14 @@ class InFlight:
         all_of_them = self._newest()[1] >= self._parameters.max_count - 2
         return next((key for key in insertions if all_of_them or self._hits(self._slots[holder], key)), None)
 
-    def committed(self, slot: Optional[int], insertions: Iterable[int]) -> None:
-        """A commit was numbered and its keys inserted, in this order."""
-        for key in insertions:
+    def committed(self, slot: Optional[int], beats: Iterable[Sequence[int]]) -> None:
+        """A commit was numbered and its keys inserted, so many at a time."""
+        for keys in beats:
             for loser, state in enumerate(self._slots):
-                if loser != slot and state.in_flight and self._hits(state, key):
-                    self._doom(loser, slot, key)
+                if loser != slot and state.in_flight:
+                    for key in keys:
+                        if self._hits(state, key):
+                            self._doom(loser, slot, key)
 
     def decided(self, slot: int, verdict: Verdict) -> None:
         """The slot's transaction has its verdict: it is over."""

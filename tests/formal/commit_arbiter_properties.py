@@ -26,8 +26,9 @@ class CommitArbiterProperties(wiring.Component):
     The pipeline is a delay that carries beats and adds free answers, so that what holds here holds for any filter. Keys
     are free but constant. With these, for each request:
 
-    * The verdict goes to a slot whose request is undecided, and names it: it is decided at most once. With ``lively``,
-      where nothing stalls and one slot has the arbiter for itself, it is decided within PATIENCE clock cycles.
+    * The verdict goes to a slot whose request is undecided, and names it: it is decided at most once, and that is given
+      once. With ``lively``, where nothing stalls and one slot has the arbiter for itself, it is decided within PATIENCE
+      clock cycles.
     * Timestamps are consecutive from 1 within an epoch; epochs only grow. A request is given one iff it commits and
       writes or commutes something.
     * Validation and assignment are one step: from the first key validated to the verdict, nothing is inserted and
@@ -43,7 +44,8 @@ class CommitArbiterProperties(wiring.Component):
     def __init__(self, cover: bool = False, lively: bool = False):
         self._cover = cover
         self._lively = lively
-        self.dut = CommitArbiter(PARAMETERS)
+        # Some verdicts are withheld, and some are not.
+        self.dut = CommitArbiter(PARAMETERS, many_keys=4)
         slots = PARAMETERS.slots
         super().__init__(
             {
@@ -87,7 +89,7 @@ class CommitArbiterProperties(wiring.Component):
         requests = Array(Signal(request_layout(PARAMETERS), name=f"request_{slot}") for slot in range(slots))
         for slot in range(slots):
             accepted = self.submit[slot] & ~busy[slot]
-            decided = dut.decided & (dut.decided_slot == slot)
+            given = dut.given & (dut.decided_slot == slot)
             submission = self.submissions[slot]
             m.d.comb += Assume(submission.read_count + submission.write_count <= depth)
             # Requests of a slot that has announced nothing; nobody holds the token.
@@ -98,11 +100,11 @@ class CommitArbiterProperties(wiring.Component):
             with m.Else():
                 with m.If(dut.reset_begins & busy[slot]):
                     m.d.sync += hit_by_reset[slot].eq(1)
-                with m.If(decided):
+                with m.If(given):
                     m.d.sync += [busy[slot].eq(0), hit_by_reset[slot].eq(0)]
             with m.If(dut.take & (dut.request_slot == slot)):
                 m.d.sync += pending[slot].eq(0)
-            with m.If(decided):
+            with m.If(given):
                 m.d.sync += owed[slot].eq(0)
             with m.Elif(dut.reset_begins):
                 m.d.sync += owed[slot].eq(busy[slot])
@@ -120,6 +122,16 @@ class CommitArbiterProperties(wiring.Component):
         implies(dut.take, pending.bit_select(dut.request_slot, 1))
         implies(dut.decided, (busy & ~pending).bit_select(dut.decided_slot, 1))
         implies(dut.decided, dut.verdict.request == request.request)
+
+        # Decided and not given: the verdict stays as it is, and is given before the next one.
+        withheld = Signal()
+        held_slot = Signal.like(dut.decided_slot)
+        held_verdict = Signal.like(dut.verdict)
+        m.d.sync += withheld.eq((withheld | dut.decided) & ~dut.given)
+        with m.If(dut.decided):
+            m.d.sync += [held_slot.eq(dut.decided_slot), held_verdict.eq(dut.verdict)]
+        implies(dut.given, dut.decided ^ withheld)
+        implies(withheld, (dut.decided_slot == held_slot) & (dut.verdict.as_value() == held_verdict.as_value()))
 
         # --- Keys ---------------------------------------------------------------------------------------------------
         words = depth // LANES

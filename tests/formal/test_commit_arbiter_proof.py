@@ -49,6 +49,13 @@ MUTATIONS = [
         "a request from before the reset would be validated against the empty filter",
     ),
     Mutation(
+        "withheld verdict overwritten",
+        "commit_arbiter.py",
+        "with m.If(~withheld):",
+        "with m.If(1):",
+        "the client would get the next request's",
+    ),
+    Mutation(
         "lost key forgiven",
         "commit_arbiter.py",
         "counter.raise_floor.eq(self.raise_floor | lost | too_many)",
@@ -65,6 +72,13 @@ MUTATIONS = [
 ]
 
 LIVELY_MUTATIONS = [
+    Mutation(
+        "withheld verdict lost",
+        "commit_arbiter.py",
+        "withheld.eq(withholds | (withheld & ~gives))",
+        "withheld.eq(withholds)",
+        "the client would wait for ever",
+    ),
     Mutation(
         "completion lost after a repair",
         "commit_arbiter.py",

@@ -286,7 +286,7 @@ class Lockstep:
                     p.timestamp(epoch, count),
                 )
             )
-        return sorted(conflicts, key=Conflict.order)
+        return conflicts
 
 
 @pytest.mark.parametrize("bits", [5, 12])
@@ -462,3 +462,43 @@ def test_nobody_holds_the_token_of_an_epoch_that_a_reset_has_ended(core):
 
     core.run(bench, clocks=60_000)
     assert outcomes == {None, Reason.ROLLOVER}
+
+
+@pytest.mark.parametrize("count", [11, 12, 13, 40, 101])
+@pytest.mark.parametrize("in_flight", [False, True], ids=["plain winner", "winner in flight"])
+def test_a_commit_of_many_keys_has_its_verdict_when_few_are_left(core, count, in_flight):
+    """So that whoever it dooms knows soon after; and it does not doom itself, though it has not ended before."""
+    p = Parameters(K=2, D=256, timestamp_bits=12, key_bits=16, slots=3, aperture_depth=256)
+    core = core(p)
+    keys = range(100, 100 + count)
+
+    async def bench():
+        await core.ready()
+        await core.fill(1, 0)
+        await announce(core, 1)
+        for key in (keys[0], keys[-1]):
+            await read_key(core, 1, key)
+        await core.fill(0, 0)
+        if in_flight:
+            await announce(core, 0)
+        for key in keys:
+            await read_key(core, 0, key)
+            await core.write(1, SLOT_PAGE.window("WRITE_APERTURE"), key)
+        await core.submit(0)
+        await core.wait(1)
+        given, slot = core.decided[0]
+        assert slot == 0
+        # The next transaction of the winner: nothing of its own commit reaches it.
+        await core.fill(0, 1)
+        await announce(core, 0)
+        while not (await core.control("STATUS"))["SETTLED"]:
+            pass
+        assert sum(keys for _, keys in core.insertions) == count
+        assert core.insertions[-1][0] - given <= 7
+        assert await core.verdict(0) == Verdict(True, 1, None, None)
+        assert (await flight(core, 1))["DOOMED"]
+        assert not (await flight(core, 0))["DOOMED"]
+        assert await core.control("CONFLICT_HEAD") == 1
+        assert await core.read(2, SLOT_PAGE.register("DOOM_KEY")) in (keys[0], keys[-1])
+
+    core.run(bench, clocks=5000)

@@ -4,10 +4,12 @@ Slots die and are opened again; the sequence numbers of wakes wrap, and so do th
 """
 
 import random
+from itertools import pairwise
 
 import pytest
 from bloomgate.h3 import H3
 from bloomgate.in_flight import Token, grant_limit
+from bloomgate.registers import CONFLICT_LOG_ENTRIES
 from bloomgate.shm.layout import SLOT_CONTROL
 
 from tests.in_flight_devices import PARAMS, SERVED_GATEWARE, SMALL, opened, slots_of
@@ -252,3 +254,40 @@ def test_lockstep(kind, seed):
                 seen.update(sequence.seen(before, number, name, arguments, after, last, one.last_timestamp()))
                 before = after
     assert seen >= wanted, f"the sequences never had {sorted(wanted - seen)}"
+
+
+@pytest.mark.parametrize("kind", PARAMS[1:])
+def test_a_conflict_log_that_nobody_drains(kind, seed):
+    """What is left of it when it has overflowed is the same, in the same order: also losers of one commit's keys."""
+    rng = random.Random(seed)
+    with opened(SPECIFICATION, SMALL) as one, opened(kind, SMALL) as other:
+        # On shm: all that is not of a slot goes through a ring.
+        both = [
+            (device, *slots_of(device), device if by_ring else device.queue_pair())
+            for device, by_ring in ((one, False), (other, kind.startswith("shm:")))
+        ]
+        pool = rng.sample(range(256), KEYS)
+        for turn in range(CONFLICT_LOG_ENTRIES):
+            announced = [rng.sample(pool, 2) for _ in range(2)]
+            keys = rng.sample(pool, rng.randrange(4, 9))
+            cut, untouched = rng.randrange(len(keys) + 1), range(rng.randrange(3))
+            sets = {"reads": untouched, "writes": keys[:cut], "commutes": keys[cut:]}
+            for device, *readers, writer, queue in both:
+                snapshot = device.last_timestamp()
+                for slot, reads in zip(readers, announced, strict=True):
+                    slot.begin(snapshot)
+                    slot.announce(reads)
+                if turn % 2:
+                    verdict = queue.commit(snapshot=snapshot, **sets)
+                else:
+                    writer.begin(snapshot)
+                    verdict = writer.commit(**sets)
+                device.publish(verdict.timestamp)
+                for slot in readers:
+                    slot.cancel()
+        # Whose commits are nobody's transactions is told by some devices only.
+        entries, others = ([entry._replace(winner=None) for entry in device.conflicts()] for device in (one, other))
+        assert len(entries) == CONFLICT_LOG_ENTRIES
+        # Not only by slot: the order of the keys is seen.
+        assert any(one.timestamp == two.timestamp and one.loser > two.loser for one, two in pairwise(entries))
+        assert others == entries

@@ -276,32 +276,47 @@ static bool is_refused(bg_device *device, const bg_request *request, bg_verdict 
     return false;
 }
 
-/* One of the keys that a request writes and commutes is committed: whoever announced it is doomed. */
-static void look_up_one(bg_device *device, const bg_request *request, uint32_t number) {
-    uint32_t winner = request->client - 1, writes = request->writes.count;
-    uint32_t key =
-        number < writes ? key_at(request->writes.keys, number) : key_at(request->commutes.keys, number - writes);
-    uint32_t hit = slots_with(device, key);
-    for (uint32_t slot = 0; hit != 0; slot++, hit >>= 1)
-        if (hit & 1 && slot != winner && slot_of(device, slot)->in_flight)
-            doom(device, slot, winner, true, key);
+/* Of the keys that a request writes and commutes, these are committed at once, by their numbers from `first` to `last`,
+ * up or down: whoever announced one is doomed, by the one that comes first. */
+static void look_up_beat(bg_device *device, const bg_request *request, uint32_t first, uint32_t last) {
+    uint32_t writes = request->writes.count, keys[BG_LANES], hits[BG_LANES], count = 0, any = 0;
+    for (uint32_t number = first;; number += first < last ? 1 : UINT32_MAX) {
+        keys[count] = number < writes ? key_at(request->writes.keys, number)
+                                      : key_at(request->commutes.keys, number - writes);
+        hits[count] = slots_with(device, keys[count]);
+        any |= hits[count++];
+        if (number == last)
+            break;
+    }
+    if (any == 0)
+        return;
+    for (uint32_t slot = 0; slot < device->flight.count; slot++)
+        for (uint32_t lane = 0; lane < count; lane++)
+            if (hits[lane] >> slot & 1 && slot != request->client - 1 && slot_of(device, slot)->in_flight)
+                doom(device, slot, request->client - 1, true, keys[lane]);
 }
 
-/* A commit was numbered. Its keys come in the order of insertion, see insertion_order(); those of a queue pair as they
- * are. */
+/* One log of a queue pair, `count` keys from `number` on, whose first key is in this lane of a word in memory. */
+static void look_up_log(bg_device *device, const bg_request *request, uint32_t number, uint32_t count, uint32_t lane) {
+    for (uint32_t end = number + count; number < end; lane = 0) {
+        uint32_t room = BG_LANES - lane, keys = end - number < room ? end - number : room;
+        look_up_beat(device, request, number, number + keys - 1);
+        number += keys;
+    }
+}
+
+/* A commit was numbered. Its keys come as insertion_beats() and queued_insertion_beats() say. */
 static void look_up(bg_device *device, const bg_request *request) {
-    uint32_t keys = request->writes.count + request->commutes.count;
+    uint32_t reads = request->reads.count, writes = request->writes.count, keys = writes + request->commutes.count;
     if (request->capacity != UINT32_MAX) {
-        for (uint32_t number = 0; number < keys; number++)
-            look_up_one(device, request, number);
+        look_up_log(device, request, 0, writes, reads % BG_LANES);
+        look_up_log(device, request, writes, keys - writes, (reads + writes) % BG_LANES);
         return;
     }
     uint32_t words = (keys + BG_LANES - 1) / BG_LANES;
     for (uint32_t turn = 0; turn < words; turn++) {
-        uint32_t word = turn % 2 != 0 ? turn / 2 : words - 1 - turn / 2;
-        for (uint32_t lane = BG_LANES; lane-- > 0;)
-            if (word * BG_LANES + lane < keys)
-                look_up_one(device, request, word * BG_LANES + lane);
+        uint32_t word = turn % 2 != 0 ? turn / 2 : words - 1 - turn / 2, end = (word + 1) * BG_LANES;
+        look_up_beat(device, request, (end < keys ? end : keys) - 1, word * BG_LANES);
     }
 }
 

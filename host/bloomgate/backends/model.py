@@ -48,14 +48,14 @@ than it is, and never older.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import index
 from typing import Optional
 
 from bloomgate.backends.model_slot import ModelSlot
 from bloomgate.device import Device, DeviceInfo
 from bloomgate.h3 import H3
-from bloomgate.in_flight import Conflict, InFlight, Token, insertion_order
+from bloomgate.in_flight import Conflict, InFlight, Token, insertion_beats, queued_insertion_beats
 from bloomgate.parameters import EPOCH_BITS, Parameters
 from bloomgate.queue_pair import QueuePair, window_bytes
 from bloomgate.registers import STATISTICS, VERSION
@@ -139,7 +139,16 @@ class ModelDevice(Device):
         """
         depth = self.parameters.buffer_depth
         with self._lock:
-            verdict = self._decide(epoch, count, reads, [*writes, *commutes], slot=slot, chunk=depth, capacity=depth)
+            verdict = self._decide(
+                epoch,
+                count,
+                reads,
+                [*writes, *commutes],
+                slot=slot,
+                chunk=depth,
+                capacity=depth,
+                beats=queued_insertion_beats(len(reads), writes, commutes),
+            )
             self._settle()
             return verdict
 
@@ -213,7 +222,7 @@ class ModelDevice(Device):
     def conflicts(self) -> list[Conflict]:
         self._require_open()
         with self._lock:
-            drained = sorted(self._in_flight.conflicts, key=Conflict.order)
+            drained = list(self._in_flight.conflicts)
             self._in_flight.conflicts.clear()
             return drained
 
@@ -262,6 +271,7 @@ class ModelDevice(Device):
         slot: Optional[int] = None,
         chunk: Optional[int] = None,
         capacity: Optional[int] = None,
+        beats: Optional[Iterable[Sequence[int]]] = None,
     ) -> Verdict:
         refusal = self._refusal(epoch, count, reads, insertions, slot=slot, chunk=chunk)
         if refusal is not None:
@@ -280,7 +290,7 @@ class ModelDevice(Device):
             for key in insertions:
                 self._insert(key)
             self._statistics["keys_inserted"] += len(insertions)
-            self._in_flight.committed(slot, insertion_order(insertions) if capacity is None else insertions)
+            self._in_flight.committed(slot, insertion_beats(insertions) if beats is None else beats)
         return Verdict(True, timestamp, None, None)
 
     def _settle(self) -> None:

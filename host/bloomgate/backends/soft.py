@@ -253,8 +253,8 @@ class SoftDevice(Device):
 
 
 def conflicts_of(parameters: Parameters, entries: Iterable[Any]) -> list[Conflict]:
-    """What entries of C's conflict log say, in the order in which the host has them."""
-    conflicts = [
+    """What entries of C's conflict log say."""
+    return [
         Conflict(
             entry.winner if entry.winner != NOBODY else None,
             entry.loser,
@@ -263,7 +263,6 @@ def conflicts_of(parameters: Parameters, entries: Iterable[Any]) -> list[Conflic
         )
         for entry in entries
     ]
-    return sorted(conflicts, key=Conflict.order)
 
 
 def _refuse(request: bytes) -> int:
