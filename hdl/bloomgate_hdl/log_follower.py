@@ -16,14 +16,17 @@ _BLOCK_KEYS = MAX_BEATS * LANES
 
 
 class LogFollower(wiring.Component):
-    """Looks at one slot after the other, and fetches what it has announced and is not in its page: a burst at a time.
+    """Looks at one slot after the other, and fetches what it has announced and is not in its page.
+
+    A burst has what is there of a block. While one that ends with its block is under way, the slot's next one is asked
+    for; there is room for two.
 
     A slot's *position* is how many keys of its log have reached its page. When a transaction ends, its tail falls back
     to it, and what is under way for it is dropped.
 
     Latency: ``log.advance`` to ``fetch.due`` at most one clock cycle a slot, if nothing else is under way; ``beat`` to
-    ``log.key`` 1. Throughput: a key per clock cycle while a burst comes, and none from its last key to the next
-    burst's first beat. Reset state: nothing under way.
+    ``log.key`` 1. Throughput: a key per clock cycle, if memory brings 64 in the time of 64 keys, and none between one
+    slot and the next. Reset state: nothing under way.
     """
 
     def __init__(self, parameters: Parameters):
@@ -35,11 +38,10 @@ class LogFollower(wiring.Component):
                 #: Slots whose log can be fetched.
                 "allowed": In(p.slots),
                 "fetch": Out(LogFetchSignature(p)),
-                #: The burst of ``fetch.slot`` did not come completely, or was not handed on completely.
+                #: Bursts of ``fetch.slot`` did not come completely, or were not handed on completely.
                 "busy": Out(1),
-                #: The beat from memory, and that it is the last of its burst.
+                #: The beat from memory.
                 "beat": In(BEAT_BITS),
-                "beat_last": In(1),
                 #: Nothing is under way, and nothing was due in a whole round.
                 "settled": Out(1),
             }
@@ -59,70 +61,68 @@ class LogFollower(wiring.Component):
             return per_slot.word(tails, of) != per_slot.word(positions, of)
 
         # --- The next burst -----------------------------------------------------------------------------------------
+        stop = Signal(count)  # behind the last key that was asked for
+        index = Signal(count)  # of the next key
+        stale = Signal()  # the transaction that wanted them has ended
+        lost = Signal()
         tail = per_slot.word(tails, slot)
         position = per_slot.word(positions, slot)
+        start = Signal(count)
         end = Signal(count)  # of what the burst brings
         block_bits = _BLOCK_KEYS.bit_length() - 1
         whole = Signal()
+        follows = Signal()  # a burst may follow the one that is under way: that is a whole block, handed on at present
         m.d.comb += [
             log.behind.eq(behind(log.slot)),
             log.look_behind.eq(behind(log.look_slot)),
-            fetch.due.eq(~self.busy & (tail != position) & self.allowed.bit_select(slot, 1)),
-            whole.eq((tail >> block_bits) != (position >> block_bits)),
-            end.eq(Mux(whole, ((position >> block_bits) + 1) << block_bits, tail)),
-            fetch.first.eq(position // LANES),
-            fetch.beats.eq((end + LANES - 1) // LANES - position // LANES),
+            follows.eq((stop[:block_bits] == 0) & (stop[block_bits] != index[block_bits]) & ~stale),
+            start.eq(Mux(self.busy, stop, position)),
+            fetch.due.eq((~self.busy | follows) & (tail != start) & self.allowed.bit_select(slot, 1)),
+            whole.eq((tail >> block_bits) != (start >> block_bits)),
+            end.eq(Mux(whole, ((start >> block_bits) + 1) << block_bits, tail)),
+            fetch.first.eq(start // LANES),
+            fetch.beats.eq((end + LANES - 1) // LANES - start // LANES),
         ]
 
-        # --- The burst under way ------------------------------------------------------------------------------------
-        m.submodules.beats_here = beats_here = memory.Memory(shape=BEAT_BITS, depth=MAX_BEATS, init=[])
+        # --- What is under way --------------------------------------------------------------------------------------
+        m.submodules.beats_here = beats_here = memory.Memory(shape=BEAT_BITS, depth=2 * MAX_BEATS, init=[])
         store = beats_here.write_port()
         load = beats_here.read_port(domain="comb")
-        stop = Signal(count)
-        index = Signal(count)  # of the next key
+        arrived = Signal(range(p.aperture_depth // LANES + 1))  # number of the beat that comes next
         complete = Signal()
-        lost = Signal()
-        stale = Signal()  # the transaction that wanted it has ended
+        ended = Signal()
         ends = Signal()
         dropped = Signal()
-        ended = Signal()
         key = log.key
         here = Signal()  # the beat with the next key has come
         m.d.comb += [
             store.en.eq(fetch.beat_valid),
+            store.addr.eq(arrived),
             store.data.eq(self.beat),
             load.addr.eq(index // LANES),
             key.eq(load.data.word_select(index[: (LANES - 1).bit_length()], len(key))),
+            complete.eq(arrived == (stop + LANES - 1) // LANES),
             ended.eq(index == stop),
             log.key_slot.eq(slot),
             log.key_lost.eq(lost),
-            # Of a beat that is lost its whole burst is, when it has come.
-            here.eq(complete | ((load.addr != store.addr) & ~lost)),
+            # With a beat all is lost that was not handed on before.
+            here.eq(arrived != index // LANES),
             log.key_valid.eq(self.busy & ~ended & here & ~(stale | dropped)),
             dropped.eq(log.drop & (log.slot == slot)),
             ends.eq(complete & (ended | stale) & ~log.begin),
         ]
         with m.If(fetch.beat_valid):
-            m.d.sync += [
-                store.addr.eq(store.addr + 1),
-                complete.eq(self.beat_last),
-                lost.eq(lost | fetch.beat_failed),
-            ]
+            m.d.sync += [arrived.eq(arrived + 1), lost.eq(lost | fetch.beat_failed)]
         with m.If(log.key_valid & log.key_ready):
             m.d.sync += index.eq(Mux(lost, stop, index + 1))
         with m.If(dropped):
             m.d.sync += stale.eq(1)
         with m.If(fetch.fetched):
-            m.d.sync += [
-                self.busy.eq(1),
-                store.addr.eq(fetch.first),
-                stop.eq(end),
-                index.eq(position),
-                lost.eq(0),
-                stale.eq(dropped),
-            ]
-        with m.Elif(ends):
-            m.d.sync += [self.busy.eq(0), complete.eq(0)]
+            m.d.sync += [self.busy.eq(1), stop.eq(end)]
+            with m.If(~self.busy):
+                m.d.sync += [arrived.eq(fetch.first), index.eq(position), lost.eq(0), stale.eq(dropped)]
+        with m.Elif(self.busy & ends):
+            m.d.sync += self.busy.eq(0)
         with m.If(~self.busy & ~fetch.due):
             m.d.sync += slot.eq(Mux(slot == p.slots - 1, 0, slot + 1))
 
@@ -135,7 +135,7 @@ class LogFollower(wiring.Component):
         ]
         write = positions.write_port()
         m.d.comb += [
-            write.en.eq(log.begin | (ends & ~stale & ~dropped)),
+            write.en.eq(log.begin | (self.busy & ends & ~stale & ~dropped)),
             write.addr.eq(Mux(log.begin, log.slot, slot)),
             write.data.eq(Mux(log.begin, 0, stop)),
         ]

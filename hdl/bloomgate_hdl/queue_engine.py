@@ -128,7 +128,6 @@ class QueueEngine(wiring.Component):
             fetcher.hold.eq(self.resetting),
             follower.allowed.eq(slots.enabled & self.in_flight),
             follower.beat.eq(self.beat.data),
-            follower.beat_last.eq(self.beat.last),
             self.log_settled.eq(follower.settled),
             buffers.order.eq(fetcher.order),
             buffers.valid.eq(fetcher.valid),
