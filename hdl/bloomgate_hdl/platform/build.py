@@ -42,8 +42,8 @@ CONSTRAINTS = Path(__file__).resolve().parents[3] / "constraints"
 LUT_BUDGET = 0.60
 
 #: Handed to nextpnr-xilinx with the netlist. How much more than length the placer minds a critical wire: with nextpnr's
-#: own 10 this design has long ones.
-PLACER_SETTINGS = {"placerHeap/timingWeight": "60"}
+#: own 10 this design has long ones, and with 1000 its solver takes many times as long.
+PLACER_SETTINGS = {"placerHeap/timingWeight": "250"}
 
 #: How queue pairs reach memory, by the names of --memory-port.
 MEMORY_PORTS = {"acp": ACP, "hp0": HP}
