@@ -75,7 +75,7 @@ class LogFollower(wiring.Component):
         m.d.comb += [
             log.behind.eq(behind(log.slot)),
             log.look_behind.eq(behind(log.look_slot)),
-            follows.eq((stop[:block_bits] == 0) & (stop[block_bits] != index[block_bits]) & ~stale),
+            follows.eq((stop[:block_bits] == 0) & ((stop ^ index) >> block_bits)[:1].any() & ~stale),
             start.eq(Mux(self.busy, stop, position)),
             fetch.due.eq((~self.busy | follows) & (tail != start) & self.allowed.bit_select(slot, 1)),
             whole.eq((tail >> block_bits) != (start >> block_bits)),

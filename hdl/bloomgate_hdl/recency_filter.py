@@ -44,7 +44,8 @@ class RecencyFilter(wiring.Component):
     count plus parity. A word of bad parity reads as ``newest``. Both lanes may hit one row in one clock cycle, since
     everything written in a clock cycle is the same word. Queries see the insertions of earlier clock cycles only.
 
-    Latency: 2 clock cycles from acceptance to result. Throughput: one key per lane and clock cycle while ``ready``.
+    Latency: 2 clock cycles from acceptance to result. Throughput: one key per lane and clock cycle while ``ready``,
+    which it is not in the second one behind a REPAIR.
     Reset state: scrubbing, which takes D / 2 clock cycles and leaves every count 0 ("never").
     """
 
@@ -102,17 +103,17 @@ class RecencyFilter(wiring.Component):
         stage_2 = Signal(self.lanes.shape())
         stage_3 = Signal(self.lanes.shape())
         bad = Signal(data.ArrayLayout(p.K, LANES))
+        # Told by the operation alone: whether words were bad comes too late to hold up everything before the filter.
         repairing = Signal(LANES)
 
         with m.If(self.ready):
             m.d.comb += accepted.eq(self.lanes)
-        m.d.sync += [stage_2.eq(accepted), stage_3.eq(stage_2)]
-        m.d.comb += [
-            repairing.eq(
-                Cat((stage_3[lane].operation == FilterOperation.REPAIR) & bad[lane].any() for lane in range(LANES))
-            ),
-            self.ready.eq(~(self.scrubbing | self.scrub | self.inject | repairing.any())),
+        m.d.sync += [
+            stage_2.eq(accepted),
+            stage_3.eq(stage_2),
+            repairing.eq(Cat(stage_2[lane].operation == FilterOperation.REPAIR for lane in range(LANES))),
         ]
+        m.d.comb += self.ready.eq(~(self.scrubbing | self.scrub | self.inject | repairing.any()))
 
         # Everything written in one clock cycle is one word.
         blank = Signal()

@@ -134,7 +134,7 @@ class TokenKeeper(wiring.Component):
                 m.d.comb += write.data.eq(0)
 
         waits = waiting.bit_select(place, 1)
-        visible = Signal()
+        shown = Signal(p.slots)  # the one that was chosen
         m.d.sync += self.ends_epoch.eq(0)
         with m.FSM(name="token"):
 
@@ -170,14 +170,15 @@ class TokenKeeper(wiring.Component):
 
                     def passed():
                         m.next = "CHOSEN"
+                        m.d.sync += shown.eq(per_slot.one_hot(chosen, 1))
 
                     go_through(passed)
 
             with m.State("CHOSEN"):
-                m.d.comb += visible.eq(1)
                 # It has its verdict, or does not want it any more.
-                with m.If(~waiting.bit_select(chosen, 1)):
+                with m.If((waiting & shown) == 0):
                     m.next = "FREE"
+                    m.d.sync += shown.eq(0)
 
-        m.d.comb += self.hidden.eq(waiting & ~per_slot.one_hot(chosen, visible))
+        m.d.comb += self.hidden.eq(waiting & ~shown)
         return m

@@ -320,7 +320,8 @@ class Model:
         #: (operation, rows, words as read) accepted in the clock before, and the answers due in this one.
         self.reading = [(NONE, (), [], 0)] * LANES
         self.due = [(0, 0, 0)] * LANES
-        self.repairs = []
+        #: Words to be rewritten in this clock cycle; it is one in which words can be.
+        self.repairs, self.repairing = [], False
         self.scrub_left = parameters.D // 2
 
     def scrub(self):
@@ -328,13 +329,14 @@ class Model:
         self.truth = {}
 
     def ready(self, inputs):
-        return not (self.scrub_left or inputs["scrub"] or inputs["inject"] or self.repairs)
+        return not (self.scrub_left or inputs["scrub"] or inputs["inject"] or self.repairing)
 
     def clock(self, inputs, operations):
         """One clock cycle; the answers of the next one are then in `due`."""
         newest, snapshot, floor = inputs["newest"], inputs["snapshot"], inputs["floor"]
         accepted = operations if self.ready(inputs) else [(NONE, ())] * LANES
         due, repairs = [], []
+        repairing = any(operation is REPAIR for operation, *_ in self.reading)
         for operation, rows, words, truth in self.reading:
             if operation not in (QUERY, REPAIR):
                 due.append((0, 0, 0))
@@ -365,7 +367,7 @@ class Model:
             self.scrub()
         elif self.scrub_left:
             self.scrub_left -= 1
-        self.reading, self.due, self.repairs = reading, due, repairs
+        self.reading, self.due, self.repairs, self.repairing = reading, due, repairs, repairing
 
 
 @pytest.mark.parametrize("collide", [False, True], ids=["all rows", "few rows"])
