@@ -476,7 +476,8 @@ class CommitArbiter(wiring.Component):
                     m.next = "INSERT"
                 with m.Else():
                     m.d.comb += self.queue_release.eq(queued)
-                    with m.If(exclusive):
+                    # The end of the epoch is due in the next clock cycle, if that was its last count.
+                    with m.If(exclusive | self.floor_raised):
                         m.next = "IDLE"
                     with m.Else():
                         go_on()

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from bloomgate import DeviceClosed, DeviceInUse, open_device
+from bloomgate import DeviceClosed, DeviceInUse, Reason, Verdict, open_device
 from bloomgate.registers import CONTROL_PAGE, QUEUE_RECORD_BYTES
 
 from tests.queue_pair_contract import GEOMETRY, QueuePairContract
@@ -50,3 +50,20 @@ def test_a_forked_child_has_none() -> None:
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         assert queue.collect(ticket).timestamp == 1
+
+
+def test_a_long_commit_with_the_last_count_ends_the_epoch() -> None:
+    """Its floor is raised, and nothing is inserted: whoever waits behind it is decided in the next epoch."""
+    ended = set()
+    # The one behind is there when the first is decided, or comes later: as the length of a read set has it.
+    for reads in range(0, 120, 3):
+        with open_device(URL) as device, device.queue_pair() as queue:
+            last = device.parameters.max_count
+            for _ in range(last - 1):
+                device.publish(queue.commit(snapshot=device.published, writes=[1]).timestamp)
+            keys = [key % 64 for key in range(device.parameters.buffer_depth + 8)]
+            long = queue.submit(snapshot=last - 1, reads=[2] * reads, writes=keys)
+            behind = queue.submit(snapshot=last - 1, writes=[3])
+            assert queue.collect(long).timestamp == last
+            ended.add(queue.collect(behind))
+    assert ended == {Verdict(False, None, Reason.ROLLOVER, None)}

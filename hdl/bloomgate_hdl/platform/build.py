@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from amaranth.back import rtlil
-from bloomgate.bitstream import BitHeader, BitstreamError, bit_bin_from_bit, bit_file, read_bitstream, split_bit
+from bloomgate.bitstream import (
+    BitHeader,
+    BitstreamError,
+    bit_bin_from_bit,
+    bit_file,
+    read_bitstream,
+    split_bit,
+    with_crc,
+)
 from bloomgate.parameters import Parameters
 
 from bloomgate_hdl.export import add_parameter_options, parameters_from, yosys_command
@@ -223,7 +231,7 @@ def _assemble(design: Design, toolchain: Toolchain, routed: Routed, directory: P
     epoch = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH", "315532800")))
     _, payload = split_bit((place / "top.bit").read_bytes())
     header = BitHeader(design.top, part, time.strftime("%Y/%m/%d", epoch), time.strftime("%H:%M:%S", epoch))
-    bit = bit_file(header, payload)
+    bit = bit_file(header, with_crc(payload))
     bit_bin = bit_bin_from_bit(bit)
     info = read_bitstream(bit_bin)
     if info.part != board.device:
