@@ -101,6 +101,8 @@ class KeyReader(wiring.Component):
         slot = Signal(self._parameters.slot_bits)
         word = Signal(range(depth // LANES))
         left = Signal(range(depth + 1))  # keys of the set that have not been addressed
+        # Kept inverted: a counter that goes down takes a LUT more for each bit.
+        left_inverted = Signal.like(left)
         checks_left = Signal(range(depth + 1))  # keys of the sets that this pass comes to next
 
         other_end = Signal.like(word)  # INSERT: the word that comes next
@@ -110,6 +112,7 @@ class KeyReader(wiring.Component):
         set_ends = Signal()
         advance = Signal()
         m.d.comb += [
+            left.eq(~left_inverted),
             self.inserting.eq(active & (operation == KeyOperation.INSERT)),
             set_ends.eq(left <= LANES),
             advance.eq(active & self.ready & ~self.announce),
@@ -122,7 +125,7 @@ class KeyReader(wiring.Component):
         with m.If(advance):
             m.d.sync += half_full.eq(0)
             with m.If(~set_ends):
-                m.d.sync += left.eq(left - LANES)
+                m.d.sync += left_inverted.eq(left_inverted + LANES)
                 with m.Switch(operation):
                     with m.Case(KeyOperation.QUERY, KeyOperation.REPAIR):
                         m.d.sync += word.eq(word + 1)
@@ -137,7 +140,7 @@ class KeyReader(wiring.Component):
             with m.Elif(checks_left != 0):
                 m.d.sync += [
                     operation.eq(KeyOperation.CHECK),
-                    left.eq(checks_left),
+                    left_inverted.eq(~checks_left),
                     checks_left.eq(0),
                     word.eq(top_word),
                 ]
@@ -157,27 +160,27 @@ class KeyReader(wiring.Component):
             m.d.sync += [active.eq(~at_once), slot.eq(self.slot), checks_left.eq(0), half_full.eq(0)]
             with m.Switch(self.start_pass):
                 with m.Case(Pass.DRAIN):
-                    m.d.sync += [operation.eq(KeyOperation.NONE), left.eq(0)]
+                    m.d.sync += [operation.eq(KeyOperation.NONE), left_inverted.eq(-1)]
                 with m.Case(Pass.VALIDATE):
                     with m.If(self.read_count != self.skip_count):
                         m.d.sync += [
                             operation.eq(KeyOperation.QUERY),
                             word.eq(self.skip_count // LANES),
                             half_full.eq(self.skip_count[0]),
-                            left.eq(self.read_count - (self.skip_count & ~1)),
+                            left_inverted.eq(~(self.read_count - (self.skip_count & ~1))),
                             checks_left.eq(self.write_count),
                         ]
                     with m.Else():
                         m.d.sync += [
                             operation.eq(KeyOperation.CHECK),
                             word.eq(top_word),
-                            left.eq(self.write_count),
+                            left_inverted.eq(~self.write_count),
                         ]
                 with m.Case(Pass.REPAIR):
                     m.d.sync += [
                         operation.eq(KeyOperation.REPAIR),
                         word.eq(0),
-                        left.eq(self.read_count),
+                        left_inverted.eq(~self.read_count),
                     ]
                 with m.Case(Pass.INSERT):
                     m.d.sync += [
@@ -186,7 +189,7 @@ class KeyReader(wiring.Component):
                         other_end.eq(top_word),
                         climbing.eq(1),
                         half_full.eq(self.write_count[0]),
-                        left.eq(self.write_count),
+                        left_inverted.eq(~self.write_count),
                     ]
 
         # What has been addressed, while the key log reads it.
