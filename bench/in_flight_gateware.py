@@ -27,7 +27,7 @@ from bloomgate_sim.device import Burst
 
 import bench.queues as queues
 from bench.gateware import BURST_BEATS, PARAMETERS
-from bench.queues import Shape
+from bench.queues import FIRST_WRITE, Shape
 from bench.report import Figure, at_least, at_most
 
 SLOTS = range(PARAMETERS.slots)
@@ -206,6 +206,19 @@ class Bench(queues.Bench):
         self.end(slots)
         return seen - (decided + 1) - self._read_clocks
 
+    def shown_behind_completion(self, writes: int) -> int:
+        """Clock cycles from a completion's last beat until a page shows the doom by the last key of that commit."""
+        winner, shape = SLOTS[-1], Shape(0, writes)
+        self.begin(0)
+        self.announce(0, [FIRST_WRITE + writes - 1])
+        self._enter(winner, shape)
+        self.bus.record()
+        seen = self._watch(0, "FLIGHT", lambda word: bool(word & _FLIGHT["DOOMED"].mask), self._doorbell(winner))
+        (completed,) = [clock for clock, probe in self._events() if probe.completed]
+        self._finish([winner], shape, 1)
+        self.end([0])
+        return seen - completed - self._read_clocks
+
     def _measure_reads(self) -> int:
         """Clock cycles from the one in which a page has something to its beat on the bus: a read takes them, and no
         doom is later for it.
@@ -310,6 +323,16 @@ def _dooms(bench: Bench) -> Iterator[Figure]:
             yield Figure(name, clocks, "clocks", at_most(claim) if claim else None, parameters)
 
 
+def _queued_dooms(bench: Bench) -> Iterator[Figure]:
+    for latency in (0, 30):
+        bench.slow_memory(latency, 0)
+        for writes in (1, 16, 32, 64):
+            clocks = bench.shown_behind_completion(writes)
+            name = f"in_flight_gateware.doom_behind_completion.{writes}w.latency_{latency}"
+            yield Figure(name, clocks, "clocks", None, {"writes": writes, "latency": latency})
+    bench.slow_memory(0, 0)
+
+
 def _commits(bench: Bench) -> Iterator[Figure]:
     reads = (1, 2, 7, 8, 64, 300)
 
@@ -359,6 +382,6 @@ def _costs(bench: Bench) -> Iterator[Figure]:
 def run() -> list[Figure]:
     """All of it: some seconds."""
     bench = Bench()
-    figures = [*_announcing(bench), *_dooms(bench), *_commits(bench), *_costs(bench)]
+    figures = [*_announcing(bench), *_dooms(bench), *_queued_dooms(bench), *_commits(bench), *_costs(bench)]
     bench.close()
     return figures

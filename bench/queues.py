@@ -21,6 +21,8 @@ from bench.report import Figure, at_least, at_most
 PARAMETERS = Parameters()
 MEMORY_BASE = 0x1000_0000
 WINDOW_BYTES = 1 << 18
+#: The write log of a request has keys from this one on.
+FIRST_WRITE = 0x1000
 #: RVALID withheld, of all clock cycles.
 WITHHELD = 0.1
 SEED = 1
@@ -65,7 +67,7 @@ class Bench:
 
     def _enter(self, slot: int, shape: Shape) -> None:
         """A request that commits, since nobody writes what all read; its doorbell is not rung."""
-        firsts = ((0x10000, shape.reads), (0x1000, shape.writes), (0x2000, shape.commutes))
+        firsts = ((0x10000, shape.reads), (FIRST_WRITE, shape.writes), (0x2000, shape.commutes))
         keys = [range(first, first + count) for first, count in firsts]
         snapshot = self.parameters.epoch_and_count(self._commits)
         self.rings[slot].submit(snapshot=snapshot, reads=keys[0], writes=keys[1], commutes=keys[2], ring=False)

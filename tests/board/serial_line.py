@@ -70,13 +70,20 @@ class SerialLine:
                 return  # QEMU has gone
 
 
+class _Port(serial.Serial):
+    """Opened without a flush: what the board has said before is still to be read."""
+
+    def _reset_input_buffer(self) -> None:
+        pass
+
+
 class Terminal:
     """A person at the console."""
 
     PROMPT = "monitor> "
 
     def __init__(self, port: str) -> None:
-        self._port = serial.Serial(port, 115200)
+        self._port = _Port(port, 115200)
         #: Everything that the board has said.
         self.seen = ""
         #: What it said before that which was waited for last.
@@ -106,6 +113,12 @@ class Terminal:
 
     def type(self, text: str) -> None:
         self._port.write(text.encode("latin-1"))
+
+    def begin(self, command: str) -> str:
+        """What the board answers to the first command, behind what it had said to others."""
+        self.type(f"{command}\r")
+        self.wait_for(f"{command}\r\n")
+        return self.wait_for_prompt()
 
     def say(self, command: str) -> str:
         """What the board answers to a command."""

@@ -298,8 +298,7 @@ def test_a_person_takes_the_line_back(board: MonitorBoard) -> None:
     poke, peek = f"poke {BASE_ADDRESS + EPOCH:#x} 7", f"peek {BASE_ADDRESS + EPOCH:#x}"
     opened(board).bus.close()  # a program that went without a word
     terminal = Terminal(board.line.port)
-    terminal.type("\r")
-    terminal.wait_for_prompt()
+    terminal.begin("anybody")
     for command in (poke, peek, "help", "consoles"):
         assert terminal.say(command) == "a program uses this line; say console to end its session\n"
     assert terminal.say("console") == ""
@@ -322,7 +321,7 @@ def test_a_person_in_the_middle(board: MonitorBoard) -> None:
 def test_half_a_frame_and_then_a_person(board: MonitorBoard) -> None:
     """The monitor gives up waiting for the rest, and takes what follows as typed."""
     terminal = Terminal(board.line.port)
-    terminal.say("console")
+    terminal.begin("console")
     terminal.type("peek 0xF8")
     terminal.wait_for("peek 0xF8")
     board.line.inject(encode(Frame(Operation.READ, 0, 1, 1, (0, 1)))[:-5])

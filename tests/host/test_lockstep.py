@@ -54,6 +54,7 @@ def apply(device: Device, operation: tuple) -> object:
         snapshot = min(max(snapshot, 0), parameters.max_timestamp)
         reads, writes, commutes = ([key & parameters.max_key for key in keys] for keys in sets)
         verdict = device.commit(snapshot=snapshot, reads=reads, writes=writes, commutes=commutes)
+        device.publish(verdict.timestamp)
     elif kind == "inject":
         table, row = arguments
         device.inject_parity_error(table % parameters.K, row)
