@@ -25,7 +25,7 @@ def run(output, *arguments, **environment):
         [sys.executable, "-m", "bloomgate_hdl.platform.build", "--output", str(output), *SMALL_ARGUMENTS, *arguments],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=560,
         check=False,
         env={**os.environ, **environment},
     )
