@@ -279,7 +279,8 @@ static bool is_refused(bg_device *device, const bg_request *request, bg_verdict 
 /* Of the keys that a request writes and commutes, these are committed at once, by their numbers from `first` to `last`,
  * up or down: whoever announced one is doomed, by the one that comes first. */
 static void look_up_beat(bg_device *device, const bg_request *request, uint32_t first, uint32_t last) {
-    uint32_t writes = request->writes.count, keys[BG_LANES], hits[BG_LANES], count = 0, any = 0;
+    uint32_t winner = request->client - 1, writes = request->writes.count;
+    uint32_t keys[BG_LANES], hits[BG_LANES], count = 0, any = 0;
     for (uint32_t number = first;; number += first < last ? 1 : UINT32_MAX) {
         keys[count] = number < writes ? key_at(request->writes.keys, number)
                                       : key_at(request->commutes.keys, number - writes);
@@ -292,8 +293,8 @@ static void look_up_beat(bg_device *device, const bg_request *request, uint32_t 
         return;
     for (uint32_t slot = 0; slot < device->flight.count; slot++)
         for (uint32_t lane = 0; lane < count; lane++)
-            if (hits[lane] >> slot & 1 && slot != request->client - 1 && slot_of(device, slot)->in_flight)
-                doom(device, slot, request->client - 1, true, keys[lane]);
+            if (hits[lane] >> slot & 1 && slot != winner && slot_of(device, slot)->in_flight)
+                doom(device, slot, winner, true, keys[lane]);
 }
 
 /* One log of a queue pair, `count` keys from `number` on, whose first key is in this lane of a word in memory. */
