@@ -560,9 +560,10 @@ def test_what_was_before_the_first_of_two_writes(no_branch, values) -> None:
 
 
 @pytest.mark.parametrize("handler", ["committed", "undone", "assignment"])
-@pytest.mark.parametrize("kind", ["first", "second", "nested"])
+@pytest.mark.parametrize("kind", ["first", "second", "nested", "nested in an ordinary one"])
 def test_a_handler_that_writes_the_same_wherever_bloomgate_is(no_branch, kind, handler) -> None:
     """As a part of the transaction it is lost with it; one of its own stays."""
+    transaction = ordinary if kind == "nested in an ordinary one" else atomic
     x, committed = TVar(0), []
 
     @atomic
@@ -587,9 +588,9 @@ def test_a_handler_that_writes_the_same_wherever_bloomgate_is(no_branch, kind, h
             x.value = -1
         x.value = -2
 
-    @atomic
+    @transaction
     def lost() -> None:
-        atomic(write)() if kind == "nested" else write()
+        atomic(write)() if kind.startswith("nested") else write()
         1 / 0  # noqa: B018
 
     times, before = 0, sys.gettrace()
@@ -608,6 +609,54 @@ def test_a_handler_that_writes_the_same_wherever_bloomgate_is(no_branch, kind, h
         if interlude.lines < at:
             break
     assert times > 20
+
+
+@pytest.mark.parametrize("handled", ["committed", "undone"])
+@pytest.mark.parametrize("part", ["committed", "undone"])
+@pytest.mark.parametrize("transaction", [atomic, ordinary])
+def test_a_part_with_a_handler_wherever_bloomgate_is(transaction, part, handled) -> None:
+    """The transaction reads a value that somebody has written, and that is what it commits."""
+    x = TVar(0)
+
+    @atomic
+    def handle() -> None:
+        x.value += 1000
+        if handled == "undone":
+            raise KeyError
+
+    def in_handler() -> None:
+        with contextlib.suppress(stm.TransactionError, KeyError):
+            handle()
+
+    @atomic
+    def write() -> None:
+        x.value = -1
+        if part == "undone":
+            raise LookupError
+
+    @transaction
+    def whole() -> int:
+        with contextlib.suppress(LookupError):
+            write()
+        return x.value
+
+    before = sys.gettrace()
+    for at in itertools.count(1):
+        here.context().patience = 0
+        x.value = at
+        interlude = Interlude(in_handler, at, at)
+        sys.settrace(interlude)
+        try:
+            seen = whole()
+        finally:
+            sys.settrace(before)
+        counted = (0, 1000) if handled == "committed" else (0,)
+        # Before or after the transaction the handler has one of its own.
+        assert x.value - seen in counted, interlude.where
+        assert seen - (-1 if part == "committed" else at) in counted, interlude.where
+        if interlude.lines < at:
+            break
+    assert at > 20
 
 
 @pytest.mark.parametrize("kind", ["settle", "commit", "retry"])

@@ -104,7 +104,7 @@ class Attempt:
         self.journal: Optional[list[Union[_WasVersion, _WasPending]]] = None
         #: What was read, as it is at the snapshot (or, for the holder of the token, the newest).
         self.reads: dict[Location, Version] = {}
-        #: The redo log. What was read before has the same version here as there.
+        #: The redo log. What was read before has the same version here as there, but for one read by a signal handler.
         self.writes: dict[Location, Version] = {}
 
     def registered(self) -> bool:
@@ -180,13 +180,16 @@ class Attempt:
             if self.commutes and location in self.commutes:
                 self._log_pending(location)
                 del self.commutes[location]
+            # Complete before anybody finds it: a signal handler may read the location at every line here.
             version = Version()
             version.owner = self.identity
-            version.value = version.writer = None
-            location._recent = version
-        if self.journal is not None:
+            version.value = value
+            version.writer = None
+            if self.journal is not None:
+                self.journal.append(_WasVersion(location, version, None, None, False))
+        elif self.journal is not None:
             self.journal.append(_WasVersion(location, version, version.value, version.writer, location in self.writes))
-        self.writes[location] = version
+        self.writes[location] = location._recent = version
         version.value = value
         if self.trace is None:
             version.writer = self.part
@@ -247,13 +250,16 @@ class Attempt:
         assert journal is not None
         pending: set[Location] = set()
         while len(journal) > mark.journal:
-            was = journal[-1]
+            last = len(journal) - 1
+            was = journal[last]
             if isinstance(was, _WasVersion):
                 self._restore_version(was)
             else:
                 self._restore_pending(was)
                 pending.add(was.location)
-            journal.pop()
+            # Unless a signal handler has written meanwhile, as a part of this one: that is undone before.
+            if len(journal) == last + 1:
+                del journal[last]
         for location in pending:
             # Promoted by a read in the part: as that stays, so does this.
             if location in self.reads and self.commutes and location in self.commutes:
@@ -264,11 +270,12 @@ class Attempt:
 
     def _restore_version(self, was: _WasVersion) -> None:
         version = was.version
-        version.value, version.writer = was.value, was.writer
         if not was.written:
-            self.writes.pop(was.location, None)
-            if was.location not in self.reads:
+            # In this order: no signal handler finds a version without its value.
+            if self.reads.get(was.location) is not version:
                 version.owner = None
+            self.writes.pop(was.location, None)
+        version.value, version.writer = was.value, was.writer
 
     def _restore_pending(self, was: _WasPending) -> None:
         assert self.commutes is not None
