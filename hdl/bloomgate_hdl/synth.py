@@ -42,11 +42,15 @@ _LUTRAM_CELLS = {
 }
 
 
-#: What abc9 takes a wire for, in ps. With less than its own 300 it copies less logic for the sake of shorter paths.
-_WIRE_DELAY = 100
-#: What abc9 does: it maps two structures of the logic for area, simplifies, goes on with others, and keeps the smallest
-#: of the eight results. That is 5 % fewer LUTs than its default.
-_MAP = "&if -a {W} {D} {R}; &mfs; &save -a"
+#: What abc9 takes a wire for, in ps: about what one takes when it is routed. With its own 300 a wire costs less than a
+#: large LUT, so that it builds chains of small ones, twice as long.
+_WIRE_DELAY = 1000
+#: The period in ps that abc9 maps for, by its own figures, in which a LUT takes up to 640. Where there is time left, it
+#: saves LUTs.
+_PERIOD = 10000
+#: What abc9 does: it maps two structures of the logic, simplifies, goes on with others, and keeps the smallest of the
+#: eight results.
+_MAP = f"&if {{W}} -D {_PERIOD} {{R}}; &mfs; &save -a"
 _ROUND = f"&synch2 -K 6 -C 500; {_MAP}; &dch -C 500; {_MAP}; &load"
 _SCRIPT = f"+&scorr; &sweep; {_ROUND}; &st; &syn3; {_ROUND}; &st; {_ROUND}; &st; &syn4; {_ROUND}"
 #: Widest arithmetic, in bits, that goes into LUTs alone: there a carry chain costs more LUTs and a slower path.
