@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +17,10 @@ TIERS = ("host", "hdl", "sim", "cli", "stm", "shm", "platform", "board", "formal
 # that repeats it. No deadline: the time limit is pytest-timeout's, and the first call of a simulator builds it.
 hypothesis.settings.register_profile("bloomgate", deadline=None, derandomize=False, print_blob=True)
 hypothesis.settings.load_profile("bloomgate")
+
+# What a shell without job control puts into the background ignores SIGINT, and tests interrupt themselves by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
