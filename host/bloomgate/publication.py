@@ -33,8 +33,9 @@ class Publication:
         #: A timestamp that is known to have been assigned, so that not every `publish` has to ask the device.
         self._assigned = origin
         self._written_back: set[int] = set()
-        #: Last timestamp of an epoch that ended before its last count -> first timestamp of the epoch after it.
-        self._epoch_ends: dict[int, int] = {}
+        #: Timestamp -> what comes after it where that is not the next integer: the first timestamp of an epoch after
+        #: the last of one that ended before its last count.
+        self._skips: dict[int, int] = {}
         #: Held by who moves ``published``. Reentrant only because such a lock knows its owner, see release_leaked().
         self._moving = threading.RLock()
         # Not "with self._advanced": its __enter__ is Python, and an asynchronous exception at its end leaves the lock
@@ -70,10 +71,14 @@ class Publication:
 
     def epoch_stepped(self, last: int, origin: int) -> None:
         """An epoch ended early, with ``last`` as its newest timestamp; the next epoch begins at ``origin``."""
-        self._epoch_ends[last] = origin
-        self._advance()
+        self.skip(last, origin)
         if self.listener is not None:
             self.listener(last, origin)
+
+    def skip(self, timestamp: int, following: int) -> None:
+        """What is after ``timestamp`` up to ``following`` needs nobody here to write it back."""
+        self._skips[timestamp] = following
+        self._advance()
 
     def wait(self, timestamp: Optional[int], timeout: Optional[float] = None) -> None:
         """Block until ``published >= timestamp``, finishing the work of committers that make no progress.
@@ -146,7 +151,7 @@ class Publication:
                     self._published = following
                     # In this order: see publish().
                     self._written_back.discard(following)
-                    self._epoch_ends.pop(here, None)
+                    self._skips.pop(here, None)
                     here = following
                     following = self._following(here)
                     moved = True
@@ -160,8 +165,8 @@ class Publication:
 
     def _following(self, here: int) -> Optional[int]:
         """What ``published`` can become after ``here``."""
-        if here in self._epoch_ends:
-            return self._epoch_ends.get(here)
+        if here in self._skips:
+            return self._skips.get(here)
         if here + 1 in self._written_back:
             return here + 1
         if here & self._max_count == self._max_count and here != self._parameters.max_timestamp:

@@ -13,6 +13,7 @@ import struct
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable, Optional, TextIO
 
@@ -22,7 +23,7 @@ from bloomgate.backends.shm import create_segment
 from bloomgate.backends.soft import NOBODY, SoftDevice, load_native
 from bloomgate.backends.soft_source import COMMIT, NAMES, READ_ONLY
 from bloomgate.device import Device
-from bloomgate.errors import BloomgateError, DeviceUnavailable, RequestError, RequestTooLarge
+from bloomgate.errors import BloomgateError, DeviceUnavailable, PublicationError, RequestError, RequestTooLarge
 from bloomgate.queue_layout import FORMAT_IN_FLIGHT, SUBMISSION
 from bloomgate.serve_slots import ServedSlots
 from bloomgate.shm import locks
@@ -42,6 +43,10 @@ _WORDS = len(SUBMISSION)
 _SETS = (("READ", 3), ("WRITE", 5), ("COMMUTE", 6))
 
 
+class _Stopped(Exception):
+    """``stop`` was called while what the device has decided could not be told."""
+
+
 class Server:
     """Serves a segment with a device, from :meth:`run`. A context manager that closes itself, but not the device."""
 
@@ -49,11 +54,15 @@ class Server:
         """Make the segment, or continue with one whose server has ended.
 
         Raises :class:`~bloomgate.errors.BloomgateError` if it is served already, has other parameters, or has no server
-        by nature.
+        by nature; :class:`~bloomgate.errors.PublicationError` while one commit of a client is not published and too
+        many epochs have ended since, each with an earlier server.
         """
         self.device = device
         self.name = name
         self._stopping = False
+        #: Ends of epochs that are not noted in the segment: the last timestamp and the first one after it.
+        self._ends: deque[tuple[int, int]] = deque()
+        self._report: Optional[Callable[[], None]] = None
         self._module = load_native()
         lib, ffi = self._module.lib, self._module.ffi
         self.segment = segment = self._open()
@@ -102,7 +111,11 @@ class Server:
             if self.device.last_timestamp() >> bits < epoch:
                 self.device.reset(epoch)
         sharing = ffi.gc(lib.bg_sharing_new(self._handle, self.segment.file), lib.bg_sharing_free)
-        lib.bg_serve_begin(self._handle, sharing, self.device.last_timestamp())
+        if not lib.bg_serve_begin(self._handle, sharing, self.device.last_timestamp()):
+            raise PublicationError(
+                f"the segment {self.name} cannot be served until more of it is published: too many epochs have ended"
+                f" since {lib.bg_sharing_published(sharing)}; end the client that has not written back the next commit"
+            )
         self._sharing = sharing
         self.device._publication.listener = self._epoch_ended
         if continued:
@@ -113,17 +126,53 @@ class Server:
 
     def _epoch_ended(self, last: int, origin: int) -> None:
         """The device has ended an epoch early."""
-        self._module.lib.bg_sharing_epoch_end(self._sharing, last, origin)
-        self._module.lib.bg_serve_last(self._handle, origin)
+        self._ends.append((last, origin))
+        self._note_ends()
+
+    def _note_ends(self) -> bool:
+        """Note in the segment how epochs have ended; whether there was room for all."""
+        lib = self._module.lib
+        while self._ends and lib.bg_sharing_epoch_end(self._sharing, *self._ends[0]):
+            lib.bg_serve_last(self._handle, self._ends.popleft()[1])
+        return not self._ends
+
+    def _await_room(self) -> None:
+        """Before clients are told what the device has decided: it is noted how its epochs have ended.
+
+        Else ``published`` would not find its way into the new epoch, and no later server could help. There is no room
+        while too many have ended behind a commit that is not published; clients do that without the server. Raises
+        _Stopped; then nothing of the new epoch was told, and the next server begins one in its place.
+        """
+        lib = self._module.lib
+        while not self._note_ends():
+            if self._stopping:
+                raise _Stopped
+            lib.bg_sharing_wait(self._sharing, self.published + 1, int(SLICE_SECONDS * 1e9))
+            if self._report is not None:
+                self._report()
+
+    @property
+    def published(self) -> int:
+        """Of the segment."""
+        timestamp: int = self._module.lib.bg_sharing_published(self._sharing)
+        return timestamp
+
+    @property
+    def waiting(self) -> bool:
+        """Whether nothing is served until more is published, since too many epochs have ended since then."""
+        return bool(self._ends)
 
     def run(self, report: Optional[Callable[[], None]] = None) -> None:
         """Serve until :meth:`stop`. ``report`` is called several times a second."""
         step = self._step_soft if isinstance(self.device, SoftDevice) else self._step
-        while not self._stopping:
-            step()
-            self.slots.bury()
-            if report is not None:
-                report()
+        self._report = report
+        with contextlib.suppress(_Stopped):
+            while not self._stopping:
+                self._await_room()
+                step()
+                self.slots.bury()
+                if report is not None:
+                    report()
 
     def stop(self) -> None:
         """End :meth:`run` soon; from any thread or signal handler."""
@@ -169,6 +218,7 @@ class Server:
 
     def _answer(self, slot: int, words: Sequence[int]) -> None:
         verdict = self._decide(slot, words)
+        self._await_room()
         self.slots.tell()
         if verdict.reason is not None:
             code = int(verdict.reason)
@@ -235,6 +285,7 @@ class Server:
                 result = self._obey_in_flight(slot, kind, first, second)
             except DeviceUnavailable:
                 result = UNAVAILABLE
+        self._await_room()
         self.slots.tell()
         lib.bg_serve_done(self._handle, slot, command, result)
 
@@ -294,6 +345,8 @@ class _Log:
         if statistics["dooms"] or statistics["wakes"]:
             spurious = statistics["spurious_wakes"]
             summary += f", {statistics['dooms']:,} dooms, {statistics['wakes']:,} wakes ({spurious:,} spurious)"
+        if self._server.waiting:
+            summary += f"; waiting for a client to publish what comes after {self._server.published}"
         return summary
 
     def say(self, text: str) -> None:

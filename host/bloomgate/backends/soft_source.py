@@ -197,7 +197,7 @@ int bg_serve(bg_segment *segment, bg_device *device, uint64_t ns);
 uint32_t bg_serve_doorbells(bg_segment *segment, uint32_t slot, uint32_t *words);
 void bg_serve_collect(bg_segment *segment, uint32_t slot);
 void bg_serve_drain(bg_segment *segment, bg_device *device, uint32_t slot);
-void bg_serve_begin(bg_segment *segment, bg_sharing *sharing, uint64_t origin);
+int bg_serve_begin(bg_segment *segment, bg_sharing *sharing, uint64_t origin);
 int bg_serve_take_of(bg_segment *segment, uint32_t slot, uint32_t *words);
 int bg_serve_take(bg_segment *segment, uint64_t ns, uint32_t *words);
 void bg_serve_answer(bg_segment *segment, uint32_t slot, uint32_t code, uint32_t request, uint64_t timestamp,

@@ -126,24 +126,28 @@ static void bg_serve_drain(bg_segment *segment, bg_device *device, uint32_t slot
 }
 
 /* Begins to serve a segment that may have had a server before, whose device is gone: what it decided and did not deliver
- * is nobody's, and later timestamps begin at `origin`, in a later epoch. */
-static void bg_serve_begin(bg_segment *segment, bg_sharing *sharing, uint64_t origin) {
+ * is nobody's, and later timestamps begin at `origin`, in a later epoch. Returns success, else there is no room to note all
+ * that before more is published; it can be done again. */
+static int bg_serve_begin(bg_segment *segment, bg_sharing *sharing, uint64_t origin) {
     bg_publication *publication = segment->publication;
     for (uint32_t slot = 0; slot < segment->slots; slot++)
         bg_serve_collect(segment, slot); /* the server died between a completion and its index */
     uint64_t last = segment->header->last;
     if (origin <= last)
-        return;
+        return 1;
     for (uint64_t next = bg_published(publication); (next = successor(publication, sharing->timestamp_bits, next)) != 0 &&
                                                     next <= last;) {
         bg_redo_entry copy[BG_REDO_ENTRIES];
         uint32_t owner, count;
         if (!is_origin(sharing->timestamp_bits, next) &&
-            find_owner(sharing, next, &owner, copy, &count) == NOBODY_FOUND)
-            bg_publish(publication, sharing->timestamp_bits, next);
+            find_owner(sharing, next, &owner, copy, &count) == NOBODY_FOUND &&
+            !bg_publish(publication, sharing->timestamp_bits, next))
+            return 0;
     }
-    bg_epoch_end(publication, sharing->timestamp_bits, last, origin);
+    if (!bg_epoch_end(publication, sharing->timestamp_bits, last, origin))
+        return 0;
     atomic_store_explicit(&segment->header->last, origin, memory_order_release);
+    return 1;
 }
 
 /* Takes the next submission of a slot: its words, of which a ninth is the first bad one. The caller answers it before it
