@@ -45,8 +45,8 @@ class LogFetchSignature(wiring.Signature):
     def __init__(self, parameters: Parameters):
         super().__init__(
             {
-                #: A burst is to be fetched for ``slot``: its first beat in the log, and how many; and it is being
-                #: fetched.
+                #: A burst is to be fetched for ``slot``: its first beat in the log, and how many; and it is taken over:
+                #: it will be fetched.
                 "due": Out(1),
                 "slot": Out(parameters.slot_bits),
                 "first": Out(range(parameters.aperture_depth // LANES)),

@@ -88,7 +88,9 @@ class Books(wiring.Component):
 
         # What is to be counted: of the last verdict, and of the last entry of the conflict log.
         clocks = Signal(_CLOCKS_BITS)
-        m.d.sync += clocks.eq(Mux(self.began, 1, clocks + ~clocks.all()))
+        # A clock cycle late: the next request may begin with the decision, and the verdict comes a clock cycle later.
+        began = Signal()
+        m.d.sync += [began.eq(self.began), clocks.eq(Mux(began, 2, clocks + ~clocks.all()))]
         outcome_owed, clocks_owed, doom_owed = Signal(), Signal(), Signal()
         decided_slot = Signal.like(self.decided_slot, name="counted_slot")
         reason = Signal.like(self.reason, name="counted_reason")

@@ -1,14 +1,13 @@
 """Reads a queued request's keys out of its buffer, in passes."""
 
-from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import wiring
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import LANES, Parameters
 
 from bloomgate_hdl.key_reader import Pass
 from bloomgate_hdl.memory_port import BEAT_BITS
-from bloomgate_hdl.parity import is_bad
-from bloomgate_hdl.request_buffer import KEY_WORD_BITS, chunk_layout, word_layout
+from bloomgate_hdl.request_buffer import KEY_WORD_BITS, chunk_layout
 from bloomgate_hdl.validation_pipeline import KeyOperation, beat_layout
 
 __all__ = ["BufferReader"]
@@ -40,13 +39,15 @@ class BufferReader(wiring.Component):
                 "start_pass": In(Pass),
                 #: The last beat of an INSERT pass leaves the buffer in this clock cycle.
                 "ending": Out(1),
-                #: What the pass is over, in its buffer, see there.
+                #: The chunk that a VALIDATE pass is over, from its buffer, see there.
                 "chunk": In(chunk_layout(parameters)),
-                "write_keys": In(range(depth + 1)),
+                #: What an INSERT or CHECK pass is over, see there.
+                "write_words": In(range(depth)),
                 "write_lane": In(lane_bits),
-                "commute_keys": In(range(depth + 1)),
+                "write_odd": In(1),
+                "commute_words": In(range(depth)),
                 "commute_lane": In(lane_bits),
-                "commute_word": In(range(depth)),
+                "commute_odd": In(1),
                 #: The write and commute logs are there.
                 "complete": In(1),
                 #: A word of the read log is stored; one arrives; none will.
@@ -59,7 +60,8 @@ class BufferReader(wiring.Component):
                 "read": Out(1),
                 "read_insert": Out(1),
                 "read_word": Out(range(depth)),
-                "word": In(word_layout()),
+                "word": In(data.ArrayLayout(KEY_WORD_BITS, LANES)),
+                "word_bad": In(LANES),
                 #: Strobe: this word of the read log does not fit in key_bits.
                 "wide": Out(1),
                 "wide_word": Out(KEY_WORD_BITS),
@@ -75,11 +77,34 @@ class BufferReader(wiring.Component):
         m = Module()
         p = self._parameters
 
+        # A part of a log: the words that have not been addressed, whether there are any and whether it is one, the lane
+        # of the first key, and whether the last lane of the last word has none. Kept as they are looked at, early.
+        run_layout = data.StructLayout(
+            {"left": range(p.buffer_depth), "some": 1, "single": 1, "lane": self.chunk.lane.shape(), "odd": 1}
+        )
+
+        def run_of(name, words, lane, odd):
+            run = Signal(run_layout, name=name)
+            m.d.comb += [
+                run.left.eq(words),
+                run.some.eq(words != 0),
+                run.single.eq(words == 1),
+                run.lane.eq(lane),
+                run.odd.eq(odd),
+            ]
+            return run
+
+        chunk = self.chunk
+        of_chunk = run_of("of_chunk", chunk.words, chunk.lane, chunk.odd)
+        of_writes = run_of("of_writes", self.write_words, self.write_lane, self.write_odd)
+        of_commutes = run_of("of_commutes", self.commute_words, self.commute_lane, self.commute_odd)
+        # The chunk that was validated, for a REPAIR pass.
+        validated = Signal(run_layout)
+
         active = Signal()
         operation = Signal(KeyOperation)
-        lane = Signal.like(self.chunk.lane)  # of the next key
-        left = Signal(range(p.buffer_depth + 1))  # keys of the log that have not been addressed
-        final = Signal()  # nothing of the log comes behind them
+        run = Signal(run_layout)
+        final = Signal()  # nothing of the log comes behind it
         commutes_next = Signal()
         inserts = Signal()  # the pass is over the keys to insert
 
@@ -93,45 +118,38 @@ class BufferReader(wiring.Component):
         offers_read = Signal()
 
         present = Signal(LANES)
-        m.d.comb += [
-            present[0].eq((lane == 0) & (left != 0)),
-            present[1].eq(Mux(lane == 0, left > 1, left != 0)),
-        ]
-        log_ends = Signal()
-        m.d.comb += log_ends.eq(left <= Mux(lane == 0, 2, 1))
+        m.d.comb += present.eq(Cat(~run.lane, ~(run.single & run.odd)))
 
         by_ram = Signal()  # a word is read
         passes_by = Signal()  # a word goes by the block RAM
         gives_up = Signal()  # an empty beat ends the pass
         advance = Signal()
         m.d.comb += [
-            by_ram.eq(active & (left != 0) & (inserts | self.stored)),
+            by_ram.eq(active & run.some & (inserts | self.stored)),
             passes_by.eq(
-                active & (left != 0) & ~inserts & ~self.stored & self.arrives & ~reading & ~offers_read & ~self.cut
+                active & run.some & ~inserts & ~self.stored & self.arrives & ~reading & ~offers_read & ~self.cut
             ),
             gives_up.eq(
-                active
-                & (((left == 0) & self.complete) | (self.cut & ~inserts & ~self.stored))
-                & ~reading
-                & ~offers_read
+                active & ((~run.some & self.complete) | (self.cut & ~inserts & ~self.stored)) & ~reading & ~offers_read
             ),
             advance.eq(self.ready & (by_ram | passes_by)),
             self.wants.eq(by_ram | passes_by | gives_up | reading | offers_read),
             self.read.eq(by_ram & self.ready),
             self.read_insert.eq(inserts),
             # A word with a key of the next chunk stays.
-            self.take.eq(advance & ~inserts & ~((left == 1) & (lane == 0) & ~final)),
+            self.take.eq(advance & ~inserts & ~(run.single & run.odd & ~final)),
         ]
         with m.If(advance):
-            m.d.sync += [left.eq(left - present[0] - present[1]), lane.eq(0), self.read_word.eq(self.read_word + 1)]
-            with m.If(log_ends):
+            m.d.sync += [
+                run.left.eq(run.left - 1),
+                run.some.eq(~run.single),
+                run.single.eq(run.left == 2),
+                run.lane.eq(0),
+                self.read_word.eq(self.read_word + 1),
+            ]
+            with m.If(run.single):
                 with m.If(commutes_next):
-                    m.d.sync += [
-                        commutes_next.eq(0),
-                        left.eq(self.commute_keys),
-                        lane.eq(self.commute_lane),
-                        self.read_word.eq(self.commute_word),
-                    ]
+                    m.d.sync += [commutes_next.eq(0), run.eq(of_commutes)]
                 with m.Else():
                     m.d.sync += active.eq(0)
         with m.If(self.ready & gives_up):
@@ -142,62 +160,56 @@ class BufferReader(wiring.Component):
                 reading.eq(by_ram),
                 reading_present.eq(present),
                 reading_operation.eq(operation),
-                reading_last.eq(log_ends & ~commutes_next & (operation != KeyOperation.INSERT)),
-                reading_ends.eq(log_ends & ~commutes_next & (operation == KeyOperation.INSERT)),
+                reading_last.eq(run.single & ~commutes_next & (operation != KeyOperation.INSERT)),
+                reading_ends.eq(run.single & ~commutes_next & (operation == KeyOperation.INSERT)),
             ]
-        m.d.comb += self.ending.eq(self.ready & reading & reading_ends)
+        m.d.comb += self.ending.eq(reading & reading_ends)
 
+        # The strobe and the pass are late in the clock cycle: what begins is there for each pass.
+        of_insertion = Signal(run_layout)
+        m.d.comb += of_insertion.eq(Mux(of_writes.some, of_writes, of_commutes))
         with m.If(self.start):
-            m.d.sync += active.eq(1)
-            with m.If((self.start_pass == Pass.INSERT) | (self.start_pass == Pass.CHECK)):
-                m.d.sync += [
-                    inserts.eq(1),
-                    operation.eq(Mux(self.start_pass == Pass.CHECK, KeyOperation.CHECK, KeyOperation.INSERT)),
-                    commutes_next.eq((self.write_keys != 0) & (self.commute_keys != 0)),
-                ]
-                with m.If(self.write_keys != 0):
-                    m.d.sync += [left.eq(self.write_keys), lane.eq(self.write_lane), self.read_word.eq(0)]
-                with m.Else():
+            m.d.sync += [active.eq(1), inserts.eq(0), commutes_next.eq(0), self.read_word.eq(0)]
+            with m.Switch(self.start_pass):
+                with m.Case(Pass.VALIDATE):
                     m.d.sync += [
-                        left.eq(self.commute_keys),
-                        lane.eq(self.commute_lane),
-                        self.read_word.eq(self.commute_word),
+                        operation.eq(KeyOperation.QUERY),
+                        run.eq(of_chunk),
+                        validated.eq(of_chunk),
+                        final.eq(chunk.final),
                     ]
-            with m.Else():
-                m.d.sync += [
-                    inserts.eq(0),
-                    operation.eq(Mux(self.start_pass == Pass.REPAIR, KeyOperation.REPAIR, KeyOperation.QUERY)),
-                    commutes_next.eq(0),
-                    left.eq(self.chunk.keys),
-                    lane.eq(self.chunk.lane),
-                    final.eq(self.chunk.final),
-                ]
+                with m.Case(Pass.REPAIR):
+                    m.d.sync += [operation.eq(KeyOperation.REPAIR), run.eq(validated)]
+                with m.Default():
+                    m.d.sync += [
+                        inserts.eq(1),
+                        operation.eq(Mux(self.start_pass == Pass.CHECK, KeyOperation.CHECK, KeyOperation.INSERT)),
+                        commutes_next.eq(of_writes.some & of_commutes.some),
+                        run.eq(of_insertion),
+                    ]
 
         # --- To the pipeline ----------------------------------------------------------------------------------------
-        # What was read goes through a register; what passes by comes from one.
-        def beat_of(target, present, operation, words, bad):
-            for index in range(LANES):
-                with m.If(present[index]):
-                    yield target.lanes[index].operation.eq(operation)
-                    yield target.lanes[index].key.eq(words[index][: p.key_bits])
-                    yield target.lanes[index].key_bad.eq(bad[index])
-
-        words_read = [self.word[index][:KEY_WORD_BITS] for index in range(LANES)]
+        # What was read goes through a register; what passes by comes from one. Keys of lanes without an operation are
+        # anything: whether a word passes by is late.
+        words_read = [self.word[index] for index in range(LANES)]
         words_passing = [self.arriving.word_select(index, KEY_WORD_BITS) for index in range(LANES)]
-        bad_read = [is_bad(self.word[index], KEY_WORD_BITS) for index in range(LANES)]
         with m.If(self.ready):
-            m.d.sync += [offers_read.eq(reading), was_read.eq(0)]
-            with m.If(reading):
-                for assignment in beat_of(was_read, reading_present, reading_operation, words_read, bad_read):
-                    m.d.sync += assignment
-                m.d.sync += was_read.last.eq(reading_last)
-        with m.If(offers_read):
-            m.d.comb += self.beat.eq(was_read)
-        with m.Else():
-            with m.If(passes_by):
-                for assignment in beat_of(self.beat, present, operation, words_passing, self.arriving_bad):
-                    m.d.comb += assignment
-            m.d.comb += self.beat.last.eq((passes_by & log_ends) | gives_up)
+            m.d.sync += [offers_read.eq(reading), was_read.last.eq(reading & reading_last)]
+        m.d.comb += self.beat.last.eq(Mux(offers_read, was_read.last, (passes_by & run.single) | gives_up))
+        for index in range(LANES):
+            read, beat = was_read.lanes[index], self.beat.lanes[index]
+            with m.If(self.ready):
+                m.d.sync += [
+                    read.operation.eq(Mux(reading & reading_present[index], reading_operation, KeyOperation.NONE)),
+                    read.key.eq(words_read[index][: p.key_bits]),
+                    read.key_bad.eq(self.word_bad[index]),
+                ]
+            passing = Mux(passes_by & present[index], operation, KeyOperation.NONE)
+            m.d.comb += [
+                beat.operation.eq(Mux(offers_read, read.operation, passing)),
+                beat.key.eq(Mux(offers_read, read.key, words_passing[index][: p.key_bits])),
+                beat.key_bad.eq(Mux(offers_read, read.key_bad, self.arriving_bad[index])),
+            ]
 
         if p.key_bits < KEY_WORD_BITS:
             m.d.sync += self.wide.eq(0)

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from .axi3 import Burst
 
-__all__ = ["PAGE_BITS", "BurstAddress", "BurstMask"]
+__all__ = ["PAGE_BITS", "BurstAddress", "BurstMask", "byte_lanes"]
 
 #: log2 of the 4 KiB that a burst must not cross (IHI 0022 A3.4.1): no bit above changes in a burst.
 PAGE_BITS = 12
@@ -67,10 +67,10 @@ class BurstMask(wiring.Component):
 
 
 class BurstAddress(wiring.Component):
-    """The address of the next beat, and the byte lanes of this one.
+    """The address of the next beat.
 
     IHI 0022 A3.4.1: after the first beat, which may be unaligned, every beat of INCR and WRAP is
-    aligned to the transfer size; FIXED repeats the first address, lanes included. Combinational.
+    aligned to the transfer size; FIXED repeats the first address. Combinational.
     """
 
     #: Address of this beat within its 4 KiB page, in bytes.
@@ -82,8 +82,6 @@ class BurstAddress(wiring.Component):
 
     #: Address of the next beat within its 4 KiB page, in bytes.
     next_address: Out(PAGE_BITS)
-    #: The bytes of the 32-bit word that this beat may carry.
-    lanes: Out(4)
 
     def elaborate(self, platform):
         m = Module()
@@ -94,13 +92,15 @@ class BurstAddress(wiring.Component):
             incremented.eq((self.address + unit) & ~(unit - 1)),
             self.next_address.eq((self.address & ~self.mask) | (incremented & self.mask)),
         ]
-        offset = self.address[:2]
-        with m.Switch(self.size):
-            with m.Case(0):
-                m.d.comb += self.lanes.eq(1 << offset)
-            with m.Case(1):
-                # An unaligned start leaves only the upper byte of its half word.
-                m.d.comb += self.lanes.eq(Mux(offset[1], 0b1100, 0b0011) & (0b1111 << offset))
-            with m.Default():
-                m.d.comb += self.lanes.eq(0b1111 << offset)
         return m
+
+
+def byte_lanes(offset, size):
+    """The bytes of a 32-bit word that a beat may carry: 4 bits.
+
+    ``offset``: its address in the word, in bytes; an unaligned one leaves only what is above. ``size``: log2 of the
+    bytes in a beat, 0, 1 or 2.
+    """
+    from_there = (0b1111 << offset)[:4]
+    half = Mux(offset[1], 0b1100, 0b0011) & from_there
+    return Mux(size == 0, (1 << offset)[:4], Mux(size == 1, half, from_there))

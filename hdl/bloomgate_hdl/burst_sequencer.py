@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .axi3 import Response, address_layout
-from .burst_address import PAGE_BITS, BurstAddress, BurstMask
+from .burst_address import PAGE_BITS, BurstAddress, BurstMask, byte_lanes
 
 __all__ = ["BurstSequencer", "beat_layout", "region_bits"]
 
@@ -92,6 +92,8 @@ class BurstSequencer(wiring.Component):
         #: The mask of an INCR is all ones and that of a WRAP has at most 6 bits.
         mask = Signal(7)
         size = Signal(2)
+        #: Known with the address, since a beat of data meets both late in the clock.
+        lanes = Signal(4)
         left = Signal(4)
         response = Signal(Response)
         m.d.comb += [
@@ -101,7 +103,7 @@ class BurstSequencer(wiring.Component):
             self.beat.valid.eq(active),
             beat.id.eq(identifier),
             beat.address.eq(Cat(address[2:], page)),
-            beat.lanes.eq(burst_address.lanes),
+            beat.lanes.eq(lanes),
             beat.last.eq(left == 0),
             beat.response.eq(response),
             self.request.ready.eq(~active | (self.beat.ready & (beat.last | self.end))),
@@ -114,6 +116,7 @@ class BurstSequencer(wiring.Component):
                 address.eq(request.address),
                 mask.eq(burst_mask.mask),
                 size.eq(request.size),
+                lanes.eq(byte_lanes(request.address[:2], request.size[:2])),
                 left.eq(request.length),
             ]
             with m.If(outside):
@@ -123,5 +126,10 @@ class BurstSequencer(wiring.Component):
             with m.Else():
                 m.d.sync += response.eq(Response.OKAY)
         with m.Elif(self.beat.ready):
-            m.d.sync += [address.eq(burst_address.next_address), left.eq(left - Const(1, 4))]
+            next_address = burst_address.next_address
+            m.d.sync += [
+                address.eq(next_address),
+                lanes.eq(byte_lanes(next_address[:2], size)),
+                left.eq(left - Const(1, 4)),
+            ]
         return m

@@ -70,6 +70,8 @@ class CommitArbiter(wiring.Component):
                 "request_slot": Out(p.slot_bits),
                 "request": In(request_layout(p)),
                 "decided": Out(1),
+                #: The slot whose request is in service.
+                "serving_slot": Out(p.slot_bits),
                 #: The client gets the verdict; with ``decided``, or later while ``decided_slot`` and ``verdict`` stay.
                 "given": Out(1),
                 "decided_slot": Out(p.slot_bits),
@@ -96,6 +98,8 @@ class CommitArbiter(wiring.Component):
                 #: A beat may come from somebody else; it must come.
                 "contended": Out(1),
                 "inserting": Out(1),
+                #: The pipeline must be ready.
+                "hold": Out(1),
                 #: The slot whose transaction in flight was given the newest timestamp, if it was one.
                 "winner": Out(p.slot_bits),
                 "winner_known": Out(1),
@@ -216,6 +220,13 @@ class CommitArbiter(wiring.Component):
             key_reader.bad.eq(self.bad),
             # The one that has no pass offers zeros. The last beat of an insertion stands when the next pass has begun.
             self.beat.eq(key_reader.beat.as_value() | Mux(key_reader.offers, 0, self.queue_keys.as_value())),
+            # But for keys, which are anything in a lane without an operation.
+            *(
+                lane.key.eq(Mux(key_reader.offers, read_lane.key, queue_lane.key))
+                for lane, read_lane, queue_lane in zip(
+                    self.beat.lanes, key_reader.beat.lanes, self.queue_keys.lanes, strict=True
+                )
+            ),
             self.queue_ready.eq(self.ready & ~key_reader.offers),
             key_reader.ready.eq(self.ready),
             key_reader.announce.eq(self.announce),
@@ -286,18 +297,24 @@ class CommitArbiter(wiring.Component):
         skipped = Signal()
         checked = Signal()
         commits = Signal()
+        # Outcomes come late in the clock cycle. These were settled when the request's first beat was on its way.
+        guarded_slots = Signal(p.slots)
+        all_guarded = Signal()
         m.d.comb += [
             held.eq(self.holds.any()),
             exempt.eq(~queued & self.holds.bit_select(slot, 1)),
             stale.eq(skipped & ~exempt & ~decision.revoked & self.revalidate.bit_select(slot, 1)),
             commits.eq(queued | (request.kind == RequestKind.COMMIT.value)),
+        ]
+        m.d.sync += [
             decision.revoked.eq(~queued & self.revoked.bit_select(slot, 1)),
             decision.refuses.eq(queued & held & queue.raises_floor),
+            last_counts.eq(counter.count >= p.max_count - 2),
+            all_guarded.eq(held & ~exempt & last_counts),
+            guarded_slots.eq(Mux(exempt, 0, self.holds & self.logged)),
         ]
-        m.d.sync += last_counts.eq(counter.count >= p.max_count - 2)
         for lane in range(LANES):
-            hits_holder = (self.outcome.hits[lane] & self.holds & self.logged).any()
-            m.d.comb += decision.guarded[lane].eq(held & ~exempt & (hits_holder | last_counts))
+            m.d.comb += decision.guarded[lane].eq((self.outcome.hits[lane] & guarded_slots).any() | all_guarded)
 
         # The verdict on `request`, in the clock cycle of `decides`; it leaves through registers.
         decides = Signal()
@@ -362,6 +379,7 @@ class CommitArbiter(wiring.Component):
 
         begin = Signal()
         begin_queued = Signal()
+        picks_queue = Signal()
         revalidates = Signal()
         m.d.comb += [
             self.begins.eq(begin | begin_queued),
@@ -370,30 +388,28 @@ class CommitArbiter(wiring.Component):
         ]
         with m.If(revalidates):
             m.d.sync += [skipped.eq(0), repairing.eq(0)]
-        with m.If(begin):
-            m.d.sync += [
-                queued.eq(0),
-                slot.eq(scheduler.next_slot),
-                request.eq(scheduler.next_request),
-                request.reset.eq(scheduler.next_request.reset | reset),
-                skipped.eq(scheduler.next_request.skip_count != 0),
-                repairing.eq(0),
-            ]
-        with m.If(begin_queued):
-            header = self.queue_request.header
-            m.d.sync += [
-                queued.eq(1),
-                queue.eq(self.queue_request),
-                slot.eq(header.slot),
-                request.eq(0),
-                request.request.eq(header.request),
-                request.snapshot_epoch.eq(header.snapshot_epoch),
-                request.snapshot_count.eq(header.snapshot_count),
-                request.reset.eq(reset),
-                skipped.eq(0),
-                checked.eq(0),
-                repairing.eq(0),
-            ]
+        # Which of both it is, is known before it is known that one begins.
+        with m.If(self.begins):
+            m.d.sync += [queued.eq(picks_queue), checked.eq(0), repairing.eq(0)]
+            with m.If(picks_queue):
+                header = self.queue_request.header
+                m.d.sync += [
+                    queue.eq(self.queue_request),
+                    slot.eq(header.slot),
+                    request.eq(0),
+                    request.request.eq(header.request),
+                    request.snapshot_epoch.eq(header.snapshot_epoch),
+                    request.snapshot_count.eq(header.snapshot_count),
+                    request.reset.eq(reset),
+                    skipped.eq(0),
+                ]
+            with m.Else():
+                m.d.sync += [
+                    slot.eq(scheduler.next_slot),
+                    request.eq(scheduler.next_request),
+                    request.reset.eq(scheduler.next_request.reset | reset),
+                    skipped.eq(scheduler.next_request.skip_count != 0),
+                ]
 
         # Long requests: whether what was validated so far may have become wrong, and whether it is validated again.
         disturbed = Signal()
@@ -414,7 +430,6 @@ class CommitArbiter(wiring.Component):
         # Who is next. While another waits, keys must be there before a queued request begins.
         queue_turn = Signal()  # the slot pages were served last
         queue_can = Signal()
-        picks_queue = Signal()
         m.d.comb += [
             queue_can.eq(
                 (self.queue_serviceable | (self.queue_expected & (~scheduler.valid | exclusive)))
@@ -432,43 +447,75 @@ class CommitArbiter(wiring.Component):
                 return [self.queue_start.eq(1), self.queue_pass.eq(which)]
             return [key_reader.start.eq(1), key_reader.start_pass.eq(which)]
 
-        # A pass that begins with a request is over keys that `request` describes one clock cycle later.
         m.d.comb += [
-            key_reader.slot.eq(Mux(begin, scheduler.next_slot, slot)),
-            key_reader.read_count.eq(Mux(begin, scheduler.next_request.read_count, request.read_count)),
-            key_reader.write_count.eq(Mux(begin, scheduler.next_request.write_count, request.write_count)),
-            key_reader.skip_count.eq(Mux(begin, scheduler.next_request.skip_count, 0)),
+            key_reader.begin.eq(begin & (scheduler.next_request.kind != RequestKind.GUARD.value)),
+            key_reader.slot.eq(slot),
+            self.serving_slot.eq(slot),
+            key_reader.next_read_count.eq(scheduler.next_request.read_count),
+            key_reader.next_write_count.eq(scheduler.next_request.write_count),
+            key_reader.next_skip_count.eq(scheduler.next_request.skip_count),
+            key_reader.read_count.eq(request.read_count),
+            key_reader.write_count.eq(request.write_count),
         ]
 
         # A clock cycle late, and then nothing is in the pipeline either.
         m.d.sync += [self.scrub.eq(0), self.inject.eq(0)]
 
+        # The verdict counts, unless it is COMMIT and something comes first; the way to a completion may be taken.
+        weighs = Signal()
+        more_chunks = Signal()
+        validates_again = Signal()
+        checks_first = Signal()
+        postponed = Signal()
+        blocked = Signal()
+        completes = Signal()
+        inserts = Signal()
+        m.d.comb += [
+            more_chunks.eq(queued & queue.long & ~queue.final),
+            validates_again.eq(queued & queue.long & disturbed & ~exclusive),
+            checks_first.eq(queued & held & queue.writes & ~checked),
+            postponed.eq(more_chunks | validates_again | checks_first),
+            blocked.eq(queued & ~self.completable),
+            decides.eq(weighs & ~blocked & ~(decision.commit & postponed) | completes),
+            inserts.eq(timestamped & ~(queued & queue.raises_floor)),
+            withholds.eq(decides & inserts & ~queued & (request.write_count >= self._many_keys)),
+            self.queue_decided.eq(decides & queued),
+        ]
+
+        # What comes next, whenever something ends: maintenance, the next request, or nothing yet.
+        goes_on = Signal()
+        maintains = Signal()
+        can_begin = Signal()
+        m.d.comb += [
+            maintains.eq(maintenance_due & ~exclusive),
+            can_begin.eq(scheduler.valid & ~exclusive),
+            begin_queued.eq(goes_on & ~maintains & picks_queue),
+            begin.eq(goes_on & ~maintains & ~picks_queue & can_begin),
+        ]
+        with m.If(goes_on & maintains):
+            m.d.comb += start(Pass.DRAIN)
+            with m.If(early_end & ~rollover_due):
+                m.d.sync += rollover_due.eq(1)
+                m.d.comb += self.epoch_stepped.eq(~counter.epoch.all())
+        with m.If(begin_queued):
+            m.d.comb += start(Pass.VALIDATE, queue=True)
+        with m.If(begin & (scheduler.next_request.kind == RequestKind.GUARD.value)):
+            m.d.comb += start(Pass.DRAIN)
+
         with m.FSM(name="arbiter"):
 
             def go_on():
-                """Begin the next request, or maintenance, or wait for either."""
-                with m.If(maintenance_due & ~exclusive):
-                    m.d.comb += start(Pass.DRAIN)
-                    with m.If(early_end & ~rollover_due):
-                        m.d.sync += rollover_due.eq(1)
-                        m.d.comb += self.epoch_stepped.eq(~counter.epoch.all())
+                m.d.comb += goes_on.eq(1)
+                with m.If(maintains):
                     m.next = "MAINTAIN"
-                with m.Elif(picks_queue):
-                    m.d.comb += [begin_queued.eq(1), *start(Pass.VALIDATE, queue=True)]
-                    m.next = "VALIDATE"
-                with m.Elif(scheduler.valid & ~exclusive):
-                    m.d.comb += [begin.eq(1), *start(Pass.VALIDATE)]
-                    with m.If(scheduler.next_request.kind == RequestKind.GUARD.value):
-                        m.d.comb += start(Pass.DRAIN)
+                with m.Elif(picks_queue | can_begin):
                     m.next = "VALIDATE"
                 with m.Else():
                     m.next = "IDLE"
 
             def decide():
-                """Give the verdict, and go on with what follows from it."""
-                m.d.comb += [decides.eq(1), self.queue_decided.eq(queued)]
-                with m.If(timestamped & ~self.floor_raised):
-                    m.d.comb += withholds.eq(~queued & (request.write_count >= self._many_keys))
+                """Go on with what follows from the verdict."""
+                with m.If(inserts):
                     with m.If(queued):
                         m.d.comb += start(Pass.INSERT, queue=True)
                     with m.Else():
@@ -477,7 +524,7 @@ class CommitArbiter(wiring.Component):
                 with m.Else():
                     m.d.comb += self.queue_release.eq(queued)
                     # The end of the epoch is due in the next clock cycle, if that was its last count.
-                    with m.If(exclusive | self.floor_raised):
+                    with m.If(exclusive | timestamped):
                         m.next = "IDLE"
                     with m.Else():
                         go_on()
@@ -496,28 +543,34 @@ class CommitArbiter(wiring.Component):
                         with m.Else():
                             m.d.comb += start(Pass.REPAIR)
                         m.d.sync += repairing.eq(1)
-                    with m.Elif(queued & queue.long & decision.commit & ~queue.final):
-                        m.d.comb += [self.queue_next_chunk.eq(1), self.queue_rotate.eq(~exclusive)]
-                        m.next = "IDLE"
-                    with m.Elif(queued & queue.long & decision.commit & disturbed & ~exclusive):
-                        m.d.comb += self.queue_again.eq(1)
-                        m.next = "IDLE"
-                    with m.Elif(queued & held & decision.commit & queue.writes & ~checked):
-                        m.d.comb += start(Pass.CHECK, queue=True)
-                        m.d.sync += checked.eq(1)
-                    with m.Elif(queued & ~self.completable):
-                        m.next = "COMPLETE"
                     with m.Else():
-                        decide()
+                        m.d.comb += weighs.eq(1)
+                        with m.If(decision.commit & postponed):
+                            with m.If(more_chunks):
+                                m.d.comb += [self.queue_next_chunk.eq(1), self.queue_rotate.eq(~exclusive)]
+                                m.next = "IDLE"
+                            with m.Elif(validates_again):
+                                m.d.comb += self.queue_again.eq(1)
+                                m.next = "IDLE"
+                            with m.Else():
+                                m.d.comb += start(Pass.CHECK, queue=True)
+                                m.d.sync += checked.eq(1)
+                        with m.Elif(blocked):
+                            m.next = "COMPLETE"
+                        with m.Else():
+                            decide()
 
             with m.State("COMPLETE"):
                 m.d.comb += [self.busy.eq(1), self.queue_second.eq(1)]
                 with m.If(self.completable):
+                    m.d.comb += completes.eq(1)
                     decide()
 
             with m.State("INSERT"):
                 m.d.comb += self.busy.eq(1)
-                with m.If(Mux(queued, self.queue_ending, key_reader.ending)):
+                # The pipeline is ready all the time, only announcing comes between.
+                m.d.comb += self.hold.eq(1)
+                with m.If(Mux(queued, self.queue_ending & ~key_reader.offers, key_reader.ending)):
                     m.d.comb += self.queue_release.eq(queued)
                     go_on()
 

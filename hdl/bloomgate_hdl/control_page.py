@@ -42,7 +42,7 @@ class ControlPage(wiring.Component):
     """Registers of the control page, except SLOT_RECORDS and QUEUE_RECORDS, which PageDecoder finds elsewhere.
 
     A write of less than a word is honoured for the bytes it has, but a command needs the whole word; other writes are
-    refused. Latency: a command takes effect 1 clock cycle after the write; reads as in register_port. Reset state: no
+    refused. Latency: a write takes effect 2 clock cycles after it; reads as in register_port. Reset state: no
     interrupt enabled or pending, INITIAL_EPOCH 0.
     """
 
@@ -100,15 +100,26 @@ class ControlPage(wiring.Component):
         register = CONTROL_PAGE.register
 
         # --- Writes -----------------------------------------------------------------------------------------------
-        whole = bus.write_strobe.all()
-        byte_mask = Cat(strobe.replicate(8) for strobe in bus.write_strobe)
+        # They come late in the clock cycle, so a register first; but whether they are honoured has to be said at once.
+        valid = Signal()
+        word = Signal.like(bus.write_address)
+        written = Signal.like(bus.write_data)
+        strobes = Signal.like(bus.write_strobe)
+        m.d.sync += [
+            valid.eq(bus.write_valid),
+            word.eq(bus.write_address),
+            written.eq(bus.write_data),
+            strobes.eq(bus.write_strobe),
+        ]
+        whole = strobes.all()
+        byte_mask = Cat(strobe.replicate(8) for strobe in strobes)
 
         def writes_to(name):
-            return bus.write_valid & selects(register(name), bus.write_address)
+            return valid & selects(register(name), word)
 
         def field(name, field_name):
             part = register(name)[field_name]
-            return bus.write_data[part.lsb : part.lsb + part.width]
+            return written[part.lsb : part.lsb + part.width]
 
         writable = [
             item
@@ -118,7 +129,7 @@ class ControlPage(wiring.Component):
         honoured = Signal()
         for item in writable:
             with m.If(selects(item, bus.write_address)):
-                m.d.comb += honoured.eq(whole if item.access is Access.WO else 1)
+                m.d.comb += honoured.eq(bus.write_strobe.all() if item.access is Access.WO else 1)
         m.d.sync += bus.write_error.eq(bus.write_valid & ~honoured)
 
         interrupt_bits = len(register("INTERRUPT_ENABLE").fields)
@@ -127,7 +138,7 @@ class ControlPage(wiring.Component):
         causes = Cat(self.error_logged, self.epoch_stepped, self.decided, self.completed, self.woke)
         acknowledged = Signal(interrupt_bits)
         with m.If(writes_to("INTERRUPT_PENDING")):
-            m.d.comb += acknowledged.eq(bus.write_data & byte_mask)
+            m.d.comb += acknowledged.eq(written & byte_mask)
         m.d.sync += [
             pending.eq(pending & ~acknowledged | causes),
             self.interrupt.eq((pending & enabled).any()),
@@ -139,13 +150,13 @@ class ControlPage(wiring.Component):
             ("COALESCE", coalesce),
             ("TOKEN_WATCHDOG", self.token.watchdog),
         ):
-            for byte, strobe in enumerate(bus.write_strobe):
+            for byte, strobe in enumerate(strobes):
                 part = slice(8 * byte, 8 * byte + 8)
                 with m.If(writes_to(name) & strobe):
-                    m.d.sync += target[part].eq(bus.write_data[part])
+                    m.d.sync += target[part].eq(written[part])
 
         bank = Signal(register("BOOKS_BANK")["BANK"].width)
-        with m.If(writes_to("BOOKS_BANK") & bus.write_strobe[0]):
+        with m.If(writes_to("BOOKS_BANK") & strobes[0]):
             m.d.sync += bank.eq(field("BOOKS_BANK", "BANK"))
 
         command = writes_to("COMMAND") & whole

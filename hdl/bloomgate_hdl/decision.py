@@ -21,7 +21,7 @@ class Decision(wiring.Component):
     The verdict counts in the clock cycle of the pass's last outcome or any later one before ``start``; it includes
     that outcome. The other inputs must have been stable for two clock cycles by then, but for ``request.reset``,
     ``request.bad_request`` and ``check``.
-    Reset state: nothing failed.
+    Reset state: to be started.
     """
 
     def __init__(self, parameters: Parameters):
@@ -64,13 +64,14 @@ class Decision(wiring.Component):
         p = self._parameters
 
         # The first failing key, and the first key with a parity error, each with what came before this clock cycle.
-        failed = Signal()
-        failed_by = Signal(4)
-        failed_key = Signal(p.key_bits)
-        doubted = Signal()
-        doubted_filter = Signal()
-        doubted_key = Signal(p.key_bits)
-        repair = Signal()
+        # No reset: they are forgotten at each start, which leaves no time for another reason.
+        failed = Signal(reset_less=True)
+        failed_by = Signal(4, reset_less=True)
+        failed_key = Signal(p.key_bits, reset_less=True)
+        doubted = Signal(reset_less=True)
+        doubted_filter = Signal(reset_less=True)
+        doubted_key = Signal(p.key_bits, reset_less=True)
+        repair = Signal(reset_less=True)
 
         now = {}
         for signal in (failed, failed_by, failed_key, doubted, doubted_filter, doubted_key):
@@ -78,9 +79,11 @@ class Decision(wiring.Component):
             m.d.comb += now[signal.name].eq(signal)
             m.d.sync += signal.eq(now[signal.name])
         repair_now = Signal()
-        m.d.comb += repair_now.eq(repair)
         m.d.sync += repair.eq(repair_now)
 
+        # Whether it fails is wanted early, since everything waits for it; by what and which key, is not.
+        fails = Signal(LANES)
+        filter_is_bad = Signal(LANES)
         parity_errors = 0
         # Lanes last to first, since in Amaranth the assignment that comes last counts.
         for lane in reversed(range(LANES)):
@@ -90,11 +93,14 @@ class Decision(wiring.Component):
             check = entered.operation == KeyOperation.CHECK
             key_bad = (query | check | (entered.operation == KeyOperation.INSERT)) & entered.key_bad
             filter_bad = query & (answer.bad_words != 0)
-            conflicts = query & answer.conflict
-            guarded = check & self.guarded[lane]
-            with m.If(~failed & (conflicts | guarded | (query | check) & entered.key_bad)):
+            m.d.comb += [
+                fails[lane].eq(
+                    query & (answer.conflict | entered.key_bad) | check & (self.guarded[lane] | entered.key_bad)
+                ),
+                filter_is_bad[lane].eq(filter_bad),
+            ]
+            with m.If(~failed & fails[lane]):
                 m.d.comb += [
-                    now["failed"].eq(1),
                     now["failed_by"].eq(Mux(check, Reason.IRREVOCABLE.value, Reason.CONFLICT.value)),
                     now["failed_key"].eq(entered.key),
                 ]
@@ -106,10 +112,13 @@ class Decision(wiring.Component):
                     now["doubted_filter"].eq(~entered.key_bad),
                     now["doubted_key"].eq(entered.key),
                 ]
-            with m.If(filter_bad):
-                m.d.comb += repair_now.eq(1)
             parity_errors += key_bad + Mux(query, answer.bad_words, 0)
-        m.d.comb += [self.parity_errors.eq(parity_errors), self.needs_repair.eq(repair_now)]
+        m.d.comb += [
+            now["failed"].eq(failed | fails.any()),
+            repair_now.eq(repair | filter_is_bad.any()),
+            self.parity_errors.eq(parity_errors),
+            self.needs_repair.eq(repair_now),
+        ]
 
         with m.If(self.start):
             m.d.sync += [failed.eq(0), doubted.eq(0), repair.eq(0)]

@@ -1,20 +1,22 @@
 """Whether a submission entry is what it must be."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import Parameters
 from bloomgate.queue_layout import FORMAT, MAX_READ_KEYS, SUBMISSION
 from bloomgate.registers import ErrorCode
 
+from bloomgate_hdl.burst_address import PAGE_BITS
 from bloomgate_hdl.memory_port import BEAT_BITS
-from bloomgate_hdl.queue_port import ADDRESS_BITS, KEY_BYTES, order_layout
-from bloomgate_hdl.window_check import window_layout
+from bloomgate_hdl.order_planner import MANY_BITS
+from bloomgate_hdl.queue_port import ADDRESS_BITS, KEY_BYTES, READ_COUNT_BITS, order_layout
+from bloomgate_hdl.window_check import PAGE_NUMBER_BITS
 
 __all__ = ["BEATS", "DescriptorCheck"]
 
 _WORDS = {word.name: word for word in SUBMISSION}
-_PAGE_BITS = 12
+_KEY_ADDRESS_BITS = (KEY_BYTES - 1).bit_length()
 #: Data beats of an entry.
 BEATS = len(SUBMISSION) * 32 // BEAT_BITS
 
@@ -26,19 +28,21 @@ class DescriptorCheck(wiring.Component):
     has keys, that its offset is a multiple of 4 and its last key inside the window. Of an entry that fails one the
     order says ``bad_request``, with the number of the word that holds the count, the offset or the header as detail.
 
-    Latency: the order is complete in the clock cycle of the last beat; until then its parts are those of the entry
-    before. Reset state: irrelevant.
+    Latency: the order is complete in the clock cycle of the last beat, and is nothing until then. ``fault.word`` counts
+    if it is bad. Reset state: irrelevant.
     """
 
     def __init__(self, parameters: Parameters):
         self._parameters = parameters
         super().__init__(
             {
-                #: A beat of the entry, and which one. The slot's window is held from the first to the last.
+                #: A beat of the entry, and which one. The first page of the slot's window and the number of its pages
+                #: are held from the first beat to the last.
                 "valid": In(1),
                 "beat": In(range(BEATS)),
                 "data": In(BEAT_BITS),
-                "window": In(window_layout()),
+                "base": In(PAGE_NUMBER_BITS),
+                "size": In(PAGE_NUMBER_BITS),
                 #: The entry, but for its slot.
                 "order": Out(order_layout(parameters)),
                 #: Its read set has more than one chunk.
@@ -49,69 +53,124 @@ class DescriptorCheck(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         order = self.order
+        depth = self._parameters.buffer_depth
 
-        # Words of this beat and of those before it.
-        words = []
-        for number in range(len(SUBMISSION)):
-            beat, half = divmod(number, 2)
-            arriving = self.data.word_select(half, 32)
-            if beat == BEATS - 1:
-                words.append(arriving)
-                continue
-            kept = Signal(32, name=f"word_{number}")
-            with m.If(self.valid & (self.beat == beat)):
-                m.d.sync += kept.eq(arriving)
-            words.append(kept)
-
-        def word(name):
-            return words[_WORDS[name].word]
-
-        def field(name, field_name):
+        # An order is stored in the clock cycle of the last beat, so little may be left to do then: of what came before,
+        # everything is found out as it comes.
+        def arriving(name, field_name=None):
+            word = self.data.word_select(_WORDS[name].word % 2, 32)
+            if field_name is None:
+                return word
             part = _WORDS[name][field_name]
-            return word(name)[part.lsb : part.lsb + part.width]
+            return word[part.lsb : part.lsb + part.width]
 
-        window = self.window
-        counts = {
-            "READ_OFFSET": Signal.like(order.reads.count, name="read_count"),
-            "WRITE_OFFSET": Signal.like(order.writes.count, name="write_count"),
-            "COMMUTE_OFFSET": Signal.like(order.commutes.count, name="commute_count"),
-        }
+        def keep(what, value, name):
+            """What ``value`` was in the beat with the word ``name``."""
+            kept = Signal.like(value, name=what)
+            with m.If(self.valid & (self.beat == _WORDS[name].word // 2)):
+                m.d.sync += kept.eq(value)
+            return kept
+
+        def lane_of(address):
+            return address[_KEY_ADDRESS_BITS]
+
+        def beats(count, address):
+            return (count + lane_of(address) + 1) >> 1
+
+        base = Signal(PAGE_NUMBER_BITS)
+        size = Signal(PAGE_NUMBER_BITS)
+        m.d.sync += [base.eq(self.base), size.eq(self.size)]
+
+        # --- Offsets of the read and the write log: in the high half of a beat, and the counts in the next beat -------
+        offset = self.data.word_select(1, 32)
+        assert _WORDS["READ_OFFSET"].word % 2 == _WORDS["WRITE_OFFSET"].word % 2 == 1
+        address = Signal(ADDRESS_BITS)
+        left = Signal(signed(ADDRESS_BITS + 1))  # bytes to the end of the window
+        room = Signal(READ_COUNT_BITS)  # keys
+        plenty = Signal()  # there are more than that
+        outside = Signal()  # there are none, or the offset is odd
+        m.d.comb += [address.eq((base << PAGE_BITS) + offset), left.eq((size << PAGE_BITS) - offset)]
+        with m.If(self.valid):
+            m.d.sync += [
+                room.eq(left[_KEY_ADDRESS_BITS:]),
+                plenty.eq(left[_KEY_ADDRESS_BITS + READ_COUNT_BITS :].any()),
+                outside.eq((left < 0) | (offset[:_KEY_ADDRESS_BITS] != 0)),
+            ]
+
+        def exceeds(count):
+            return (count != 0) & (outside | (~plenty & (count > room)))
+
+        # --- What came before the last beat ---------------------------------------------------------------------------
+        read_count = arriving("READ_COUNT")
+        header_is_bad = keep(
+            "header_is_bad",
+            (arriving("HEADER", "FORMAT") != FORMAT) | (arriving("HEADER", "RESERVED") != 0),
+            "HEADER",
+        )
+        was_bad = Signal()
+        bad_word = Signal(range(len(SUBMISSION)))
+        with m.If(self.valid & (self.beat == _WORDS["READ_COUNT"].word // 2)):
+            m.d.sync += was_bad.eq(1)
+            with m.If(header_is_bad):
+                m.d.sync += bad_word.eq(_WORDS["HEADER"].word)
+            with m.Elif(read_count > MAX_READ_KEYS):
+                m.d.sync += bad_word.eq(_WORDS["READ_COUNT"].word)
+            with m.Else():
+                m.d.sync += [bad_word.eq(_WORDS["READ_OFFSET"].word), was_bad.eq(exceeds(read_count[:READ_COUNT_BITS]))]
+        read_address = keep("read_address", address, "READ_OFFSET")
+        write_address = keep("write_address", address, "WRITE_OFFSET")
+        read_beats = Signal.like(order.reads.beats)
+        chunk_bits = (depth - 1).bit_length()
+        last_chunk = Signal.like(order.reads.last_chunk)
+        with m.If(read_count != 0):
+            m.d.comb += [
+                read_beats.eq(beats(read_count, read_address)),
+                last_chunk.eq(read_count[chunk_bits:] - (read_count[:chunk_bits] == 0)),
+            ]
         m.d.comb += [
-            counts["READ_OFFSET"].eq(word("READ_COUNT")),
-            counts["WRITE_OFFSET"].eq(field("INSERTION_COUNTS", "WRITE_COUNT")),
-            counts["COMMUTE_OFFSET"].eq(field("INSERTION_COUNTS", "COMMUTE_COUNT")),
-            order.header.request.eq(field("HEADER", "REQUEST")),
-            order.header.snapshot_epoch.eq(word("SNAPSHOT_EPOCH")),
-            order.header.snapshot_count.eq(word("SNAPSHOT_COUNT")),
-            order.window.eq(window),
-            order.too_many.eq(counts["WRITE_OFFSET"] + counts["COMMUTE_OFFSET"] > self._parameters.buffer_depth),
-            self.long.eq(counts["READ_OFFSET"] > self._parameters.buffer_depth),
+            self.long.eq(keep("long", read_count > depth, "READ_COUNT")),
+            order.header.request.eq(keep("request", arriving("HEADER", "REQUEST"), "HEADER")),
+            order.header.snapshot_epoch.eq(keep("snapshot_epoch", arriving("SNAPSHOT_EPOCH"), "SNAPSHOT_EPOCH")),
+            order.header.snapshot_count.eq(keep("snapshot_count", arriving("SNAPSHOT_COUNT"), "SNAPSHOT_COUNT")),
+            order.reads.address.eq(read_address),
+            order.reads.beats.eq(keep("kept_beats", read_beats, "READ_COUNT")),
+            order.reads.last_chunk.eq(keep("kept_last_chunk", last_chunk, "READ_COUNT")),
+            order.reads.odd.eq(keep("odd", read_count[0] ^ lane_of(read_address), "READ_COUNT")),
+            order.reads.long.eq(self.long),
+            order.has_reads.eq(keep("has_reads", read_count != 0, "READ_COUNT")),
+            order.many_reads.eq(keep("many_reads", read_count[MANY_BITS:].any(), "READ_COUNT")),
+            order.writes.address.eq(write_address),
         ]
 
-        size = Signal(range((1 << ADDRESS_BITS) + 1))
-        m.d.sync += size.eq((window.end - window.base)[: ADDRESS_BITS - _PAGE_BITS + 1] << _PAGE_BITS)
-
-        def bad_log(log, name):
-            """The log does not lie in the window. What the order says of it is set on the way."""
-            offset, count = word(name), counts[name]
-            m.d.comb += [
-                log.address.eq((window.base << _PAGE_BITS) + offset),
-                log.count.eq(count),
-            ]
-            return (count != 0) & ((offset[:2] != 0) | (offset + count * KEY_BYTES > size))
-
-        checks = (
-            ("HEADER", (field("HEADER", "FORMAT") != FORMAT) | (field("HEADER", "RESERVED") != 0)),
-            ("READ_COUNT", word("READ_COUNT") > MAX_READ_KEYS),
-            ("READ_OFFSET", bad_log(order.reads, "READ_OFFSET")),
-            ("WRITE_OFFSET", bad_log(order.writes, "WRITE_OFFSET")),
-            ("COMMUTE_OFFSET", bad_log(order.commutes, "COMMUTE_OFFSET")),
-        )
-        for name, bad in reversed(checks):
-            with m.If(bad):
-                m.d.comb += [
-                    order.bad_request.eq(1),
-                    order.fault.code.eq(ErrorCode.BAD_DESCRIPTOR.value),
-                    order.fault.word.eq(_WORDS[name].word),
-                ]
+        # --- The last beat --------------------------------------------------------------------------------------------
+        writes = arriving("INSERTION_COUNTS", "WRITE_COUNT")
+        commutes = arriving("INSERTION_COUNTS", "COMMUTE_COUNT")
+        offset = arriving("COMMUTE_OFFSET")
+        spare = Signal(signed(ADDRESS_BITS + 2))  # bytes between the commute log and the end of the window
+        writes_are_bad = Signal()
+        commutes_are_bad = Signal()
+        bad = Signal()
+        m.d.comb += [
+            spare.eq((size << PAGE_BITS) - offset - (commutes << _KEY_ADDRESS_BITS)),
+            writes_are_bad.eq(exceeds(writes)),
+            commutes_are_bad.eq((commutes != 0) & ((spare < 0) | (offset[:_KEY_ADDRESS_BITS] != 0))),
+            order.writes.count.eq(writes),
+            order.writes.beats.eq(beats(writes[: chunk_bits + 1], write_address)),
+            order.has_writes.eq(writes != 0),
+            order.commutes.address.eq((base << PAGE_BITS) + offset),
+            order.commutes.count.eq(commutes),
+            order.commutes.beats.eq(beats(commutes[: chunk_bits + 1], offset)),
+            order.has_commutes.eq(commutes != 0),
+            order.too_many.eq(writes + commutes > depth),
+            bad.eq(was_bad | writes_are_bad | commutes_are_bad),
+            order.bad_request.eq(bad),
+            order.fault.code.eq(Mux(bad, ErrorCode.BAD_DESCRIPTOR.value, 0)),
+            order.fault.word.eq(
+                Mux(
+                    was_bad,
+                    bad_word,
+                    Mux(writes_are_bad, _WORDS["WRITE_OFFSET"].word, _WORDS["COMMUTE_OFFSET"].word),
+                )
+            ),
+        ]
         return m

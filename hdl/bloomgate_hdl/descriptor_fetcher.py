@@ -9,14 +9,15 @@ from bloomgate.registers import ErrorCode
 
 from bloomgate_hdl.announced_log_port import LogFetchSignature
 from bloomgate_hdl.axi3 import Response
+from bloomgate_hdl.burst_address import PAGE_BITS
 from bloomgate_hdl.descriptor_check import BEATS, DescriptorCheck
 from bloomgate_hdl.per_slot import PerSlot
-from bloomgate_hdl.queue_port import ADDRESS_BITS, order_layout, ring_place_layout
-from bloomgate_hdl.read_master import fetch_layout, fetched_layout
+from bloomgate_hdl.queue_port import ADDRESS_BITS, INDEX_BITS, order_layout
+from bloomgate_hdl.read_master import burst_layout, fetched_layout
 from bloomgate_hdl.request_buffer import BEAT_ADDRESS_BITS
 from bloomgate_hdl.round_robin import RoundRobin
 from bloomgate_hdl.stream_queue import StreamQueue
-from bloomgate_hdl.window_check import window_layout
+from bloomgate_hdl.window_check import PAGE_NUMBER_BITS
 
 __all__ = ["DESCRIPTOR_ID", "DescriptorFetcher", "entry_address"]
 
@@ -24,13 +25,12 @@ __all__ = ["DESCRIPTOR_ID", "DescriptorFetcher", "entry_address"]
 DESCRIPTOR_ID = 0
 #: Entries of one slot that can be here.
 _AHEAD = 2
-_PAGE_BITS = 12
 _ENTRY_BITS = (ENTRY_BYTES - 1).bit_length()
 
 
 def entry_address(place, ring_offset: int, entries: int):
     """Byte address of a ring's entry: 32 bits."""
-    return _address(place.window, _entry_offset(place.index, ring_offset, entries))
+    return _address(place.window.base, _entry_offset(place.index, ring_offset, entries))
 
 
 def _entry_offset(index, ring_offset: int, entries: int):
@@ -39,11 +39,14 @@ def _entry_offset(index, ring_offset: int, entries: int):
     return ring_offset + (number << _ENTRY_BITS)
 
 
-def _address(window, offset):
-    """Byte address of what is at a byte offset in a window: 32 bits. No adder for what fits into a page."""
-    if len(offset) <= _PAGE_BITS:
-        return Cat(offset, Const(0, _PAGE_BITS - len(offset)), window.base)
-    return ((window.base << _PAGE_BITS) + offset)[:ADDRESS_BITS]
+def _address(base, offset):
+    """Byte address of what is at a byte offset in the window that begins with page ``base``: 32 bits.
+
+    No adder for what fits into a page.
+    """
+    if len(offset) <= PAGE_BITS:
+        return Cat(offset, Const(0, PAGE_BITS - len(offset)), base)
+    return ((base << PAGE_BITS) + offset)[:ADDRESS_BITS]
 
 
 class DescriptorFetcher(wiring.Component):
@@ -55,8 +58,8 @@ class DescriptorFetcher(wiring.Component):
 
     The LogFollower's burst of an announced log goes out between the entries'.
 
-    Latency: ``ringing`` or ``pending`` to command 1 clock cycle; last beat to ``order`` 1, if no other order is here.
-    Throughput: a command and an order every second clock cycle. Reset state: empty.
+    Latency: ``ringing`` or ``pending`` to command 1 clock cycle, and ``log.due`` also; last beat to ``order`` 1, if no
+    other order is here. Throughput: a command and an order every second clock cycle. Reset state: empty.
     """
 
     def __init__(self, parameters: Parameters):
@@ -71,15 +74,21 @@ class DescriptorFetcher(wiring.Component):
                 "ringing": In(1),
                 "ringing_slot": In(parameters.slot_bits),
                 "fetch_slot": Out(parameters.slot_bits),
-                "fetch_place": In(ring_place_layout()),
+                "fetch_index": In(INDEX_BITS),
                 "fetched": Out(1),
                 "held": Out(slots),
-                "restarted": In(1),
-                "restarted_slot": In(parameters.slot_bits),
+                #: The window of ``fetch_slot`` begins there, if ``asks``.
+                "fetch_base": In(PAGE_NUMBER_BITS),
+                #: See QueueSlots.
+                "arriving_slot": Out(parameters.slot_bits),
+                "arriving_base": In(PAGE_NUMBER_BITS),
+                "arriving_size": In(PAGE_NUMBER_BITS),
                 #: See LogFollower.
                 "log": In(LogFetchSignature(parameters)),
-                #: To and from the ReadMaster.
-                "fetch": Out(stream.Signature(fetch_layout(ids))),
+                #: To and from the ReadMaster, for ``fetch_slot``.
+                "fetch": Out(stream.Signature(burst_layout(ids))),
+                #: There may be a command in this clock cycle: known earlier in it than ``fetch.valid``.
+                "asks": Out(1),
                 "beat": In(fetched_layout(ids)),
                 #: Fetch no further entries, hand none on.
                 "hold": In(1),
@@ -102,68 +111,67 @@ class DescriptorFetcher(wiring.Component):
 
         per_slot = PerSlot(m, slots)
 
-        # Places of each slot: given away, and filled. The turns say which one is fetched to, or handed on, next.
-        busy = [Signal(slots, name=f"busy_{place}") for place in range(_AHEAD)]
-        ready = [Signal(slots, name=f"ready_{place}") for place in range(_AHEAD)]
-        long = [Signal(slots, name=f"long_{place}") for place in range(_AHEAD)]
-        fetch_turn = Signal(slots)
-        order_turn = Signal(slots)
-
-        def of_turn(turn, flags):
-            return (turn & flags[1]) | (~turn & flags[0])
-
-        m.d.comb += self.held.eq(busy[0] | busy[1])
+        # Of each slot: something is here or on its way, and nothing more has room; the oldest one has come, the second
+        # one, too, and which of them are long. The turn says which of two places the oldest one has.
+        full = Signal(slots)
+        ready = Signal(slots)
+        next_ready = Signal(slots)
+        long = Signal(slots)
+        next_long = Signal(slots)
+        turn = Signal(slots)
 
         # --- Fetch --------------------------------------------------------------------------------------------------
         m.submodules.fetch_robin = fetch_robin = RoundRobin(slots)
-        ring_offset = _entry_offset(self.fetch_place.index, submission_ring_offset(), p.queue_entries)
+        ring_offset = _entry_offset(self.fetch_index, submission_ring_offset(), p.queue_entries)
         place_layout = data.StructLayout({"slot": p.slot_bits, "place": 1})
         # Where the entries under way go, oldest first; and where in the window each is, in case it is refused.
-        under_way_layout = data.StructLayout(
-            {
-                "to": place_layout,
-                "offset": len(ring_offset),
-                "window": window_layout(),
-                "is_log": 1,
-            }
-        )
+        under_way_layout = data.StructLayout({"to": place_layout, "offset": len(ring_offset), "is_log": 1})
         depth = 1 << (slots * _AHEAD - 1).bit_length()
         m.submodules.under_way = under_way = StreamQueue(under_way_layout, min(8, max(2, depth)))
         command = self.fetch
-        # Who is next is found out in the clock cycle before; whether that slot has a submission, only then.
-        vacant = Signal(slots)
+        # Who is next is found out in the clock cycle before; whether that slot has a submission, only then. In between
+        # there is a clock cycle for the log, whose burst waits here: it is found out late.
         picked = Signal()
-        picks = Signal()
+        goes = Signal()
         wants = Signal()
-        choice = Signal(p.slot_bits)
+        choice = self.fetch_slot
+        log_waits = Signal()
+        log_first = Signal.like(self.log.first)
+        log_beats = Signal.like(self.log.beats)
         # The log is at a multiple of its size.
-        log_offset = announced_log_offset(p) | (self.log.first << BEAT_ADDRESS_BITS)
+        log_offset = announced_log_offset(p) | (log_first << BEAT_ADDRESS_BITS)
         m.d.comb += [
-            vacant.eq(~of_turn(fetch_turn, busy)),
-            fetch_robin.requests.eq((self.pending & vacant) | per_slot.one_hot(self.ringing_slot, self.ringing)),
-            fetch_robin.take.eq(~wants & fetch_robin.valid),
-            wants.eq(picked & (self.pending & vacant).bit_select(choice, 1)),
-            # An entry is wanted in every second clock cycle at most.
-            self.fetch_slot.eq(Mux(wants, choice, self.log.slot)),
-            command.valid.eq((wants | self.log.due) & ~self.hold & under_way.i.ready),
+            fetch_robin.requests.eq(self.pending & ~full),
+            fetch_robin.take.eq(~picked & fetch_robin.valid),
+            wants.eq((self.pending & ~full).bit_select(choice, 1)),
+            self.asks.eq((picked | log_waits) & ~self.hold & under_way.i.ready),
+            command.valid.eq(self.asks & (wants | ~picked)),
             command.payload.id.eq(DESCRIPTOR_ID),
-            command.payload.address.eq(_address(self.fetch_place.window, Mux(wants, ring_offset, log_offset))),
-            command.payload.beats.eq(Mux(wants, BEATS, self.log.beats)),
-            command.payload.window.eq(self.fetch_place.window),
-            picks.eq(command.valid & command.ready),
-            self.fetched.eq(picks & wants),
-            self.log.fetched.eq(picks & ~wants),
-            under_way.i.valid.eq(picks),
+            command.payload.address.eq(_address(self.fetch_base, Mux(picked, ring_offset, log_offset))),
+            command.payload.beats.eq(Mux(picked, BEATS, log_beats)),
+            goes.eq(command.valid & command.ready),
+            self.fetched.eq(goes & picked),
+            self.log.fetched.eq(self.log.due & ~log_waits & ~self.hold),
+            under_way.i.valid.eq(goes),
             under_way.i.payload.to.slot.eq(choice),
-            under_way.i.payload.to.place.eq(fetch_turn.bit_select(choice, 1)),
+            under_way.i.payload.to.place.eq((turn ^ self.held).bit_select(choice, 1)),
             under_way.i.payload.offset.eq(ring_offset),
-            under_way.i.payload.window.eq(self.fetch_place.window),
-            under_way.i.payload.is_log.eq(~wants),
+            under_way.i.payload.is_log.eq(~picked),
         ]
-        with m.If(self.fetched):
-            m.d.sync += picked.eq(0)
-        with m.Elif(~wants):
-            m.d.sync += [picked.eq(fetch_robin.valid), choice.eq(fetch_robin.choice)]
+        with m.If(~picked):
+            # A doorbell is looked at ahead where nobody else asks. The log's slot stays while its burst waits.
+            m.d.sync += [
+                picked.eq(fetch_robin.valid | self.ringing),
+                choice.eq(Mux(self.ringing, self.ringing_slot, self.log.slot)),
+            ]
+            with m.If(fetch_robin.valid):
+                m.d.sync += choice.eq(fetch_robin.choice)
+        with m.Elif(goes | ~wants):
+            m.d.sync += [picked.eq(0), choice.eq(self.log.slot)]
+        with m.If(~log_waits):
+            m.d.sync += [log_waits.eq(self.log.fetched), log_first.eq(self.log.first), log_beats.eq(self.log.beats)]
+        with m.Elif(goes & ~picked):
+            m.d.sync += log_waits.eq(0)
 
         # --- Arrival ------------------------------------------------------------------------------------------------
         m.submodules.check = check = DescriptorCheck(p)
@@ -186,14 +194,15 @@ class DescriptorFetcher(wiring.Component):
             check.valid.eq(arrived),
             check.beat.eq(number),
             check.data.eq(self.beat.data),
-            check.window.eq(under_way.o.payload.window),
+            self.arriving_slot.eq(to.slot),
+            check.base.eq(self.arriving_base),
+            check.size.eq(self.arriving_size),
             under_way.o.ready.eq(arrived & self.beat.last),
             self.log.beat_valid.eq(arrived & under_way.o.payload.is_log),
             self.log.beat_failed.eq((self.beat.response != Response.OKAY) | self.beat.refused),
             store.en.eq(finished),
             store.addr.eq(Cat(to.place, to.slot)),
             store.data.eq(check.order),
-            store.data.header.slot.eq(to.slot),
         ]
         with m.If(arrived):
             m.d.sync += [
@@ -211,53 +220,57 @@ class DescriptorFetcher(wiring.Component):
                 store.data.header.snapshot_count.eq(0),
                 store.data.fault.code.eq(ErrorCode.FETCH_ERROR.value),
                 store.data.fault.word.eq(0),
-                store.data.reads.address.eq(_address(under_way.o.payload.window, under_way.o.payload.offset)),
+                store.data.reads.address.eq(_address(self.arriving_base, under_way.o.payload.offset)),
             ]
 
         # --- Orders -------------------------------------------------------------------------------------------------
         m.submodules.order_robin = order_robin = RoundRobin(slots)
         load = orders.read_port(domain="comb")
-        is_long = of_turn(order_turn, long)
-        is_ready = of_turn(order_turn, ready) & self.enabled
-        held_back = self.hold_slots | Mux(self.hold_long, is_long, 0)
-        # As above: what has just come is looked at ahead, and what is kept back a clock cycle late.
+        is_ready = ready & self.enabled
+        held_back = self.hold_slots | Mux(self.hold_long, long, 0)
+        # As above: what has just come is looked at ahead where there is nothing else. A slot's turn stays while it is
+        # chosen, so it is found out ahead, too.
         chosen = Signal()
         chosen_slot = Signal(p.slot_bits)
+        chosen_place = Signal()
+        next_slot = Signal(p.slot_bits)
         found = Signal()  # what was chosen is still there
-        held_before = Signal(slots)
         taken = Signal()
-        m.d.sync += held_before.eq(held_back)
         m.d.comb += [
-            self.long.eq(is_long & is_ready),
-            order_robin.requests.eq((is_ready & ~held_before) | per_slot.one_hot(to.slot, finished)),
-            found.eq(chosen & (is_ready & ~held_back).bit_select(chosen_slot, 1)),
+            self.long.eq(long & is_ready),
+            order_robin.requests.eq(is_ready & ~held_back),
+            next_slot.eq(Mux(order_robin.valid, order_robin.choice, to.slot)),
+            found.eq(chosen & order_robin.requests.bit_select(chosen_slot, 1)),
             self.valid.eq(found & ~self.hold),
             taken.eq(self.valid & self.ready),
             order_robin.take.eq(~found & order_robin.valid),
-            load.addr.eq(Cat(order_turn.bit_select(chosen_slot, 1), chosen_slot)),
+            load.addr.eq(Cat(chosen_place, chosen_slot)),
             self.order.eq(load.data),
+            self.order.header.slot.eq(chosen_slot),
         ]
         with m.If(taken):
             m.d.sync += chosen.eq(0)
         with m.Elif(~found):
-            m.d.sync += [chosen.eq(order_robin.valid), chosen_slot.eq(order_robin.choice)]
-
-        long_now = Signal()
-        m.d.comb += long_now.eq(check.long & ~store.data.bad_request & ~store.data.bus_error)
-        restarted = per_slot.one_hot(self.restarted_slot, self.restarted)
-        for place in range(_AHEAD):
-            fetched_here = per_slot.one_hot(choice, self.fetched) & (fetch_turn if place else ~fetch_turn)
-            finished_here = per_slot.one_hot(to.slot, finished & (to.place == place))
-            taken_here = per_slot.one_hot(chosen_slot, taken) & (order_turn if place else ~order_turn)
-            dropped = ready[place] & ~self.enabled
-            gone = taken_here | dropped
             m.d.sync += [
-                busy[place].eq((busy[place] | fetched_here) & ~gone),
-                ready[place].eq((ready[place] & ~gone) | finished_here),
-                long[place].eq(Mux(long_now, long[place] | finished_here, long[place] & ~finished_here)),
+                chosen.eq(order_robin.valid | finished),
+                chosen_slot.eq(next_slot),
+                chosen_place.eq(turn.bit_select(next_slot, 1)),
             ]
+
+        # Of an entry that is bad it does not matter, and that it is, is found out late.
+        long_now = Signal()
+        m.d.comb += long_now.eq(check.long & ~(failing | refusing))
+        fetched = per_slot.one_hot(choice, self.fetched)
+        come = per_slot.one_hot(to.slot, finished)
+        gone = per_slot.one_hot(chosen_slot, taken) | (ready & ~self.enabled)
+        came_before = (gone & next_ready) | (~gone & ready)
         m.d.sync += [
-            fetch_turn.eq((fetch_turn ^ per_slot.one_hot(choice, self.fetched)) & ~restarted),
-            order_turn.eq((order_turn ^ per_slot.one_hot(chosen_slot, taken)) & ~restarted),
+            full.eq((full & ~gone) | (self.held & fetched & ~gone)),
+            self.held.eq(fetched | full | (self.held & ~gone)),
+            ready.eq(came_before | come),
+            next_ready.eq((next_ready & (~gone | come)) | (ready & come & ~gone)),
+            long.eq((came_before & ((gone & next_long) | (~gone & long))) | (~came_before & long_now.replicate(slots))),
+            next_long.eq(Mux(long_now, next_long | ~next_ready | gone, next_long & next_ready & ~gone)),
+            turn.eq(turn ^ gone),
         ]
         return m

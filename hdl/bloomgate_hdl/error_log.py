@@ -18,7 +18,7 @@ class ErrorLog(wiring.Component):
     """A ring of ERROR_LOG_ENTRIES entries that is never full: the newest overwrites the oldest.
 
     Takes one event a clock cycle. Of several, the arbiter's is kept, since a client cannot repeat it at will, else that
-    of a queue; the others show in the ``errors`` statistic only. Reset state: count 0.
+    of a queue; the others show in the ``errors`` statistic only. Latency: 1 clock cycle. Reset state: count 0.
     """
 
     def __init__(self, parameters: Parameters):
@@ -48,9 +48,10 @@ class ErrorLog(wiring.Component):
         m.submodules.ram = ram
         write = ram.write_port()
         read = ram.read_port(domain="comb")
+        # A register first, since errors come late in the clock cycle.
         event = Signal(error_layout(self._parameters))
+        m.d.sync += event.eq(Mux(self.decision.valid, self.decision, Mux(self.queue.valid, self.queue, self.access)))
         m.d.comb += [
-            event.eq(Mux(self.decision.valid, self.decision, Mux(self.queue.valid, self.queue, self.access))),
             self.logged.eq(event.valid),
             write.en.eq(event.valid),
             write.addr.eq(self.count),

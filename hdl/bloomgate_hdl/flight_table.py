@@ -21,8 +21,8 @@ class FlightTable(wiring.Component):
     page shows only that it is doomed, and parked no more. When the queue is half full, the log is not waited for and
     misses some: a slot is doomed once in a transaction, and fewer can begin than are served then.
 
-    A slot that parks when it has been told of its doom is woken at once. When the irrevocable token becomes free, the
-    slots that it refused are woken by an event that dooms nobody.
+    A slot that parks when it has been told of its doom is woken in the next clock cycle. When the irrevocable token
+    becomes free, the slots that it refused are woken by an event that dooms nobody.
 
     Latency: the page shows a doom, and that it ends the parking, 1 clock cycle behind its cause, of all losers at once;
     the rest 3 clock cycles, more by the losers that come first and by what the log makes them wait. Throughput: any
@@ -111,7 +111,8 @@ class FlightTable(wiring.Component):
         # Its doom, or that of its last transaction, is still to be told. Who begins the next one waits for that.
         untold = Signal(slots)
         told = Signal(slots)
-        m.d.comb += told.eq(doomed & ~untold)
+        tells = Signal(slots)  # now
+        m.d.comb += told.eq(doomed & (~untold | tells))
         parked = Signal(slots)
         by_bus = per_slot.one_hot(self.slot, 1)
         decided = per_slot.one_hot(self.decided_slot, 1)
@@ -137,16 +138,19 @@ class FlightTable(wiring.Component):
         # --- Events -----------------------------------------------------------------------------------------------
         event_layout = data.StructLayout(
             {
+                # Doomed now; if nobody is, those that a refusal or the token is about.
                 "losers": slots,
+                "others": slots,
                 # Whose key is that of lane 0.
                 "first": slots,
                 "keys": data.ArrayLayout(p.key_bits, LANES),
                 "key_known": 1,
-                # It is a refusal; it wakes whom it does not doom, and is not for the log.
+                # If nobody is: it is a refusal; it wakes whom it does not doom, and is not for the log.
                 "refuses": 1,
                 "frees": 1,
                 "by_slot": 1,
                 "winner": p.slot_bits,
+                "holder": p.slot_bits,
                 "epoch": EPOCH_BITS,
                 "count": p.timestamp_bits,
             }
@@ -156,6 +160,15 @@ class FlightTable(wiring.Component):
         put = events.write_port()
         get = events.read_port(domain="comb")
         event = get.data
+        # Whether somebody is doomed comes too late to choose by it what is put; so it is chosen when it is taken out.
+        event_dooms = Signal()
+        event_refuses = Signal()
+        event_frees = Signal()
+        m.d.comb += [
+            event_dooms.eq(event.losers.any()),
+            event_refuses.eq(event.refuses & ~event_dooms),
+            event_frees.eq(event.frees & ~event_dooms),
+        ]
         first_free = Signal(range(depth))
         oldest = Signal(range(depth))  # `left` are of this one
         left = Signal(slots)
@@ -168,22 +181,26 @@ class FlightTable(wiring.Component):
         tells_refusal = Signal()
         frees = Signal()
         free = Mux(self.holds.any(), 0, refused & parked)
+        may_free = Signal()
         idle = Signal()
         m.d.comb += [
             dooms_somebody.eq(fresh.any()),
             tells_refusal.eq(refusal & ~dooms_somebody),
             idle.eq((queued == 0) & ~left.any() & ~refusal),
-            frees.eq(idle & ~dooms_somebody & free.any()),
-            put.en.eq(dooms_somebody | refusal | frees),
+            may_free.eq(idle & free.any()),
+            frees.eq(may_free & ~dooms_somebody),
+            put.en.eq(1),
             put.addr.eq(first_free),
-            put.data.losers.eq(fresh | per_slot.one_hot(refusal_slot, tells_refusal) | Mux(frees, free, 0)),
+            put.data.losers.eq(fresh),
+            put.data.others.eq(Mux(refusal, per_slot.one_hot(refusal_slot, 1), free)),
             put.data.first.eq(lane_dooms[0]),
             put.data.keys.eq(self.keys),
             put.data.key_known.eq(~(self.floor_raised | self.late | self.epoch_ended)),
-            put.data.refuses.eq(tells_refusal),
-            put.data.frees.eq(frees),
-            put.data.by_slot.eq(Mux(dooms_somebody, self.hits.as_value().any() & self.winner_known, refusal)),
-            put.data.winner.eq(Mux(dooms_somebody, self.winner, self.holder)),
+            put.data.refuses.eq(refusal),
+            put.data.frees.eq(may_free),
+            put.data.by_slot.eq(self.hits.as_value().any() & self.winner_known),
+            put.data.winner.eq(self.winner),
+            put.data.holder.eq(self.holder),
             put.data.epoch.eq(self.epoch),
             put.data.count.eq(self.count),
             queued.eq(first_free - oldest),
@@ -193,7 +210,7 @@ class FlightTable(wiring.Component):
             m.d.sync += [refusal.eq(1), refusal_slot.eq(self.decided_slot), refusal_key.eq(self.refuse_key)]
         with m.Elif(tells_refusal):
             m.d.sync += refusal.eq(0)
-        with m.If(put.en):
+        with m.If(dooms_somebody | refusal | may_free):
             m.d.sync += first_free.eq(first_free + 1)
 
         # --- One loser a clock cycle ------------------------------------------------------------------------------
@@ -201,18 +218,21 @@ class FlightTable(wiring.Component):
         serves = Signal()
         begun = Signal()
         number = Signal(p.slot_bits)
-        # A slot that parks may be woken now, and only one can be.
+        # A slot that has parked may be woken now, and only one can be.
+        woken_early = Signal()
+        early_slot = Signal(p.slot_bits)
         m.d.comb += [
             get.addr.eq(oldest),
-            serves.eq(left.any() & (self.log_ready | queued[-1] | event.frees) & ~self.park),
+            serves.eq(left.any() & (self.log_ready | queued[-1] | event_frees) & ~woken_early),
             served.eq(per_slot.one_hot(number, serves)),
+            tells.eq(Mux(event_refuses | event_frees, 0, served)),
         ]
         m.d.sync += left.eq(left & ~served)
         with m.If(~left.any()):
             with m.If(begun):
                 m.d.sync += [begun.eq(0), oldest.eq(oldest + 1)]
             with m.Elif(queued != 0):
-                m.d.sync += [begun.eq(1), left.eq(event.losers)]
+                m.d.sync += [begun.eq(1), left.eq(Mux(event_dooms, event.losers, event.others))]
         for slot in reversed(range(slots)):
             with m.If(left[slot]):
                 m.d.comb += number.eq(slot)
@@ -220,15 +240,15 @@ class FlightTable(wiring.Component):
         event_key = Mux(event.first.bit_select(number, 1), event.keys[0], event.keys[1])
         m.d.comb += [
             self.log_loser.eq(number),
-            self.log_doom.by_slot.eq(event.by_slot),
-            self.log_doom.winner.eq(event.winner),
+            self.log_doom.by_slot.eq(Mux(event_dooms, event.by_slot, event_refuses)),
+            self.log_doom.winner.eq(Mux(event_dooms, event.winner, event.holder)),
             # The key of a refusal is lost if there is another one before it is told.
-            self.log_doom.key_known.eq(Mux(event.refuses, refusal_slot == number, event.key_known & ~event.frees)),
-            self.log_doom.key.eq(Mux(event.refuses, refusal_key, event_key)),
+            self.log_doom.key_known.eq(Mux(event_refuses, refusal_slot == number, event.key_known & ~event_frees)),
+            self.log_doom.key.eq(Mux(event_refuses, refusal_key, event_key)),
             self.log_doom.epoch.eq(event.epoch),
             self.log_doom.count.eq(event.count),
-            self.log.eq(serves & self.log_ready & ~event.frees),
-            self.doomed_one.eq(~event.refuses),
+            self.log.eq(serves & self.log_ready & ~event_frees),
+            self.doomed_one.eq(~event_refuses),
         ]
         shown_layout = data.StructLayout(
             {"key_known": 1, "key": p.key_bits, "epoch": EPOCH_BITS, "count": p.timestamp_bits}
@@ -246,13 +266,12 @@ class FlightTable(wiring.Component):
 
         # --- Wakes ------------------------------------------------------------------------------------------------
         parks = Mux(self.park, by_bus, 0)
-        wakes_now = Signal()
         wakes = Signal()
+        m.d.sync += [woken_early.eq(self.park & told.bit_select(self.slot, 1)), early_slot.eq(self.slot)]
         m.d.comb += [
-            wakes_now.eq(self.park & told.bit_select(self.slot, 1)),
-            wakes.eq(wakes_now | (serves & parked.bit_select(number, 1) & (is_doomed | event.frees))),
+            wakes.eq(woken_early | (serves & parked.bit_select(number, 1) & (is_doomed | event_frees))),
             self.woke_one.eq(wakes),
-            self.woken_slot.eq(Mux(self.park, self.slot, number)),
+            self.woken_slot.eq(Mux(woken_early, early_slot, number)),
         ]
         m.submodules.sequences = sequences = memory.Memory(shape=SEQUENCE_BITS, depth=slots, init=[])
         sequence_write = sequences.write_port()
@@ -280,7 +299,7 @@ class FlightTable(wiring.Component):
             doomed.eq((doomed | fresh) & ~over),
             revalidate.eq((revalidate | fresh | uncertain) & ~over),
             refused.eq(refused & ~over | Mux(self.refuse, decided, 0)),
-            untold.eq(untold & ~Mux(event.refuses | event.frees, 0, served) | fresh),
+            untold.eq(untold & ~tells | fresh),
             parked.eq((parked & ~Mux(wakes, served, 0) & ~Mux(self.unpark, by_bus, 0) | parks & ~told) & ~over),
         ]
         return m

@@ -37,8 +37,10 @@ class KeyReader(wiring.Component):
 
     A pass over nothing is one empty beat. Latency: 2 clock cycles from ``start`` to the first beat, 1 to the one of a
     pass over nothing that need not wait for the pipeline, for another pass or for announcing. Throughput: one
-    beat per clock cycle while the pipeline is ready, without a gap between a pass and one that is started in the clock
-    cycle of its ``ending``. Reset state: no pass.
+    beat per clock cycle while the pipeline is ready, without a gap between an INSERT pass and one that is begun in the
+    clock cycle of its ``ending``. Reset state: no pass.
+
+    ``begin`` and ``start`` come late in the clock cycle, so nothing is computed from them: they select.
 
     Parameters
     ----------
@@ -51,15 +53,20 @@ class KeyReader(wiring.Component):
         depth = parameters.aperture_depth
         super().__init__(
             {
-                #: Strobe: begin ``start_pass``, when there is no pass or it is ``ending``.
+                #: Strobe, when there is no pass or an INSERT is ``ending``: begin the VALIDATE pass of a request, which
+                #: is in service from the next clock cycle on. Its keys in the read set, in the write and commute sets
+                #: together, and at the beginning of the read set those that are left out.
+                "begin": In(1),
+                "next_read_count": In(range(depth + 1)),
+                "next_write_count": In(range(depth + 1)),
+                "next_skip_count": In(range(depth + 1)),
+                #: Strobe, likewise: begin ``start_pass`` over all keys of the request in service.
                 "start": In(1),
                 "start_pass": In(Pass),
-                #: Whose request, and keys in its read set and in its write and commute sets together.
+                #: Of that request.
                 "slot": In(parameters.slot_bits),
                 "read_count": In(range(depth + 1)),
                 "write_count": In(range(depth + 1)),
-                #: Keys at the beginning of the read set that VALIDATE leaves out.
-                "skip_count": In(range(depth + 1)),
                 #: There is a pass; there is one that must not be held up, see above.
                 "active": Out(1),
                 "inserting": Out(1),
@@ -72,8 +79,7 @@ class KeyReader(wiring.Component):
                 "announce_late": In(1),
                 #: The beat is such a one.
                 "announces": Out(1),
-                #: The last beat of the pass is being addressed in this clock cycle; but a pass over nothing may be over
-                #: with its ``start``.
+                #: The last beat of an INSERT pass is being addressed in this clock cycle.
                 "ending": Out(1),
                 #: Fewer than ``few_keys`` of the set at hand have not been addressed.
                 "few_left": Out(1),
@@ -85,6 +91,7 @@ class KeyReader(wiring.Component):
                 "bad": In(LANES),
                 #: To the validation pipeline.
                 "beat": Out(beat_layout(parameters)),
+                #: Always, while ``inserting``.
                 "ready": In(1),
                 #: The beat has a key.
                 "offers": Out(1),
@@ -98,7 +105,6 @@ class KeyReader(wiring.Component):
 
         active = self.active
         operation = Signal(KeyOperation)
-        slot = Signal(self._parameters.slot_bits)
         word = Signal(range(depth // LANES))
         left = Signal(range(depth + 1))  # keys of the set that have not been addressed
         # Kept inverted: a counter that goes down takes a LUT more for each bit.
@@ -111,15 +117,17 @@ class KeyReader(wiring.Component):
 
         set_ends = Signal()
         advance = Signal()
+        pass_ends = Signal()
         m.d.comb += [
             left.eq(~left_inverted),
-            self.inserting.eq(active & (operation == KeyOperation.INSERT)),
             set_ends.eq(left <= LANES),
             advance.eq(active & self.ready & ~self.announce),
-            self.ending.eq(advance & set_ends & (checks_left == 0)),
+            pass_ends.eq(advance & set_ends & (checks_left == 0)),
+            # Nothing holds it up: neither ``ready`` nor ``announce``.
+            self.ending.eq(self.inserting & set_ends),
             self.few_left.eq(left < self._few_keys),
             self.read.eq(self.ready),
-            self.read_slot.eq(Mux(self.announce, self.announce_slot, slot)),
+            self.read_slot.eq(Mux(self.announce, self.announce_slot, self.slot)),
             self.read_word.eq(Mux(self.announce, self.announce_word, word)),
         ]
         with m.If(advance):
@@ -145,37 +153,49 @@ class KeyReader(wiring.Component):
                     word.eq(top_word),
                 ]
             with m.Else():
-                m.d.sync += active.eq(0)
+                m.d.sync += [active.eq(0), self.inserting.eq(0)]
 
-        nothing = Signal()
-        at_once = Signal()  # there is nothing to address
-        with m.Switch(self.start_pass):
-            with m.Case(Pass.DRAIN):
-                m.d.comb += nothing.eq(1)
-            with m.Case(Pass.VALIDATE):
-                m.d.comb += nothing.eq((self.read_count == self.skip_count) & (self.write_count == 0))
-        m.d.comb += at_once.eq(self.start & nothing & self.ready & ~active & ~self.announce)
-
-        with m.If(self.start):
-            m.d.sync += [active.eq(~at_once), slot.eq(self.slot), checks_left.eq(0), half_full.eq(0)]
+        # A pass over nothing addresses nothing; its beat comes at once if nothing is in the way.
+        next_reads = Signal()
+        free = Signal()
+        at_once = Signal()
+        m.d.comb += [
+            next_reads.eq(self.next_read_count != self.next_skip_count),
+            free.eq(self.ready & ~active & ~self.announce),
+            at_once.eq(
+                free
+                & (
+                    self.begin & ~next_reads & (self.next_write_count == 0)
+                    | self.start & (self.start_pass == Pass.DRAIN)
+                )
+            ),
+        ]
+        with m.If(self.begin):
+            m.d.sync += [
+                active.eq(~at_once),
+                self.inserting.eq(0),
+                operation.eq(Mux(next_reads, KeyOperation.QUERY, KeyOperation.CHECK)),
+                word.eq(Mux(next_reads, self.next_skip_count // LANES, top_word)),
+                half_full.eq(next_reads & self.next_skip_count[0]),
+                left_inverted.eq(
+                    ~Mux(next_reads, self.next_read_count - (self.next_skip_count & ~1), self.next_write_count)
+                ),
+                checks_left.eq(Mux(next_reads, self.next_write_count, 0)),
+            ]
+        with m.Elif(self.start):
+            m.d.sync += [active.eq(~at_once), half_full.eq(0), checks_left.eq(0)]
+            m.d.sync += self.inserting.eq(self.start_pass == Pass.INSERT)
             with m.Switch(self.start_pass):
                 with m.Case(Pass.DRAIN):
                     m.d.sync += [operation.eq(KeyOperation.NONE), left_inverted.eq(-1)]
+                # A request is validated once more only if it has keys to read.
                 with m.Case(Pass.VALIDATE):
-                    with m.If(self.read_count != self.skip_count):
-                        m.d.sync += [
-                            operation.eq(KeyOperation.QUERY),
-                            word.eq(self.skip_count // LANES),
-                            half_full.eq(self.skip_count[0]),
-                            left_inverted.eq(~(self.read_count - (self.skip_count & ~1))),
-                            checks_left.eq(self.write_count),
-                        ]
-                    with m.Else():
-                        m.d.sync += [
-                            operation.eq(KeyOperation.CHECK),
-                            word.eq(top_word),
-                            left_inverted.eq(~self.write_count),
-                        ]
+                    m.d.sync += [
+                        operation.eq(KeyOperation.QUERY),
+                        word.eq(0),
+                        left_inverted.eq(~self.read_count),
+                        checks_left.eq(self.write_count),
+                    ]
                 with m.Case(Pass.REPAIR):
                     m.d.sync += [
                         operation.eq(KeyOperation.REPAIR),
@@ -200,7 +220,7 @@ class KeyReader(wiring.Component):
             m.d.sync += [
                 read_operation.eq(operation),
                 read_present.eq(0),
-                read_last.eq(at_once | self.ending & (operation != KeyOperation.INSERT)),
+                read_last.eq(at_once | pass_ends & (operation != KeyOperation.INSERT)),
                 self.beat.slot.eq(self.read_slot),
                 self.beat.late.eq(self.announce & self.announce_late),
                 self.announces.eq(self.announce),
@@ -216,14 +236,17 @@ class KeyReader(wiring.Component):
                     m.d.sync += read_present[0].eq(0)
 
         # A set that grows downwards has its first key in the last lane of a word. Insertions have no order to keep.
-        downwards = read_operation == KeyOperation.CHECK
+        downwards = Signal()
+        with m.If(self.ready):
+            m.d.sync += downwards.eq((operation == KeyOperation.CHECK) & ~self.announce)
         m.d.comb += [self.beat.last.eq(read_last), self.offers.eq(read_present.any())]
         for lane in range(LANES):
             mirrored = LANES - 1 - lane
+            # The way on through the hash unit is long: whether there is a key at all is for its operation to say.
+            m.d.comb += self.beat.lanes[lane].key.eq(Mux(downwards, self.keys[mirrored], self.keys[lane]))
             with m.If(read_present[lane]):
                 m.d.comb += [
                     self.beat.lanes[lane].operation.eq(read_operation),
-                    self.beat.lanes[lane].key.eq(Mux(downwards, self.keys[mirrored], self.keys[lane])),
                     self.beat.lanes[lane].key_bad.eq(Mux(downwards, self.bad[mirrored], self.bad[lane])),
                 ]
         return m

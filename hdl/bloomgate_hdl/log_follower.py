@@ -81,7 +81,10 @@ class LogFollower(wiring.Component):
             whole.eq((tail >> block_bits) != (start >> block_bits)),
             end.eq(Mux(whole, ((start >> block_bits) + 1) << block_bits, tail)),
             fetch.first.eq(start // LANES),
-            fetch.beats.eq((end + LANES - 1) // LANES - start // LANES),
+            # Both ends are in one block.
+            fetch.beats.eq(
+                Mux(whole, MAX_BEATS, (tail[:block_bits] + LANES - 1) // LANES) - start[:block_bits] // LANES
+            ),
         ]
 
         # --- What is under way --------------------------------------------------------------------------------------
@@ -89,7 +92,10 @@ class LogFollower(wiring.Component):
         store = beats_here.write_port()
         load = beats_here.read_port(domain="comb")
         arrived = Signal(range(p.aperture_depth // LANES + 1))  # number of the beat that comes next
+        behind_last = Signal.like(arrived)  # the beat behind what was asked for, known a clock cycle later
+        just_fetched = Signal()
         complete = Signal()
+        m.d.sync += [behind_last.eq((stop + LANES - 1) // LANES), just_fetched.eq(fetch.fetched)]
         ended = Signal()
         ends = Signal()
         dropped = Signal()
@@ -101,7 +107,7 @@ class LogFollower(wiring.Component):
             store.data.eq(self.beat),
             load.addr.eq(index // LANES),
             key.eq(load.data.word_select(index[: (LANES - 1).bit_length()], len(key))),
-            complete.eq(arrived == (stop + LANES - 1) // LANES),
+            complete.eq((arrived == behind_last) & ~just_fetched),
             ended.eq(index == stop),
             log.key_slot.eq(slot),
             log.key_lost.eq(lost),
@@ -142,10 +148,13 @@ class LogFollower(wiring.Component):
 
         # A round with nothing due behind one in which the last tail came.
         moved = Signal(2)
-        moves = log.advance | self.busy | fetch.due
+        moves = Signal()
+        just_moved = Signal()
+        m.d.sync += just_moved.eq(log.advance | fetch.due)  # late in the clock cycle
+        m.d.comb += moves.eq(just_moved | self.busy)
         with m.If(slot == p.slots - 1):
             m.d.sync += moved.eq(moved << 1 | moves)
         with m.Elif(moves):
             m.d.sync += moved[0].eq(1)
-        m.d.comb += self.settled.eq(moved == 0)
+        m.d.comb += self.settled.eq((moved == 0) & ~just_moved)
         return m

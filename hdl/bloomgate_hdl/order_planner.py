@@ -1,19 +1,21 @@
 """From an order to what a request buffer fetches."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.parameters import LANES, Parameters
 
+from bloomgate_hdl.memory_port import MAX_BEATS
 from bloomgate_hdl.queue_port import LogName, order_layout, plan_layout
 
-__all__ = ["OrderPlanner"]
+__all__ = ["MANY_BITS", "OrderPlanner"]
 
-_LANE_BITS = (LANES - 1).bit_length()
+#: log2 of a number of keys that is many.
+MANY_BITS = (4 * MAX_BEATS * LANES - 1).bit_length()
 
 
 class OrderPlanner(wiring.Component):
-    """Counts the beats of each log, leaves out what is not fetched, and says what comes first. Combinational."""
+    """Leaves out what is not fetched, and says what comes first. Combinational."""
 
     def __init__(self, parameters: Parameters):
         self._parameters = parameters
@@ -26,45 +28,36 @@ class OrderPlanner(wiring.Component):
         bad = Signal()
         m.d.comb += [
             bad.eq(order.bad_request | order.bus_error),
-            plan.window.eq(order.window),
-            plan.inserts.eq((order.writes.count | order.commutes.count) != 0),
+            plan.inserts.eq(order.has_writes | order.has_commutes),
             plan.too_many.eq(too_many),
             plan.bad_request.eq(order.bad_request),
             plan.bus_error.eq(order.bus_error),
             plan.fault.eq(order.fault),
+            plan.reads.eq(order.reads),
+            plan.reads.long.eq(order.reads.long & ~bad),
             plan.first.log.eq(LogName.NOTHING),
         ]
-        to_fetch = {}  # beats of each log
+        to_fetch = {}  # beats of the logs to insert
         # Last to first, since in Amaranth the assignment that comes last counts.
-        for name, log, target, left_out in (
-            (LogName.READS, order.reads, plan.reads, bad),
-            (LogName.COMMUTES, order.commutes, plan.commutes, bad | too_many),
-            (LogName.WRITES, order.writes, plan.writes, bad | too_many),
+        for name, log, fetched, many in (
+            (LogName.READS, order.reads, order.has_reads & ~bad, order.many_reads),
+            (LogName.COMMUTES, order.commutes, order.has_commutes & ~(bad | too_many), None),
+            (LogName.WRITES, order.writes, order.has_writes & ~(bad | too_many), None),
         ):
-            beats = Signal.like(target.beats, name=f"{name.name.lower()}_beats")
-            fetched = Signal(name=f"{name.name.lower()}_fetched")
-            to_fetch[name] = Signal.like(beats, name=f"{name.name.lower()}_to_fetch")
-            lane = log.address[2 : 2 + _LANE_BITS]
-            m.d.comb += [
-                fetched.eq((log.count != 0) & ~left_out),
-                beats.eq((log.count + lane + 1) >> 1),
-                target.address.eq(log.address),
-                to_fetch[name].eq(Mux(fetched, beats, 0)),
-                target.beats.eq(to_fetch[name]),
-            ]
-            if name is not LogName.READS:
-                m.d.comb += target.count.eq(Mux(left_out, 0, log.count))
             with m.If(fetched):
-                m.d.comb += [plan.first.log.eq(name), plan.first.address.eq(log.address), plan.first.beats.eq(beats)]
-
-        chunk_bits = (self._parameters.buffer_depth - 1).bit_length()
-        keys = order.reads.count
-        whole = keys[:chunk_bits] == 0  # all chunks have buffer_depth keys
-        with m.If((keys != 0) & ~bad):
-            m.d.comb += [
-                plan.reads.last_chunk.eq(keys[chunk_bits:] - whole),
-                plan.reads.last_keys.eq(Cat(keys[:chunk_bits], whole)),
-                plan.reads.long.eq(keys[chunk_bits + 1 :].any() | (keys[chunk_bits] & ~whole)),
-            ]
+                m.d.comb += [
+                    plan.first.log.eq(name),
+                    plan.first.address.eq(log.address),
+                    plan.first.beats.eq(log.beats),
+                    plan.first.many.eq(log.count[MANY_BITS:].any() if many is None else many),
+                ]
+            if name is not LogName.READS:
+                target = plan.commutes if name is LogName.COMMUTES else plan.writes
+                to_fetch[name] = Mux(fetched, log.beats, 0)
+                m.d.comb += [
+                    target.address.eq(log.address),
+                    target.count.eq(Mux(fetched, log.count, 0)),
+                    target.beats.eq(to_fetch[name]),
+                ]
         m.d.comb += plan.insert_beats.eq(to_fetch[LogName.WRITES] + to_fetch[LogName.COMMUTES])
         return m

@@ -77,7 +77,9 @@ class QueueEngine(wiring.Component):
                 "release": In(1),
                 "exclusive_ends": In(1),
                 "completable": Out(1),
-                #: Strobe: a queued request of ``decided_slot`` has the verdict ``verdict``.
+                #: Slot of the request in service. Strobe, in the clock cycle behind its decision: a queued request of
+                #: ``decided_slot`` has the verdict ``verdict``.
+                "serving_slot": In(parameters.slot_bits),
                 "decided": In(1),
                 "decided_slot": In(parameters.slot_bits),
                 "verdict": In(verdict_layout(parameters)),
@@ -117,15 +119,16 @@ class QueueEngine(wiring.Component):
             fetcher.enabled.eq(slots.enabled),
             fetcher.pending.eq(slots.pending),
             slots.fetch_slot.eq(fetcher.fetch_slot),
-            fetcher.fetch_place.eq(slots.fetch_place),
+            fetcher.fetch_index.eq(slots.fetch_index),
+            fetcher.fetch_base.eq(slots.window.base),
+            slots.arriving_slot.eq(fetcher.arriving_slot),
+            fetcher.arriving_base.eq(slots.arriving_base),
+            fetcher.arriving_size.eq(slots.arriving_size),
             fetcher.ringing.eq(slots.ringing),
             fetcher.ringing_slot.eq(slots.ringing_slot),
             slots.fetched.eq(fetcher.fetched),
             slots.held.eq(fetcher.held | per_slot.one_hot(follower.fetch.slot, follower.busy)),
-            fetcher.restarted.eq(slots.restarted),
-            fetcher.restarted_slot.eq(slots.restarted_slot),
             fetcher.beat.eq(self.beat),
-            fetcher.hold.eq(self.resetting),
             follower.allowed.eq(slots.enabled & self.in_flight),
             follower.beat.eq(self.beat.data),
             self.log_settled.eq(follower.settled),
@@ -135,23 +138,31 @@ class QueueEngine(wiring.Component):
             slots.take_slot.eq(fetcher.order.header.slot),
             slots.taken.eq(fetcher.valid & buffers.ready),
         ]
+        # A clock cycle late: what is handed on in that of `reset` is aborted like what was.
+        m.d.sync += fetcher.hold.eq(self.resetting)
         # Requests of a slot are decided in their order, so those behind a long one wait for it.
         long_slot = Signal(p.slot_bits)
         with m.If(slots.taken & ~buffers.long):
             m.d.sync += long_slot.eq(slots.take_slot)
-        m.d.comb += fetcher.hold_slots.eq(per_slot.one_hot(long_slot, buffers.long))
+        # A clock cycle late, since no order is handed on in the clock cycle behind another.
+        m.d.sync += fetcher.hold_slots.eq(per_slot.one_hot(long_slot, buffers.long))
         owed = Signal(p.slots)  # slots whose oldest request comes before any other long one
         served = per_slot.one_hot(slots.take_slot, slots.taken)
         still_owed = owed & ~served & ~fetcher.long & slots.enabled
         m.d.sync += owed.eq(Mux(self.exclusive_ends, slots.pending | fetcher.held, still_owed))
-        m.d.comb += fetcher.hold_long.eq(buffers.long | owed.any())
+        m.d.sync += fetcher.hold_long.eq(buffers.long | owed.any())
 
         # Memory. Descriptors go first: they are short, and everything waits for them.
         m.d.comb += [
-            self.fetch.valid.eq(fetcher.fetch.valid | buffers.fetch.valid),
-            self.fetch.payload.eq(Mux(fetcher.fetch.valid, fetcher.fetch.payload, buffers.fetch.payload)),
+            self.fetch.valid.eq(Mux(fetcher.asks, fetcher.fetch.valid, buffers.fetch.valid)),
+            *(
+                self.fetch.payload[name].eq(Mux(fetcher.asks, fetcher.fetch.payload[name], buffers.fetch.payload[name]))
+                for name in ("id", "address", "beats")
+            ),
+            slots.window_slot.eq(Mux(fetcher.asks, fetcher.fetch_slot, buffers.fetch_slot)),
+            self.fetch.payload.window.eq(slots.window),
             fetcher.fetch.ready.eq(self.fetch.ready),
-            buffers.fetch.ready.eq(self.fetch.ready & ~fetcher.fetch.valid),
+            buffers.fetch.ready.eq(self.fetch.ready & ~fetcher.asks),
             buffers.beat.eq(self.beat),
             buffers.busy.eq(self.busy),
         ]
@@ -182,12 +193,13 @@ class QueueEngine(wiring.Component):
         ]
 
         # Completions.
-        place = slots.decided_place
+        place = slots.completion_place
         verdict = self.verdict
         number, generation = SEQUENCE.fields
         words = verdict_registers(verdict, done=1)
         payload = self.completion.payload
         m.d.comb += [
+            slots.serving_slot.eq(self.serving_slot),
             slots.decided_slot.eq(self.decided_slot),
             slots.decided.eq(self.decided),
             slots.verdict.eq(verdict),

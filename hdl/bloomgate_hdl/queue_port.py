@@ -19,10 +19,11 @@ __all__ = [
     "LogName",
     "fault_layout",
     "header_layout",
-    "log_layout",
+    "insert_log_layout",
     "order_layout",
     "plan_layout",
     "queued_request_layout",
+    "read_log_layout",
     "ring_place_layout",
 ]
 
@@ -71,38 +72,44 @@ def header_layout(parameters: Parameters) -> data.StructLayout:
     )
 
 
-def log_layout(count_bits: int) -> data.StructLayout:
-    """A key log: byte address of its first key, and how many keys there are."""
-    return data.StructLayout({"address": ADDRESS_BITS, "count": count_bits})
+def read_log_layout(parameters: Parameters) -> data.StructLayout:
+    """Where a read log begins, and how much it is: beats in place of keys, since these are fetched."""
+    chunk_bits = (parameters.buffer_depth - 1).bit_length()
+    return data.StructLayout(
+        {
+            "address": ADDRESS_BITS,
+            "beats": READ_COUNT_BITS,
+            # The last chunk by its number; whether the last beat has one key only in its first lane.
+            "last_chunk": READ_COUNT_BITS - chunk_bits,
+            "odd": 1,
+            # There is more than one chunk.
+            "long": 1,
+        }
+    )
+
+
+def insert_log_layout(parameters: Parameters) -> data.StructLayout:
+    """The same of a write or commute log. Its counts mean nothing if there are too many keys to insert one by one."""
+    depth = parameters.buffer_depth
+    return data.StructLayout({"address": ADDRESS_BITS, "count": range(depth + 1), "beats": range(depth)})
 
 
 def plan_layout(parameters: Parameters) -> data.StructLayout:
-    """What a buffer has to know of an order, beside its header: beats in place of keys where these are fetched."""
-    depth = parameters.buffer_depth
-    log = data.StructLayout({"address": ADDRESS_BITS, "count": range(depth + 1), "beats": range(depth)})
+    """What a buffer has to know of an order, beside its header."""
     return data.StructLayout(
         {
-            "window": window_layout(),
-            # The last chunk of the read set by its number, and the keys in it: 0 and 0 without any.
-            "reads": data.StructLayout(
-                {
-                    "address": ADDRESS_BITS,
-                    "beats": READ_COUNT_BITS,
-                    "last_chunk": READ_COUNT_BITS - (depth - 1).bit_length(),
-                    "last_keys": range(depth + 1),
-                    # There is more than one.
-                    "long": 1,
-                }
-            ),
+            # Without any meaning if it is not fetched.
+            "reads": read_log_layout(parameters),
             # Empty if there are more keys than are inserted one by one.
-            "writes": log,
-            "commutes": log,
-            "insert_beats": range(depth),
+            "writes": insert_log_layout(parameters),
+            "commutes": insert_log_layout(parameters),
+            "insert_beats": range(parameters.buffer_depth),
             # It writes or commutes something, and if so, more than that.
             "inserts": 1,
             "too_many": 1,
-            # What is fetched first: its address and beats, and which log it is; none has no beats.
-            "first": data.StructLayout({"address": ADDRESS_BITS, "beats": READ_COUNT_BITS, "log": LogName}),
+            # What is fetched first: its address and beats, and which log it is; none has no beats. And that there are
+            # at least 128 keys, so 64 beats or more; without it there are 64 or fewer.
+            "first": data.StructLayout({"address": ADDRESS_BITS, "beats": READ_COUNT_BITS, "many": 1, "log": LogName}),
             "bad_request": 1,
             "bus_error": 1,
             "fault": order_fault_layout(),
@@ -115,10 +122,14 @@ def order_layout(parameters: Parameters) -> data.StructLayout:
     return data.StructLayout(
         {
             "header": header_layout(parameters),
-            "window": window_layout(),
-            "reads": log_layout(READ_COUNT_BITS),
-            "writes": log_layout(LOG_COUNT_BITS),
-            "commutes": log_layout(LOG_COUNT_BITS),
+            "reads": read_log_layout(parameters),
+            "writes": insert_log_layout(parameters),
+            "commutes": insert_log_layout(parameters),
+            # Which of them have keys, and that the read log has many (see plan_layout).
+            "has_reads": 1,
+            "has_writes": 1,
+            "has_commutes": 1,
+            "many_reads": 1,
             # More keys to insert than are inserted one by one.
             "too_many": 1,
             # Its entry was not what it must be, or could not be fetched; ``fault`` says more.

@@ -12,11 +12,11 @@ from bloomgate_hdl.queue_port import GENERATION_BITS, INDEX_BITS, ring_place_lay
 from bloomgate_hdl.read_mux import ReadMux
 from bloomgate_hdl.register_decode import QUEUE_PAGE, selects
 from bloomgate_hdl.slot_port import SlotPortSignature, verdict_layout, verdict_registers
+from bloomgate_hdl.window_check import PAGE_NUMBER_BITS, window_layout
 
 __all__ = ["QueueSlots"]
 
 _PAGE_BITS = 12
-_PAGE_NUMBER_BITS = 32 - _PAGE_BITS
 
 
 class QueueSlots(wiring.Component):
@@ -51,15 +51,25 @@ class QueueSlots(wiring.Component):
                 "ringing_slot": Out(parameters.slot_bits),
                 #: Slot to look at, its next entry to fetch in the same clock cycle, and the strobe that it is fetched.
                 "fetch_slot": In(parameters.slot_bits),
-                "fetch_place": Out(ring_place_layout()),
+                "fetch_index": Out(INDEX_BITS),
                 "fetched": In(1),
+                #: Slot that wants to read, and its window in the same clock cycle; which does not change while the
+                #: slot is enabled or drains, so while anything of it is under way.
+                "window_slot": In(parameters.slot_bits),
+                "window": Out(window_layout()),
+                #: Slot whose entry arrives, and its window's first page and number of pages.
+                "arriving_slot": In(parameters.slot_bits),
+                "arriving_base": Out(PAGE_NUMBER_BITS),
+                "arriving_size": Out(PAGE_NUMBER_BITS),
                 #: Strobe: the oldest submission of ``take_slot`` that was fetched has left the ring.
                 "take_slot": In(parameters.slot_bits),
                 "taken": In(1),
-                #: Slot whose request is decided, where its completion goes, and the strobe that it is on its way, with
-                #: the verdict.
+                #: Slot whose request is in service, and in the next clock cycle where its completion goes.
+                "serving_slot": In(parameters.slot_bits),
+                "completion_place": Out(ring_place_layout()),
+                #: Strobe: the completion of ``decided_slot``, which was in service until then, is on its way, with the
+                #: verdict.
                 "decided_slot": In(parameters.slot_bits),
-                "decided_place": Out(ring_place_layout()),
                 "decided": In(1),
                 "verdict": In(verdict_layout(parameters)),
                 #: Strobe: memory has the completion of ``written_slot``; its index.
@@ -68,9 +78,6 @@ class QueueSlots(wiring.Component):
                 "written_index": Out(INDEX_BITS),
                 #: Slots of which the fetcher has something.
                 "held": In(slots),
-                #: Strobe: ``restarted_slot`` begins anew.
-                "restarted": Out(1),
-                "restarted_slot": Out(parameters.slot_bits),
                 #: A write that was not honoured.
                 "error": Out(error_layout(parameters)),
             }
@@ -84,8 +91,9 @@ class QueueSlots(wiring.Component):
 
         per_slot = PerSlot(m, slots)
 
-        bases = per_slot.words("bases", _PAGE_NUMBER_BITS)
-        sizes = per_slot.words("sizes", _PAGE_NUMBER_BITS)
+        bases = per_slot.words("bases", PAGE_NUMBER_BITS)
+        sizes = per_slot.words("sizes", PAGE_NUMBER_BITS)
+        ends = per_slot.words("ends", window_layout()["end"].shape)  # found out at a restart
         generations = per_slot.words("generations", GENERATION_BITS)
         next_generations = per_slot.words("next_generations", GENERATION_BITS)
         verdicts = per_slot.words("verdicts", verdict_layout(p))
@@ -185,8 +193,6 @@ class QueueSlots(wiring.Component):
                 & (unused.bit_select(scanned, 1) | (per_slot.word(takes, scanned) == per_slot.word(writes, scanned)))
             ),
             restart.eq(cleared.all() & ~controls),
-            self.restarted.eq(restart),
-            self.restarted_slot.eq(scanned),
         ]
         with m.If(restart):
             m.d.sync += restarting.eq(0)
@@ -204,54 +210,54 @@ class QueueSlots(wiring.Component):
             unused.eq(unused & ~restart_mask),
             enabled.eq((enabled & ~control_mask) | (restart_mask & wanted)),
         ]
-        write = generations.write_port()
-        m.d.comb += [
-            write.addr.eq(scanned),
-            write.data.eq(per_slot.word(next_generations, scanned)),
-            write.en.eq(restart),
-        ]
+        # Nobody looks at it before the restart.
+        end = Signal(window_layout()["end"].shape)
+        m.d.sync += end.eq(per_slot.word(bases, scanned) + per_slot.word(sizes, scanned))
+        for slot_ram, value in ((generations, per_slot.word(next_generations, scanned)), (ends, end)):
+            write = slot_ram.write_port()
+            m.d.comb += [write.addr.eq(scanned), write.data.eq(value), write.en.eq(restart)]
 
         # --- Indices ------------------------------------------------------------------------------------------------
-        def place(index_ram, at):
-            base = Signal(_PAGE_NUMBER_BITS)
-            found = Signal(ring_place_layout())
-            m.d.comb += [
-                base.eq(per_slot.word(bases, at)),
-                found.window.base.eq(base),
-                found.window.end.eq(base + per_slot.word(sizes, at)),
-                found.index.eq(per_slot.word(index_ram, at)),
-                found.generation.eq(per_slot.word(generations, at)),
-            ]
-            return found
-
         m.d.comb += [
-            self.fetch_place.eq(place(fetches, self.fetch_slot)),
-            self.decided_place.eq(place(decisions, self.decided_slot)),
+            self.fetch_index.eq(per_slot.word(fetches, self.fetch_slot)),
+            self.window.base.eq(per_slot.word(bases, self.window_slot)),
+            self.window.end.eq(per_slot.word(ends, self.window_slot)),
+            self.arriving_base.eq(per_slot.word(bases, self.arriving_slot)),
+            self.arriving_size.eq(per_slot.word(sizes, self.arriving_slot)),
             self.written_index.eq(per_slot.word(writes, self.written_slot)),
         ]
+        # The slot is known long before the decision, and the way from here to memory is long.
+        place = self.completion_place
+        m.d.sync += [
+            place.window.base.eq(per_slot.word(bases, self.serving_slot)),
+            place.window.end.eq(per_slot.word(ends, self.serving_slot)),
+            place.index.eq(per_slot.word(decisions, self.serving_slot)),
+            place.generation.eq(per_slot.word(generations, self.serving_slot)),
+        ]
         next_fetch = Signal(INDEX_BITS)
-        m.d.comb += next_fetch.eq(self.fetch_place.index + 1)
-        for number, (index_ram, strobe, at, value) in enumerate(
+        m.d.comb += next_fetch.eq(self.fetch_index + 1)
+        for number, (index_ram, strobe, counts, at, value) in enumerate(
             (
-                (tails, rings_tail, slot, index),
-                (heads, rings_head, slot, index),
-                (fetches, self.fetched, self.fetch_slot, next_fetch),
-                (takes, self.taken, self.take_slot, per_slot.word(takes, self.take_slot) + 1),
-                (decisions, self.decided, self.decided_slot, self.decided_place.index + 1),
-                (writes, self.written, self.written_slot, self.written_index + 1),
+                # Whether a doorbell counts is found out late, so it keeps its place in any case.
+                (tails, words["SUBMISSION_TAIL"], rings_tail, slot, index),
+                (heads, words["COMPLETION_HEAD"], rings_head, slot, index),
+                (fetches, self.fetched, None, self.fetch_slot, next_fetch),
+                (takes, self.taken, None, self.take_slot, per_slot.word(takes, self.take_slot) + 1),
+                (decisions, self.decided, None, self.decided_slot, self.completion_place.index + 1),
+                (writes, self.written, None, self.written_slot, self.written_index + 1),
             )
         ):
             write = index_ram.write_port()
             m.d.comb += [
-                write.en.eq(strobe | restarting),
+                write.en.eq(Mux(strobe, 1 if counts is None else counts, restarting)),
                 write.addr.eq(Mux(strobe, at, scanned)),
                 write.data.eq(Mux(strobe, value, 0)),
             ]
             m.d.sync += cleared[number].eq(restarting & ~restart & (cleared[number] | ~strobe))
 
-        with m.If(self.fetched):
-            with m.If(next_fetch == per_slot.word(tails, self.fetch_slot)):
-                m.d.sync += pending.bit_select(self.fetch_slot, 1).eq(0)
+        newest = per_slot.word(tails, self.fetch_slot)
+        with m.If(self.fetched & (next_fetch == newest)):
+            m.d.sync += pending.bit_select(self.fetch_slot, 1).eq(0)
         with m.If(rings_tail):
             m.d.sync += pending.bit_select(slot, 1).eq(Mux(fetched_here, unfetched != 1, unfetched != 0))
         with m.If(restart):

@@ -10,14 +10,14 @@ from bloomgate_hdl.stream_queue import StreamQueue
 from bloomgate_hdl.up_down import up_down
 from bloomgate_hdl.window_check import WindowCheck, window_layout
 
-__all__ = ["ReadMaster", "fetch_layout", "fetched_layout"]
+__all__ = ["ReadMaster", "burst_layout", "fetch_layout", "fetched_layout"]
 
 #: Bursts that can be under way by default: 16 of 4 beats cover a latency of 64 clocks.
 _OUTSTANDING = 16
 
 
-def fetch_layout(ids):
-    """A command: one burst to read, and where its slot may read."""
+def burst_layout(ids):
+    """A burst to read."""
     return data.StructLayout(
         {
             #: AXI ID, which comes back with the beats.
@@ -26,10 +26,13 @@ def fetch_layout(ids):
             "address": 32,
             #: Beats to read: 1 to 16, within an aligned block of 128 bytes.
             "beats": range(MAX_BEATS + 1),
-            #: The pages that the slot owns.
-            "window": window_layout(),
         }
     )
+
+
+def fetch_layout(ids):
+    """A command: one burst to read, and where its slot may read."""
+    return data.StructLayout({**burst_layout(ids).members, "window": window_layout()})
 
 
 def fetched_layout(ids):

@@ -3,7 +3,7 @@
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Cat, Module, Mux
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from bloomgate.registers import Access, Page, Register
@@ -63,18 +63,27 @@ class ReadMux(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         selected = {item.name: selects(item, self.word) for item in self._page}
-        # At most one item is selected, and a sum of products is smaller than a chain of multiplexers.
+        # The widest next to each other, so that a bit that few items have takes few multiplexers. Number 0 reads as 0.
+        readable = [item for item in self._page if item.access is not Access.WO]
+        numbered = sorted(readable, key=_width, reverse=True)
+        number = Signal(len(numbered).bit_length())
         m.d.comb += [
             self.error.eq(~Cat(selected.values()).any()),
-            self.data.eq(
-                reduce(
-                    or_,
-                    (
-                        Mux(selected[item.name], getattr(self, item.name), 0)
-                        for item in self._page
-                        if item.access is not Access.WO
-                    ),
-                )
-            ),
+            number.eq(reduce(or_, (Mux(selected[item.name], index, 0) for index, item in enumerate(numbered, 1)))),
+            self.data.eq(_choose(number, [Const(0, 32), *(getattr(self, item.name) for item in numbered)])),
         ]
         return m
+
+
+def _width(item) -> int:
+    """Bits of the item's words that are used."""
+    fields = item.fields if isinstance(item, Register) else ()
+    return max((field.lsb + field.width for field in fields), default=32)
+
+
+def _choose(number, values):
+    """The value with that number, by a tree of multiplexers: a LUT6 is one of four, and a sum of products larger."""
+    if len(values) == 1:
+        return values[0]
+    pairs = [values[index : index + 2] for index in range(0, len(values), 2)]
+    return _choose(number[1:], [Mux(number[0], pair[-1], pair[0]) for pair in pairs])

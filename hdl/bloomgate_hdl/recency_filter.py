@@ -178,9 +178,10 @@ class RecencyFilter(wiring.Component):
                 ]
 
         for lane in range(LANES):
-            operation = stage_3[lane].operation
+            operation = stage_2[lane].operation
             result = self.results[lane]
-            asks = (operation == FilterOperation.QUERY) | (operation == FilterOperation.REPAIR)
+            asks = Signal(name=f"asks_{lane}")  # of stage 3
+            m.d.sync += asks.eq((operation == FilterOperation.QUERY) | (operation == FilterOperation.REPAIR))
             with m.If(asks):
                 m.d.comb += [
                     result.conflict.eq(floor_is_newer | newer[lane].all()),

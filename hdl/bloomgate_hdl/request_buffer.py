@@ -10,10 +10,10 @@ from bloomgate_hdl.axi3 import Response
 from bloomgate_hdl.memory_port import MAX_BEATS
 from bloomgate_hdl.parity import is_bad, parity_of, protected_bits
 from bloomgate_hdl.queue_port import ADDRESS_BITS, READ_COUNT_BITS, LogName, fault_layout, plan_layout
-from bloomgate_hdl.read_master import fetch_layout, fetched_layout
+from bloomgate_hdl.read_master import burst_layout, fetched_layout
 from bloomgate_hdl.up_down import up_down
 
-__all__ = ["BEAT_ADDRESS_BITS", "KEY_WORD_BITS", "RequestBuffer", "chunk_layout", "check_layout", "word_layout"]
+__all__ = ["BEAT_ADDRESS_BITS", "KEY_WORD_BITS", "RequestBuffer", "chunk_layout", "check_layout"]
 
 #: A key as it lies in memory.
 KEY_WORD_BITS = 32
@@ -25,18 +25,14 @@ _LANE_BITS = (LANES - 1).bit_length()
 _BURST_BITS = MAX_BEATS.bit_length()
 
 
-def word_layout() -> data.ArrayLayout:
-    """A word of the buffer: two key words, each with its parity."""
-    return data.ArrayLayout(protected_bits(KEY_WORD_BITS), LANES)
-
-
 def chunk_layout(parameters: Parameters) -> data.StructLayout:
     """The part of a read set that comes next."""
     return data.StructLayout(
         {
-            # Keys in it, and the lane of the first one.
-            "keys": range(parameters.buffer_depth + 1),
+            # Words that it has keys in, the lane of the first key, and whether the last word has none in its last lane.
+            "words": range(parameters.buffer_depth // LANES + 2),
             "lane": _LANE_BITS,
+            "odd": 1,
             # It is the first, or the last; both if there is one only.
             "first": 1,
             "final": 1,
@@ -78,8 +74,8 @@ class RequestBuffer(wiring.Component):
                 #: Strobe: fetch what ``plan`` says.
                 "load": In(1),
                 "plan": In(plan_layout(parameters)),
-                #: To and from the ReadMaster, but for the window; ``busy``: it has not answered all commands.
-                "fetch": Out(stream.Signature(fetch_layout(ids))),
+                #: To and from the ReadMaster; ``busy``: it has not answered all commands.
+                "fetch": Out(stream.Signature(burst_layout(ids))),
                 "beat": In(fetched_layout(ids)),
                 "busy": In(1),
                 #: Store the next key with bad parity; taken with ``corrupts``, by a beat of this buffer.
@@ -87,12 +83,16 @@ class RequestBuffer(wiring.Component):
                 "corrupts": Out(1),
                 #: The write and commute logs are here.
                 "complete": Out(1),
-                #: What there is to insert: keys in each log, the lane and word of its first key.
+                #: What there is to insert: keys and words of each log, the lane of its first key, and whether its last
+                #: word has none in its last lane. The commute log's words are behind those of the write log.
                 "write_keys": Out(range(depth + 1)),
+                "write_words": Out(range(depth)),
                 "write_lane": Out(_LANE_BITS),
+                "write_odd": Out(1),
                 "commute_keys": Out(range(depth + 1)),
+                "commute_words": Out(range(depth)),
                 "commute_lane": Out(_LANE_BITS),
-                "commute_word": Out(range(depth)),
+                "commute_odd": Out(1),
                 #: It writes or commutes something, and if so, more than is inserted.
                 "writes": Out(1),
                 "raises_floor": Out(1),
@@ -117,7 +117,8 @@ class RequestBuffer(wiring.Component):
                 "read": In(1),
                 "read_insert": In(1),
                 "read_word": In(range(depth)),
-                "word": Out(word_layout()),
+                "word": Out(data.ArrayLayout(KEY_WORD_BITS, LANES)),
+                "word_bad": Out(LANES),
                 #: Strobe: a reset aborts the request.
                 "reset": In(1),
                 #: Strobe: a key of the read log does not fit in key_bits.
@@ -128,10 +129,10 @@ class RequestBuffer(wiring.Component):
                 "was_reset": Out(1),
                 "bad_request": Out(1),
                 "bus_error": Out(1),
-                #: What went wrong after the order. With FETCH_ERROR the detail is the bytes that came before: of the
-                #: write and commute logs together, unless ``failed_log`` is READS, else of the read log.
+                #: What went wrong after the order. With FETCH_ERROR the detail is the bytes of that log that came
+                #: before, and ``origin`` the number of its first beat in memory.
                 "fault": Out(fault_layout()),
-                "failed_log": Out(LogName),
+                "origin": Out(ADDRESS_BITS - BEAT_ADDRESS_BITS),
                 #: Strobe: the request is decided and its keys are not needed any more.
                 "release": In(1),
             }
@@ -143,11 +144,12 @@ class RequestBuffer(wiring.Component):
         depth = p.buffer_depth
         ring_words = depth // 4
         chunk_bits = (depth - 1).bit_length()
+        word_bits = chunk_bits - _LANE_BITS
         plan = self.plan
         beat_address_bits = ADDRESS_BITS - BEAT_ADDRESS_BITS
         beat_count_bits = READ_COUNT_BITS
 
-        ram = memory.Memory(shape=word_layout(), depth=depth, init=[])
+        ram = memory.Memory(shape=data.ArrayLayout(protected_bits(KEY_WORD_BITS), LANES), depth=depth, init=[])
         m.submodules.ram = ram
         write = ram.write_port()
         read = ram.read_port()
@@ -156,13 +158,13 @@ class RequestBuffer(wiring.Component):
             return log.address[2 : 2 + _LANE_BITS]
 
         # --- The request --------------------------------------------------------------------------------------------
+        # `load` is late in its clock cycle. So while a buffer is free it follows `plan`, and with `load` it stops to.
         free = Signal(init=1)
         releasing = Signal()
+        failed_log = Signal(LogName, init=LogName.READS)
         read_log = Signal(plan.reads.shape())
         write_log = Signal(plan.writes.shape())
         commute_log = Signal(plan.commutes.shape())
-        write_odd = Signal()  # the last word has no key in its last lane
-        commute_odd = Signal()
         insert_beats = Signal.like(plan.insert_beats)
         chunk = Signal(READ_COUNT_BITS - chunk_bits)
         first = Signal()
@@ -175,24 +177,22 @@ class RequestBuffer(wiring.Component):
         m.d.comb += [
             self.free.eq(free),
             self.write_keys.eq(write_log.count),
+            self.write_words.eq(write_log.beats),
             self.write_lane.eq(lane_of(write_log)),
             self.commute_keys.eq(commute_log.count),
+            self.commute_words.eq(commute_log.beats),
             self.commute_lane.eq(lane_of(commute_log)),
-            self.commute_word.eq(write_log.beats),
         ]
-        with m.If(self.load):
+        with m.If(free):
             m.d.sync += [
-                free.eq(0),
                 releasing.eq(0),
                 read_log.eq(plan.reads),
                 write_log.eq(plan.writes),
                 commute_log.eq(plan.commutes),
-                write_odd.eq((plan.writes.count + lane_of(plan.writes))[0]),
-                commute_odd.eq((plan.commutes.count + lane_of(plan.commutes))[0]),
-                self.writes.eq(plan.inserts),
+                self.write_odd.eq((plan.writes.count + lane_of(plan.writes))[0]),
+                self.commute_odd.eq((plan.commutes.count + lane_of(plan.commutes))[0]),
                 self.raises_floor.eq(plan.too_many),
                 insert_beats.eq(plan.insert_beats),
-                self.long.eq(plan.reads.long),
                 chunk.eq(0),
                 first.eq(1),
                 final.eq(~plan.reads.long),
@@ -201,9 +201,10 @@ class RequestBuffer(wiring.Component):
                 self.bad_request.eq(plan.bad_request),
                 self.bus_error.eq(plan.bus_error),
                 self.fault.code.eq(0),
-                self.failed_log.eq(LogName.READS),
-                self.check.eq(0),
+                failed_log.eq(LogName.READS),
             ]
+        with m.If(self.load):
+            m.d.sync += [free.eq(0), self.writes.eq(plan.inserts), self.long.eq(plan.reads.long)]
         with m.If(self.reset):
             m.d.sync += [self.was_reset.eq(1), self.cut.eq(1)]
         m.d.sync += final_comes.eq(chunk + 1 == read_log.last_chunk)
@@ -215,28 +216,34 @@ class RequestBuffer(wiring.Component):
             self.chunk.first.eq(first),
             self.chunk.final.eq(final),
             self.chunk.lane.eq(lane_of(read_log)),
-            self.chunk.keys.eq(Mux(final, read_log.last_keys, depth)),
+            # The last chunk has the words that those before it leave: each begins depth / LANES behind the one before.
+            self.chunk.words.eq(
+                Mux(final, read_log.beats ^ (read_log.last_chunk[0] << word_bits), (1 << word_bits) + lane_of(read_log))
+            ),
+            self.chunk.odd.eq(Mux(final, read_log.odd, lane_of(read_log))),
         ]
 
         # --- Commands -----------------------------------------------------------------------------------------------
         log = Signal(LogName, init=LogName.NOTHING)
         address = Signal(beat_address_bits)
         left = Signal(beat_count_bits)
-        to_boundary = Signal(_BURST_BITS)
-        short = Signal()  # little more is left than a burst can have
+        to_boundary = Signal(_BURST_BITS)  # beats from `address` to the next multiple of a burst
+        many = Signal()  # much more is left than a burst can have; found out while a command waits
+        short = Signal()  # little more is
         claimed = Signal(range(ring_words + 1))  # words of the ring that are stored or on their way
+        has_room = Signal()  # for a burst, found out a clock cycle ahead, as if every command were of the most beats
         flushing = Signal()
         rewinding = Signal()  # the read log begins anew when nothing is on its way
+        skipped = Signal()  # it did in the clock cycle before
         m.d.comb += [
-            to_boundary.eq(MAX_BEATS - address[: (MAX_BEATS - 1).bit_length()]),
             self.fetch.payload.id.eq(self._number + 1),
             self.fetch.payload.address.eq(address << BEAT_ADDRESS_BITS),
-            short.eq(~left[_BURST_BITS:].any()),
+            short.eq(~many & ~left[_BURST_BITS : _BURST_BITS + 2].any()),
             self.fetch.payload.beats.eq(Mux(short & (left[:_BURST_BITS] < to_boundary), left, to_boundary)),
             self.fetch.valid.eq(
                 (log != LogName.NOTHING)
-                & ~(self.cut | rewinding | releasing)
-                & ((log != LogName.READS) | (claimed <= ring_words - MAX_BEATS))
+                & ~(self.cut | rewinding | releasing | skipped)
+                & ((log != LogName.READS) | has_room)
             ),
         ]
         fetched = Signal()
@@ -252,32 +259,44 @@ class RequestBuffer(wiring.Component):
         step = Signal(beat_count_bits)
         skips_chunks = Signal()
         m.d.comb += [
-            passed.eq(chunk << (chunk_bits - _LANE_BITS)),
+            passed.eq(chunk << word_bits),
             step.eq(Mux(rewinding, passed, self.fetch.payload.beats)),
             skips_chunks.eq(rewinding & ~self.busy),
         ]
+
+        def has_many(beats):
+            return beats[_BURST_BITS + 1 :].any()
+
+        def begin(log, many_beats):
+            start = beat_address(log)
+            return [
+                many.eq(many_beats),
+                address.eq(start),
+                to_boundary.eq(MAX_BEATS - start[: (MAX_BEATS - 1).bit_length()]),
+                left.eq(log.beats),
+            ]
+
         begin_reads = [
             log.eq(Mux(read_log.beats == 0, LogName.NOTHING, LogName.READS)),
-            address.eq(beat_address(read_log)),
-            left.eq(read_log.beats),
+            *begin(read_log, has_many(read_log.beats)),
         ]
+        # A command takes at most a burst, so what was right before one is as good behind it.
+        m.d.sync += [many.eq(has_many(left)), skipped.eq(skips_chunks)]
         with m.If(fetched | skips_chunks):
             m.d.sync += [address.eq(address + step), left.eq(left - step)]
+        with m.If(fetched):
+            m.d.sync += to_boundary.eq(MAX_BEATS)
         with m.If(fetched & ends_log):
             with m.If((log == LogName.WRITES) & (commute_log.beats != 0)):
-                m.d.sync += [
-                    log.eq(LogName.COMMUTES),
-                    address.eq(beat_address(commute_log)),
-                    left.eq(commute_log.beats),
-                ]
+                m.d.sync += [log.eq(LogName.COMMUTES), *begin(commute_log, has_many(commute_log.beats))]
             with m.Elif(log != LogName.READS):
                 m.d.sync += begin_reads
             with m.Else():
                 m.d.sync += log.eq(LogName.NOTHING)
         with m.If(self.rewind):
             m.d.sync += begin_reads
-        with m.If(self.load):
-            m.d.sync += [log.eq(plan.first.log), address.eq(beat_address(plan.first)), left.eq(plan.first.beats)]
+        with m.If(free):
+            m.d.sync += [log.eq(plan.first.log), *begin(plan.first, plan.first.many)]
 
         # --- Arrival ------------------------------------------------------------------------------------------------
         inserted_beats = Signal(range(depth))
@@ -308,9 +327,12 @@ class RequestBuffer(wiring.Component):
             self.stored.eq(
                 stored_words[1:].any() | Mux(self.take, stored_words[0] & comes_in, stored_words[0] | comes_in)
             ),
-            claimed.eq(up_down(claimed, Mux(fetched & (log == LogName.READS), self.fetch.payload.beats, 0), self.take)),
+            claimed.eq(up_down(claimed, fetched & (log == LogName.READS), self.take, number=self.fetch.payload.beats)),
         ]
         m.d.comb += self.coming.eq(claimed != stored_words)
+        m.d.sync += has_room.eq(Mux(fetched, claimed <= ring_words - 2 * MAX_BEATS, claimed <= ring_words - MAX_BEATS))
+        with m.If(free):
+            m.d.sync += has_room.eq(1)
 
         # Where the first and last beat of a log have no key.
         of_writes = Signal()
@@ -324,7 +346,7 @@ class RequestBuffer(wiring.Component):
             writes_end.eq(next_beat == write_log.beats),
             last_beat.eq(writes_end | (next_beat == insert_beats)),
             lane.eq(Mux(of_writes, self.write_lane, self.commute_lane)),
-            odd.eq(Mux(of_writes, write_odd, commute_odd)),
+            odd.eq(Mux(of_writes, self.write_odd, self.commute_odd)),
         ]
         with m.If(arrives & for_insertion):
             m.d.sync += [
@@ -332,7 +354,7 @@ class RequestBuffer(wiring.Component):
                 first_beat.eq(writes_end),
                 of_writes.eq(of_writes & ~writes_end),
             ]
-        with m.If(self.load):
+        with m.If(free):
             m.d.sync += [
                 self.complete.eq(~plan.first.log.as_value().matches(LogName.WRITES.value, LogName.COMMUTES.value)),
                 first_beat.eq(1),
@@ -363,7 +385,11 @@ class RequestBuffer(wiring.Component):
             checking.eq(checks),
             taken.eq(taken + self.take),
         ]
-        m.d.comb += self.word.eq(read.data)
+        for index in range(LANES):
+            m.d.comb += [
+                self.word[index].eq(read.data[index][:KEY_WORD_BITS]),
+                self.word_bad[index].eq(is_bad(read.data[index], KEY_WORD_BITS)),
+            ]
         with m.If(checks.any()):
             m.d.comb += [read.en.eq(1), read.addr.eq(check_word)]
         with m.Else():
@@ -373,12 +399,18 @@ class RequestBuffer(wiring.Component):
             ]
         found_bad = Signal(LANES)
         m.d.comb += self.parity_errors.eq(sum(found_bad))
-        for index in reversed(range(LANES)):
-            key_word = read.data[index][:KEY_WORD_BITS]
-            m.d.comb += found_bad[index].eq(checking[index] & is_bad(read.data[index], KEY_WORD_BITS))
-            with m.If(found_bad[index]):
-                with m.If(~self.check.bad):
-                    m.d.sync += [self.check.bad.eq(1), self.check.key.eq(key_word)]
+        # That a key is bad is found out late, so the words are kept whether it is or not.
+        suspects = Signal.like(self.word)
+        bad_lane = Signal(range(LANES))
+        m.d.comb += self.check.key.eq(suspects[bad_lane])
+        for index in range(LANES):
+            m.d.comb += found_bad[index].eq(checking[index] & self.word_bad[index])
+        m.d.sync += self.check.bad.eq(found_bad.any() | (self.check.bad & ~free))
+        with m.If(~self.check.bad):
+            m.d.sync += [suspects.eq(self.word), bad_lane.eq(LANES - 1)]
+            for index in reversed(range(LANES - 1)):
+                with m.If(found_bad[index]):
+                    m.d.sync += bad_lane.eq(index)
 
         # --- The read log again -------------------------------------------------------------------------------------
         with m.If(self.rewind):
@@ -398,7 +430,7 @@ class RequestBuffer(wiring.Component):
             m.d.comb += self.coming.eq(1)
         with m.If(self.rewind):
             m.d.sync += [stored_words.eq(0), self.stored.eq(0)]
-        with m.If(self.load):
+        with m.If(free):
             m.d.sync += [
                 inserted_beats.eq(0),
                 received.eq(0),
@@ -411,6 +443,14 @@ class RequestBuffer(wiring.Component):
             ]
 
         # --- Failures -----------------------------------------------------------------------------------------------
+        with m.Switch(failed_log):
+            with m.Case(LogName.WRITES):
+                m.d.comb += self.origin.eq(beat_address(write_log))
+            with m.Case(LogName.COMMUTES):
+                m.d.comb += self.origin.eq(beat_address(commute_log))
+            with m.Default():
+                m.d.comb += self.origin.eq(beat_address(read_log))
+
         def fails(code, detail):
             with m.If(self.fault.code == 0):
                 m.d.sync += [self.fault.code.eq(code), self.fault.detail.eq(detail)]
@@ -432,15 +472,19 @@ class RequestBuffer(wiring.Component):
             with m.Else():
                 m.d.sync += self.bus_error.eq(1)
             # Beats of the log that have come.
-            fails(ErrorCode.FETCH_ERROR.value, Mux(for_insertion, inserted_beats, received) << BEAT_ADDRESS_BITS)
+            inserted = (inserted_beats - Mux(of_writes, 0, write_log.beats))[: len(inserted_beats)]
+            fails(ErrorCode.FETCH_ERROR.value, Mux(for_insertion, inserted, received) << BEAT_ADDRESS_BITS)
             with m.If(self.fault.code == 0):
-                m.d.sync += self.failed_log.eq(
+                m.d.sync += failed_log.eq(
                     Mux(for_insertion, Mux(of_writes, LogName.WRITES, LogName.COMMUTES), LogName.READS)
                 )
 
         # --- The end ------------------------------------------------------------------------------------------------
+        # `release` is late in its clock cycle, so what follows from it comes a clock cycle behind it.
         with m.If(self.release):
-            m.d.sync += [releasing.eq(1), log.eq(LogName.NOTHING), flushing.eq(1)]
-        with m.If(releasing & ~self.busy):
-            m.d.sync += [free.eq(1), releasing.eq(0), self.writes.eq(0), self.long.eq(0)]
+            m.d.sync += releasing.eq(1)
+        with m.If(releasing):
+            m.d.sync += [log.eq(LogName.NOTHING), flushing.eq(1)]
+            with m.If(~self.busy):
+                m.d.sync += [free.eq(1), releasing.eq(0), self.writes.eq(0), self.long.eq(0)]
         return m

@@ -14,8 +14,8 @@ from bloomgate_hdl.descriptor_fetcher import DESCRIPTOR_ID
 from bloomgate_hdl.key_reader import Pass
 from bloomgate_hdl.memory_port import MAX_BEATS
 from bloomgate_hdl.order_planner import OrderPlanner
-from bloomgate_hdl.queue_port import ADDRESS_BITS, LogName, fault_layout, order_layout, queued_request_layout
-from bloomgate_hdl.read_master import fetch_layout, fetched_layout
+from bloomgate_hdl.queue_port import fault_layout, order_layout, queued_request_layout
+from bloomgate_hdl.read_master import burst_layout, fetched_layout
 from bloomgate_hdl.request_buffer import BEAT_ADDRESS_BITS, RequestBuffer, check_layout
 from bloomgate_hdl.up_down import up_down
 from bloomgate_hdl.validation_pipeline import beat_layout
@@ -65,8 +65,9 @@ class RequestBuffers(wiring.Component):
                 "long": Out(1),
                 #: Not all buffers are free.
                 "active": Out(1),
-                #: To and from the ReadMaster.
-                "fetch": Out(stream.Signature(fetch_layout(ids))),
+                #: To and from the ReadMaster, and the slot whose burst it is.
+                "fetch": Out(stream.Signature(burst_layout(ids))),
+                "fetch_slot": Out(parameters.slot_bits),
                 "beat": In(fetched_layout(ids)),
                 "busy": In(ids),
                 #: Strobe: a reset aborts all requests here.
@@ -130,27 +131,22 @@ class RequestBuffers(wiring.Component):
             with m.If(free[number]):
                 m.d.comb += vacant.eq(number)
         loads = Signal()
-        goes = Signal()  # the first one leaves its place
-        returns = Signal()  # and goes to the end
+        returns = Signal()  # the first one goes to the end
         m.d.comb += [
             self.ready.eq(free.any()),
             self.active.eq(~free.all()),
             self.long.eq(Cat(buffer.long for buffer in buffers).any()),
             loads.eq(self.valid & self.ready),
             returns.eq((self.next_chunk & self.rotate) | self.again),
-            goes.eq(self.decided | returns),
         ]
-        staying = Signal(range(count + 1))
-        m.d.comb += staying.eq(waiting - goes)
-        m.d.sync += waiting.eq(staying + returns + loads)
+        # These strobes come late in the clock cycle, so what is right without them and with them is there before.
+        m.d.sync += waiting.eq(up_down(waiting, loads, self.decided))
         for place in numbers:
+            stays = Mux(loads & (waiting == place), vacant, order[place])
             following = order[place + 1] if place + 1 < count else order[place]
-            with m.If(goes):
-                m.d.sync += order[place].eq(following)
-            with m.If(returns & (staying == place)):
-                m.d.sync += order[place].eq(first)
-            with m.If(loads & (staying + returns == place)):
-                m.d.sync += order[place].eq(vacant)
+            follows = Mux(loads & (waiting == place + 1), vacant, following)
+            ends = Mux(waiting == place + 1, first, Mux(loads & (waiting == place), vacant, following))
+            m.d.sync += order[place].eq(Mux(returns, ends, Mux(self.decided, follows, stays)))
 
         candidate = Signal(range(count))
         m.d.comb += candidate.eq(Mux(self.second, order[1], first))
@@ -161,7 +157,8 @@ class RequestBuffers(wiring.Component):
             m.submodules[name] = ram
             write = ram.write_port()
             read = ram.read_port(domain="comb")
-            m.d.comb += [write.en.eq(loads), write.addr.eq(vacant), write.data.eq(value), read.addr.eq(number)]
+            # Of a buffer that is free it does not matter, and that one is loaded is found out late.
+            m.d.comb += [write.en.eq(self.ready), write.addr.eq(vacant), write.data.eq(value), read.addr.eq(number)]
             return read.data
 
         # --- Commands and beats -------------------------------------------------------------------------------------
@@ -177,16 +174,26 @@ class RequestBuffers(wiring.Component):
             ]
             corrupts.append(buffer.corrupts)
         m.d.comb += self.corrupts.eq(Cat(corrupts).any())
+        slots = [Signal(p.slot_bits, name=f"slot_{number}") for number in numbers]
+        for number, buffer in enumerate(buffers):
+            with m.If(buffer.free):
+                m.d.sync += slots[number].eq(self.order.header.slot)
         asks = Cat(buffer.fetch.valid for buffer in buffers)
         asking = Signal(range(count))
         # Beats under way. What the others ask for must not keep those of the first one so long that its ring runs dry.
         under_way = Signal(range(_PREFETCHED + count * p.buffer_depth))
-        beats = Mux(self.fetch.valid & self.fetch.ready, self.fetch.payload.beats, 0)
+        # Whether they are too many is found out a clock cycle ahead, as if a command were of the most beats.
+        goes = self.fetch.valid & self.fetch.ready
+        beats = self.fetch.payload.beats
+        crowded = Signal()
+        m.d.sync += crowded.eq(
+            (under_way > _PREFETCHED - MAX_BEATS) | (goes & (under_way > _PREFETCHED - 2 * MAX_BEATS))
+        )
         with m.If(self.busy[1:] == 0):
-            m.d.sync += under_way.eq(beats)
+            m.d.sync += [under_way.eq(Mux(goes, beats, 0)), crowded.eq(0)]
         with m.Else():
-            m.d.sync += under_way.eq(up_down(under_way, beats, self.beat.valid & (self.beat.id != DESCRIPTOR_ID)))
-        crowded = under_way > _PREFETCHED - MAX_BEATS
+            comes = self.beat.valid & (self.beat.id != DESCRIPTOR_ID)
+            m.d.sync += under_way.eq(up_down(under_way, goes, comes, number=beats))
         # Whose turn it is, is found out a clock cycle ahead; a buffer that is being loaded will ask. One that was
         # decided has left the order and asks for nothing.
         ordered = Signal(count)
@@ -198,25 +205,30 @@ class RequestBuffers(wiring.Component):
             asks_here = (waiting > place) & asks.bit_select(order[place], 1)
             with m.If(asks_here & ~crowded if place else asks_here):
                 m.d.sync += asking.eq(order[place])
-        m.d.comb += self.fetch.valid.eq((asks & ordered).bit_select(asking, 1) & (~crowded | (asking == first)))
+        turns = Cat(ordered[number] & (asking == number) & (~crowded | (first == number)) for number in numbers)
         m.d.comb += [
+            self.fetch.valid.eq((asks & turns).any()),
             self.fetch.payload.eq(Array(buffer.fetch.payload.as_value() for buffer in buffers)[asking]),
-            self.fetch.payload.window.eq(kept("windows", planner.plan.window, asking)),
+            self.fetch_slot.eq(Array(slots)[asking]),
         ]
         for number, buffer in enumerate(buffers):
-            m.d.comb += buffer.fetch.ready.eq(self.fetch.ready & self.fetch.valid & (asking == number))
+            m.d.comb += buffer.fetch.ready.eq(self.fetch.ready & turns[number])
 
         # --- The next request ---------------------------------------------------------------------------------------
+        # The buffer in service begins a read log, or a chunk of it, anew: a clock cycle behind the strobe for it, which
+        # is late, and until it has done so nobody looks at its words.
+        rewinds = Signal()
+        rewinds_chunk = Signal()
         exists = Signal()
         complete = Signal()
         cut = Signal()
         chunk = Signal(buffers[0].chunk.shape())
         m.d.comb += [
-            exists.eq(waiting > self.second),
+            exists.eq((waiting > self.second) & ~rewinds),
             complete.eq(of(candidate, "complete")),
             cut.eq(of(candidate, "cut")),
             chunk.eq(Array(buffer.chunk.as_value() for buffer in buffers)[candidate]),
-            self.serviceable.eq(exists & (cut | (complete & (of(candidate, "stored") | (chunk.keys == 0))))),
+            self.serviceable.eq(exists & (cut | (complete & (of(candidate, "stored") | (chunk.words == 0))))),
             self.expected.eq(exists & (~complete | of(candidate, "coming"))),
             self.request.header.eq(kept("headers", self.order.header, candidate)),
             self.request.insert_count.eq(of(candidate, "write_keys") + of(candidate, "commute_keys")),
@@ -229,12 +241,9 @@ class RequestBuffers(wiring.Component):
 
         # --- The request in service ---------------------------------------------------------------------------------
         serving = Signal(range(count))
-        served = Signal(range(count))
-        m.d.comb += served.eq(serving)
-        rewinds_chunk = Signal()
-        m.d.comb += rewinds_chunk.eq(self.start & (self.start_pass == Pass.REPAIR))
+        repairs = self.start & (self.start_pass == Pass.REPAIR)
+        m.d.sync += [rewinds.eq(repairs | self.again), rewinds_chunk.eq(~self.again)]
         with m.If(self.start & (self.start_pass == Pass.VALIDATE)):
-            m.d.comb += served.eq(candidate)
             m.d.sync += serving.eq(candidate)
         m.d.comb += [
             reader.start.eq(self.start),
@@ -243,28 +252,20 @@ class RequestBuffers(wiring.Component):
             self.keys.eq(reader.beat),
             reader.ready.eq(self.pipeline_ready),
             self.wants.eq(reader.wants),
-            reader.chunk.eq(Array(buffer.chunk.as_value() for buffer in buffers)[served]),
-            reader.stored.eq(of(serving, "stored")),
+            reader.chunk.eq(chunk),
+            reader.stored.eq(of(serving, "stored") & ~rewinds),
+            reader.arrives.eq(of(serving, "arrives") & ~rewinds),
             reader.arriving.eq(self.beat.data),
             reader.word.eq(Array(buffer.word.as_value() for buffer in buffers)[serving]),
             *(
                 getattr(reader, name).eq(of(serving, name))
-                for name in ("write_keys", "write_lane", "commute_keys", "commute_lane", "commute_word")
+                for name in ("write_words", "write_lane", "write_odd", "commute_words", "commute_lane", "commute_odd")
             ),
-            *(getattr(reader, name).eq(of(serving, name)) for name in ("complete", "arrives", "arriving_bad", "cut")),
+            *(getattr(reader, name).eq(of(serving, name)) for name in ("word_bad", "complete", "arriving_bad", "cut")),
         ]
         # The keys of one beat are looked at in a clock cycle.
         m.d.sync += self.parity_errors.eq(reduce(or_, (buffer.parity_errors for buffer in buffers)))
-        # The beat where the first beat of each log would be if all beats before it were of the same log.
-        origins = Signal(data.ArrayLayout(ADDRESS_BITS - BEAT_ADDRESS_BITS, 3))
-        plan = planner.plan
-        m.d.comb += [
-            origins[LogName.WRITES.value].eq(plan.writes.address[BEAT_ADDRESS_BITS:]),
-            origins[LogName.COMMUTES.value].eq(plan.commutes.address[BEAT_ADDRESS_BITS:] - plan.writes.beats),
-            origins[LogName.READS.value].eq(plan.reads.address[BEAT_ADDRESS_BITS:]),
-        ]
-        origin = kept("origins", origins, serving)[Array(buffer.failed_log.as_value() for buffer in buffers)[serving]]
-        order_fault = kept("faults", plan.fault, serving)
+        order_fault = kept("faults", planner.plan.fault, serving)
         fault = Signal(fault_layout())
         m.d.comb += fault.eq(Array(buffer.fault.as_value() for buffer in buffers)[serving])
         m.d.sync += [
@@ -273,17 +274,21 @@ class RequestBuffers(wiring.Component):
             self.findings.bus_error.eq(of(serving, "bus_error")),
             self.findings.check.eq(Array(buffer.check.as_value() for buffer in buffers)[serving]),
         ]
-        # An order that could not be fetched failed at the origin of its read log.
-        code = Signal.like(fault.code)
-        detail = Signal.like(fault.detail)
+        # An order that could not be fetched failed at the first beat of its read log.
+        of_order = Signal()
+        of_fetch = Signal()
         m.d.comb += [
-            code.eq(Mux(order_fault.code != 0, order_fault.code, fault.code)),
-            detail.eq(Mux(order_fault.code != 0, order_fault.word, fault.detail)),
+            of_order.eq(order_fault.code != 0),
+            of_fetch.eq(
+                (order_fault.code == ErrorCode.FETCH_ERROR.value)
+                | (~of_order & (fault.code == ErrorCode.FETCH_ERROR.value))
+            ),
         ]
         m.d.sync += [
-            self.findings.fault.code.eq(code),
+            self.findings.fault.code.eq(Mux(of_order, order_fault.code, fault.code)),
             self.findings.fault.detail.eq(
-                detail + (Mux(code == ErrorCode.FETCH_ERROR.value, origin, 0) << BEAT_ADDRESS_BITS)
+                Mux(of_order, order_fault.word, fault.detail)
+                + (Mux(of_fetch, of(serving, "origin"), 0) << BEAT_ADDRESS_BITS)
             ),
         ]
         for number, buffer in enumerate(buffers):
@@ -296,7 +301,7 @@ class RequestBuffers(wiring.Component):
                 buffer.wide.eq(mine & reader.wide),
                 buffer.wide_word.eq(reader.wide_word),
                 buffer.next_chunk.eq(mine & self.next_chunk),
-                buffer.rewind.eq(mine & (rewinds_chunk | self.again)),
+                buffer.rewind.eq(mine & rewinds),
                 buffer.rewind_to_chunk.eq(rewinds_chunk),
                 buffer.release.eq(mine & self.release),
             ]

@@ -40,8 +40,9 @@ class RoundRobin(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        after_last = Signal(self._count)  # the requesters that come after the one taken last
-        later = self.requests & after_last
+        last = Signal.like(self.choice, init=self._count - 1)  # the one taken last
+        # Those that come after it. Decoded here, beside `requests`, since `choice` is late.
+        later = self.requests & Cat(last < index for index in range(self._count))
         # Both answers at once, since this is on long ways.
         _, first_later = _lowest(later)
         _, first = _lowest(self.requests)
@@ -51,6 +52,5 @@ class RoundRobin(wiring.Component):
             self.choice.eq(Mux(any_later, first_later, first)),
         ]
         with m.If(self.take):
-            for index in range(self._count):
-                m.d.sync += after_last[index].eq(self.choice < index)
+            m.d.sync += last.eq(self.choice)
         return m

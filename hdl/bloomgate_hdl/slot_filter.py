@@ -138,17 +138,21 @@ class SlotFilter(wiring.Component):
         sweeping = Signal(init=1)
         swept = Signal(slots, init=-1)
         swept_row = Signal.like(self.lanes[0].rows[0])
-        waited = Signal(range(self._scrub_patience))
+        # Clock cycles without a sweep, counted from such a number that patience ends when the highest bit is set:
+        # whether others must wait has to be known early in the clock cycle.
+        waited_bits = (self._scrub_patience - 1).bit_length()
+        waited_from = (1 << waited_bits) - (self._scrub_patience - 1)
+        waited = Signal(waited_bits + 1, init=waited_from)
         sweep = Signal()
         due = Signal()
         m.d.comb += [
-            due.eq(sweeping & (waited == self._scrub_patience - 1) & ~self.hold),
+            due.eq(waited[-1] & ~self.hold),
             sweep.eq(due | (sweeping & (self.lanes[0].operation == SlotFilterOperation.NONE))),
             self.ready.eq(~due),
         ]
         with m.If(sweep):
-            m.d.sync += [waited.eq(0), swept_row.eq(swept_row + 1)]
-        with m.Elif(sweeping & (waited != self._scrub_patience - 1)):
+            m.d.sync += [waited.eq(waited_from), swept_row.eq(swept_row + 1)]
+        with m.Elif(sweeping & ~waited[-1]):
             m.d.sync += waited.eq(waited + 1)
         m.d.sync += self.scrubbing.eq(self.scrubbing | wrapped)
         with m.If(sweep & swept_row.all()):
@@ -193,9 +197,11 @@ class SlotFilter(wiring.Component):
             in_all = functools.reduce(operator.and_, rows)
             in_any = functools.reduce(operator.or_, rows)
             agrees = Signal(slots * entry_bits, name=f"agrees_{lane_number}")
-            m.d.sync += agrees.eq(Mux(asks, (expected & in_all) | ~(expected | in_any), 0))
+            m.d.comb += agrees.eq((expected & in_all) | ~(expected | in_any))
             _, all_but_one = _agreement(agrees, entry_bits)
-            m.d.comb += self.hits[lane_number].eq(Cat(all_but_one[entry_bits * slot] for slot in range(slots)))
+            # The answer goes a long way from here, so all of the comparison is on this side of the register.
+            hits = Cat(all_but_one[entry_bits * slot] for slot in range(slots))
+            m.d.sync += self.hits[lane_number].eq(Mux(asks, hits, 0))
         return m
 
 

@@ -105,7 +105,9 @@ class SlotPages(wiring.Component):
         per_slot = PerSlot(m, slots)
 
         # Words of state.
-        fill_layout = data.StructLayout({"reads": range(p.aperture_depth + 1), "writes": range(p.aperture_depth + 1)})
+        fill_layout = data.StructLayout(
+            {"reads": range(p.aperture_depth + 1), "writes": range(p.aperture_depth + 1), "full": 1}
+        )
         kind_field = SLOT_PAGE.register("SUBMIT")["KIND"]
         submission_layout = data.StructLayout(
             {"request": REQUEST_BITS, "kind": kind_field.width, "bad_request": 1, "overflow": 1, "busy": 1}
@@ -162,9 +164,6 @@ class SlotPages(wiring.Component):
         # What has been filled so far; a request that was decided or discarded leaves nothing.
         fill = Signal(fill_layout)
         m.d.comb += fill.eq(Mux(fresh.bit_select(slot, 1), 0, per_slot.word(fills, slot)))
-        full = Signal()
-        m.d.comb += full.eq(fill.reads + fill.writes == p.aperture_depth)
-
         refused_busy = Signal()
         refused_partial = Signal()
         refused_range = Signal()
@@ -174,6 +173,8 @@ class SlotPages(wiring.Component):
         flight = self.flight
         on = written[0]
         kind = written[kind_field.lsb : kind_field.lsb + kind_field.width]
+        in_flight = flight.in_flight.bit_select(slot, 1)
+        parkable = flight.parkable.bit_select(slot, 1)
         bad_kind = Signal()
         withdraws = Signal()
         m.d.comb += withdraws.eq(discards & whole & flight.withdrawable.bit_select(slot, 1))
@@ -190,24 +191,22 @@ class SlotPages(wiring.Component):
                 m.d.comb += bad_kind.eq(1)
         append = self.append
         key_too_wide = written[p.key_bits :].any() if p.key_bits < 32 else Const(0, 1)
-        with m.If(writable & is_busy & ~withdraws):
-            m.d.comb += refused_busy.eq(1)
-        with m.Elif(writable & ~sets_snapshot & ~whole):
-            m.d.comb += refused_partial.eq(1)
-        with m.Elif(
-            submits & bad_kind
-            | parks & on & ~flight.parkable.bit_select(slot, 1)
-            | advances & ~flight.in_flight.bit_select(slot, 1)
-        ):
-            m.d.comb += refused_flight.eq(1)
-        with m.Elif(advances & (written > p.aperture_depth)):
-            m.d.comb += refused_tail.eq(1)
-        with m.Elif(adds_key & key_too_wide):
-            m.d.comb += refused_range.eq(1)
-        with m.Elif(adds_key & full):
-            m.d.comb += refused_full.eq(1)
-        with m.Elif(adds_key):
-            m.d.comb += append.eq(1)
+        # A write is to one word, so that only the reasons against that one come one after the other.
+        served = Signal()
+        parks_on = Signal()
+        beyond = Signal()
+        m.d.comb += [
+            served.eq(~is_busy & whole),
+            parks_on.eq(served & parks & on),
+            beyond.eq(written > p.aperture_depth),
+            refused_busy.eq(writable & is_busy & ~withdraws),
+            refused_partial.eq(writable & ~sets_snapshot & ~is_busy & ~whole),
+            refused_flight.eq(served & submits & bad_kind | parks_on & ~parkable | served & advances & ~in_flight),
+            refused_tail.eq(served & advances & in_flight & beyond),
+            refused_range.eq(served & adds_key & key_too_wide),
+            refused_full.eq(served & adds_key & ~key_too_wide & fill.full),
+            append.eq(served & adds_key & ~key_too_wide & ~fill.full),
+        ]
 
         submit = Signal()
         discard = Signal()
@@ -216,26 +215,26 @@ class SlotPages(wiring.Component):
             # A partial SUBMIT still submits, so that its client gets a verdict; see `submissions` below.
             submit.eq(submits & ~is_busy),
             discard.eq(discards & whole & (~is_busy | withdraws)),
-            announce.eq(announces & on & whole & ~is_busy),
+            announce.eq(served & announces & on),
             self.submitted.eq(submit),
             self.append_slot.eq(slot),
             self.append_key.eq(written),
             self.append_position.eq(Mux(adds_read, fill.reads, p.aperture_depth - 1 - fill.writes)),
             flight.slot.eq(slot),
             flight.announce.eq(announce),
-            flight.pause.eq(announces & ~on & whole & ~is_busy),
+            flight.pause.eq(served & announces & ~on),
             log.slot.eq(slot),
-            log.begin.eq(announce & ~flight.in_flight.bit_select(slot, 1)),
-            log.advance.eq(advances & whole & ~is_busy & ~refused_flight & ~refused_tail),
+            log.begin.eq(announce & ~in_flight),
+            log.advance.eq(served & advances & in_flight & ~beyond),
             log.tail.eq(written),
             log.drop.eq(submit | discard),
             flight.append.eq(append & adds_read),
             flight.snapshot.eq(sets_snapshot & ~is_busy),
             flight.submit.eq(submit),
-            flight.kind.eq(Mux(refused_partial | refused_flight, RequestKind.COMMIT.value, kind)),
+            flight.kind.eq(Mux(whole & ~bad_kind, kind, RequestKind.COMMIT.value)),
             flight.discard.eq(discard),
-            flight.park.eq(parks & on & whole & ~is_busy & ~refused_flight),
-            flight.unpark.eq(parks & ~on & whole & ~is_busy),
+            flight.park.eq(parks_on & parkable),
+            flight.unpark.eq(served & parks & ~on),
         ]
 
         for slot_ram, name in ((snapshot_epochs, "SNAPSHOT_EPOCH"), (snapshot_counts, "SNAPSHOT_COUNT")):
@@ -250,8 +249,10 @@ class SlotPages(wiring.Component):
         m.d.comb += [
             fill_write.addr.eq(slot),
             fill_write.en.eq(append | submit | announce),
-            fill_write.data.reads.eq(fill.reads + (append & adds_read)),
-            fill_write.data.writes.eq(fill.writes + (append & adds_write)),
+            # A key that is not appended leaves no trace, and other words add none.
+            fill_write.data.reads.eq(fill.reads + adds_read),
+            fill_write.data.writes.eq(fill.writes + adds_write),
+            fill_write.data.full.eq(fill.full | adds_key & (fill.reads + fill.writes == p.aperture_depth - 1)),
         ]
 
         submission_write = submissions.write_port()
@@ -260,9 +261,7 @@ class SlotPages(wiring.Component):
             submission_write.en.eq(submit),
             submission_write.data.request.eq(written),
             submission_write.data.kind.eq(flight.kind),
-            submission_write.data.bad_request.eq(
-                refused_partial | refused_flight | bad_request_error.bit_select(slot, 1)
-            ),
+            submission_write.data.bad_request.eq(~whole | bad_kind | bad_request_error.bit_select(slot, 1)),
             submission_write.data.overflow.eq(overflow_error.bit_select(slot, 1)),
             submission_write.data.busy.eq(busy_error.bit_select(slot, 1)),
         ]

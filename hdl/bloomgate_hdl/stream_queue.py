@@ -59,7 +59,8 @@ class StreamQueue(wiring.Component):
             get.eq(self.o.valid & self.o.ready),
             next_level.eq(up_down(level, put, get)),
             write.data.eq(self.i.payload),
-            write.en.eq(put),
+            # Where nothing is put, a free place may hold anything; whether an item comes may be late in the clock.
+            write.en.eq(self.i.ready),
             self.o.valid.eq(level != 0),
             self.o.payload.eq(read.data),
         ]

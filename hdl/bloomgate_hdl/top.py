@@ -172,6 +172,7 @@ class Bloomgate(wiring.Component):
             queues.exclusive_ends.eq(arbiter.exclusive_ends),
             arbiter.completable.eq(queues.completable),
             queues.decided.eq(arbiter.given & arbiter.decided_queued),
+            queues.serving_slot.eq(arbiter.serving_slot),
             queues.decided_slot.eq(arbiter.decided_slot),
             queues.verdict.eq(arbiter.verdict),
             queues.reset.eq(arbiter.reset_begins),
@@ -222,11 +223,11 @@ class Bloomgate(wiring.Component):
             flights.busy.eq(arbiter.busy | ~queues.log_settled),
             flights.ready.eq(pipeline.ready),
             flights.outcome.eq(pipeline.outcome),
-            pipeline.clear.eq(flights.clear),
-            pipeline.clear_slot.eq(slot_pages.flight.slot),
-            pipeline.hold.eq(arbiter.inserting),
+            pipeline.hold.eq(arbiter.hold),
             flights.scrubbing.eq(pipeline.slots_scrubbing),
         ]
+        # A clock cycle late, and still before the slot's first key is announced.
+        m.d.sync += [pipeline.clear.eq(flights.clear), pipeline.clear_slot.eq(slot_pages.flight.slot)]
         for name in ("in_flight", "logged", "revalidate", "holds", "revoked", "ends_epoch"):
             m.d.comb += getattr(arbiter, name).eq(getattr(flights, name))
         for name in ("contended", "inserting", "winner", "winner_known", "floor_rises", "epoch_ended", "exhausted"):

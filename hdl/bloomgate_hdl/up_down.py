@@ -5,11 +5,12 @@ from amaranth.hdl import Cat, Mux
 __all__ = ["up_down"]
 
 
-def up_down(count, comes, goes):
-    """``count + comes - goes`` for a number that comes and at most one that goes, in one carry chain.
+def up_down(count, comes, goes, *, number=None):
+    """``count + number - goes`` if ``comes``, else ``count - goes``, for flags ``comes`` and ``goes``; one carry chain.
 
     Written as that sum, Yosys makes it two chains and inverters: for five bits, 15 LUTs in place of 6.
     """
-    if len(comes) == 1:
+    if number is None:
         return count + Cat(comes ^ goes, goes & ~comes).as_signed()
-    return count + Mux(goes, comes - 1, comes)
+    # The flags may be late, so they choose between numbers that are there before.
+    return count + Mux(comes, Mux(goes, number - 1, number), Mux(goes, -1, 0))

@@ -38,6 +38,7 @@ def beat_layout(parameters: Parameters) -> data.StructLayout:
                 data.StructLayout(
                     {
                         "operation": KeyOperation,
+                        # Anything where there is no operation.
                         "key": parameters.key_bits,
                         # The key was read from its buffer with bad parity.
                         "key_bad": 1,
@@ -163,16 +164,16 @@ class ValidationPipeline(wiring.Component):
                 hash_unit.key.eq(self.beat.lanes[lane].key),
                 hash_unit.advance.eq(self.ready),
             ]
-            # What one filter is not ready for, the other one does not do either.
-            for port, other, operations in (
-                (recency_filter.lanes[lane], slot_filter, _FILTER_OPERATIONS),
-                (slot_filter.lanes[lane], recency_filter, _SLOT_FILTER_OPERATIONS),
+            # A filter that is ready without the other one does its part now, and once more when both are: the second
+            # time changes nothing, and the first answer comes with an idle beat.
+            for port, operations in (
+                (recency_filter.lanes[lane], _FILTER_OPERATIONS),
+                (slot_filter.lanes[lane], _SLOT_FILTER_OPERATIONS),
             ):
                 for bank, row in enumerate(port.rows):
                     m.d.comb += row.eq(hash_unit.rows[bank])
-                with m.If(other.ready):
-                    with m.Switch(hashed.lanes[lane].operation):
-                        for key_operation, operation in operations.items():
-                            with m.Case(key_operation):
-                                m.d.comb += port.operation.eq(operation)
+                with m.Switch(hashed.lanes[lane].operation):
+                    for key_operation, operation in operations.items():
+                        with m.Case(key_operation):
+                            m.d.comb += port.operation.eq(operation)
         return m

@@ -7,17 +7,19 @@ from amaranth.lib.wiring import In, Out
 from bloomgate_hdl.burst_address import PAGE_BITS
 from bloomgate_hdl.memory_port import BEAT_BITS, MAX_BEATS
 
-__all__ = ["BLOCK_BITS", "WindowCheck", "window_layout"]
+__all__ = ["BLOCK_BITS", "PAGE_NUMBER_BITS", "WindowCheck", "window_layout"]
 
 _BEAT_BYTES = BEAT_BITS // 8
 _BEAT_ADDRESS_BITS = (_BEAT_BYTES - 1).bit_length()
 #: log2 of the bytes of an aligned block that a burst must not leave: the longest burst, so that a burst has one page.
 BLOCK_BITS = _BEAT_ADDRESS_BITS + (MAX_BEATS - 1).bit_length()
+#: Width of the number of a page.
+PAGE_NUMBER_BITS = 32 - PAGE_BITS
 
 
 def window_layout():
     """A slot's window in pages of 4 KiB: the first one and the one after the last. Without pages if they are equal."""
-    return data.StructLayout({"base": 32 - PAGE_BITS, "end": 32 - PAGE_BITS + 1})
+    return data.StructLayout({"base": PAGE_NUMBER_BITS, "end": PAGE_NUMBER_BITS + 1})
 
 
 class WindowCheck(wiring.Component):

@@ -94,6 +94,8 @@ class Request:
     forced: set[Reason] = field(default_factory=set)
     #: A reset came while it was on its way into the slot: RESET, or not.
     maybe_reset: bool = False
+    #: A reset came between its decision and its verdict.
+    withheld: bool = False
     #: A key that was buffered with bad parity, as (the set's name, index).
     bad_key: tuple[str, int] | None = None
     #: Keys of it may have been announced: they are validated then, and perhaps again.
@@ -267,7 +269,12 @@ class Testbench:
                 if part(word, "submitted"):
                     submitted = bool(slot_pages.resetting.value), bool(pipeline.scrubbing.value)
             if slot_pages.reset.value:
-                self._reset_begins(bool(pipeline.scrubbing.value))
+                withheld = None
+                if arbiter.withholds.value:
+                    withheld = int(arbiter.serving_slot.value)
+                elif arbiter.withheld.value:
+                    withheld = int(arbiter.decided_slot.value)
+                self._reset_begins(bool(pipeline.scrubbing.value), withheld)
             elif slot_pages.resetting.value and self.dut.core.control_page.soft_reset.value:
                 self.cover.hit("soft reset", "a reset")
 
@@ -300,21 +307,22 @@ class Testbench:
 
     def _record_decision(self, request):
         self.decisions += 1
-        if self.resets and request.decided == self.resets[-1] + 1:
-            # The verdict was on its way out when the reset came: it is from before, or it is RESET.
+        if self.resets and (request.withheld or request.decided == self.resets[-1] + 1):
+            # The verdict was on its way out when the reset came: it is from before, or, if it was not withheld, RESET.
             request.forced.discard(Reason.RESET)
-            request.maybe_reset = True
+            request.maybe_reset = not request.withheld
             self.events.insert(-1, request)
         else:
             self.events.append(request)
 
-    def _reset_begins(self, scrubbing):
-        """What is in a slot gets RESET; what is on its way there may."""
+    def _reset_begins(self, scrubbing, withheld):
+        """What is in a slot gets RESET; what is on its way there may. That of slot ``withheld`` has been committed."""
         cycle = self.monitor.cycle
         self.resets.append(cycle)
         self.events.append(Command("RESET", self._initial_epoch))
         hit = functools.partial(self.cover.hit, "soft reset")
-        for request in self.undecided.values():
+        for slot, request in self.undecided.items():
+            request.withheld = slot == withheld
             if request.accepted or request.filled:
                 request.forced.add(Reason.RESET)
             else:

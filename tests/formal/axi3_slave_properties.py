@@ -16,7 +16,7 @@ from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In
 from bloomgate_hdl.axi3 import Axi3Signature
 from bloomgate_hdl.axi3_slave import Axi3Slave
-from bloomgate_hdl.burst_address import BurstAddress, BurstMask
+from bloomgate_hdl.burst_address import BurstAddress, BurstMask, byte_lanes
 from bloomgate_hdl.register_port import READ_LATENCY
 
 ID_WIDTH = 2
@@ -392,10 +392,10 @@ class ReadProperties(_Properties):
 
 
 class AddressProperties(wiring.Component):
-    """The arithmetic of `BurstMask` and `BurstAddress`, for any beat of any burst.
+    """The arithmetic of `BurstMask`, `BurstAddress` and `byte_lanes`, for any beat of any burst.
 
-    From the address that the standard gives to beat n, `BurstAddress` gets its lanes and the address of beat n + 1, if
-    the burst is legal; and `BurstMask` calls legal what the standard does. There is no state, so a proof of depth 1
+    From the address that the standard gives to beat n, they get its lanes and the address of beat n + 1, if the burst
+    is legal; and `BurstMask` calls legal what the standard does. There is no state, so a proof of depth 1
     says it of bursts of any length.
     """
 
@@ -427,7 +427,7 @@ class AddressProperties(wiring.Component):
             Cover(in_region & ~burst_mask.legal),
         ]
         with m.If(legal & (self.number <= self.burst.len)):
-            m.d.comb += Assert(burst_address.lanes == lanes)
+            m.d.comb += Assert(byte_lanes(here[:2], self.burst.size[:2]) == lanes)
         with m.If(legal & (self.number < self.burst.len)):
             m.d.comb += [
                 Assert(burst_address.next_address == following[:12]),

@@ -148,8 +148,10 @@ class CommitArbiterProperties(wiring.Component):
         m.d.sync += scrubbing.eq(dut.scrub)
         m.d.comb += [
             dut.scrubbing.eq(scrubbing),
-            dut.ready.eq(~(self.stall | scrubbing | dut.scrub | dut.inject)),
+            dut.ready.eq(~((self.stall & ~dut.hold) | scrubbing | dut.scrub | dut.inject)),
         ]
+        # What is held may not be scrubbed or injected either.
+        implies(dut.hold, dut.ready)
         stage_1 = Signal.like(dut.beat)
         stage_2 = Signal.like(dut.beat)
         stage_3 = Signal.like(dut.beat)

@@ -36,7 +36,10 @@ GATEWARE = sby.ROOT / "hdl" / "bloomgate_hdl"
 
 @dataclasses.dataclass(frozen=True)
 class Mutation:
-    """One wrong edit of one file."""
+    """One wrong edit of one file. Raises ValueError when the file has changed so that it does not apply any more.
+
+    So that is found by every run of the tests, and not by the one that proves with it.
+    """
 
     #: A few words; with the name of the harness they name the run.
     name: str
@@ -48,6 +51,11 @@ class Mutation:
     new: str
     #: Why the proof must catch it: what would go wrong on the board.
     why: str
+
+    def __post_init__(self) -> None:
+        count = (GATEWARE / self.file).read_text(encoding="utf-8").count(self.old)
+        if count != 1:
+            raise ValueError(f"mutation {self.name!r}: {self.old!r} must occur once in {self.file}, not {count} times")
 
 
 def parameters(mutations: list[Mutation], *, short: int) -> list:
@@ -70,13 +78,7 @@ def apply(mutation: Mutation, folder) -> None:
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(GATEWARE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     path = copy / mutation.file
-    text = path.read_text(encoding="utf-8")
-    count = text.count(mutation.old)
-    if count != 1:
-        raise ValueError(
-            f"mutation {mutation.name!r}: {mutation.old!r} must occur once in {mutation.file}, not {count} times"
-        )
-    path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace(mutation.old, mutation.new), encoding="utf-8")
 
 
 def run(

@@ -23,7 +23,7 @@ MUTATIONS = [
     Mutation(
         "next request validated beside the insertion",
         "commit_arbiter.py",
-        "with m.If(Mux(queued, self.queue_ending, key_reader.ending)):",
+        "with m.If(Mux(queued, self.queue_ending & ~key_reader.offers, key_reader.ending)):",
         "with m.If(key_reader.read):",
         "it would not see all of the commit before it",
     ),
@@ -82,8 +82,8 @@ LIVELY_MUTATIONS = [
     Mutation(
         "completion lost after a repair",
         "commit_arbiter.py",
-        "m.d.comb += [decides.eq(1),",
-        "m.d.comb += [decides.eq(~repairing),",
+        "decides.eq(weighs & ~blocked",
+        "decides.eq(weighs & ~repairing & ~blocked",
         "the client would wait for ever",
     ),
 ]

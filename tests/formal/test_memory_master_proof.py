@@ -166,8 +166,8 @@ CASES = [
         Mutation(
             "last one early",
             "completion_writer.py",
-            "self.data.payload.last.eq(left == 0)",
-            "self.data.payload.last.eq(left == 1)",
+            "self.data.payload.last.eq(beat == _BEATS - 1)",
+            "self.data.payload.last.eq(beat == _BEATS - 2)",
             "the memory would wait for beats for ever",
         ),
     ),

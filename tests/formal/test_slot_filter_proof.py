@@ -43,8 +43,8 @@ MUTATIONS = [
     Mutation(
         "a key may differ in any bit",
         FILE,
-        "Mux(agrees[bit], all_but_one, all_agree)",
-        "Mux(agrees[bit], all_but_one, all_but_one)",
+        "(all_below & all_but_one_above) | (all_but_one_below & all_above)",
+        "all_but_one_below | all_but_one_above",
         "everything would be in every set",
     ),
     Mutation(

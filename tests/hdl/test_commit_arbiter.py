@@ -506,9 +506,9 @@ def test_reset_in_every_state(core, bits):
             verdicts = [await core.verdict(slot, slot + 1) for slot in range(3)]
             in_time = {slot for slot, verdict in enumerate(verdicts) if verdict.reason is not Reason.RESET}
             for clock, slot in core.decided[done:]:
-                # A verdict leaves the arbiter up to a clock cycle after its decision.
-                assert clock > reset_at or slot in in_time, (delay, slot)
-                assert clock <= reset_at + 1 or slot not in in_time, (delay, slot)
+                # The command takes effect a clock cycle later, and a verdict leaves up to one after its decision.
+                assert clock > reset_at + 1 or slot in in_time, (delay, slot)
+                assert clock <= reset_at + 2 or slot not in in_time, (delay, slot)
             assert 2 not in in_time, "it was filled when the reset came"
             outcomes.add(frozenset(in_time))
             # The step of the reset, and one of the rollover if that was due.

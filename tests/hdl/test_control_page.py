@@ -174,11 +174,13 @@ def test_the_token(seed):
             assert await bus.fields("TOKEN") == fields | {"HOLDER": ctx.get(dut.token.holder)}
             limit = rng.getrandbits(32)
             await bus.write(watchdog, limit)
+            await ctx.tick()
             assert ctx.get(dut.token.watchdog) == await bus.read(watchdog) == limit
             for slot in range(8):
                 for strobe in (0b1111, 0b0001):
                     refused = await bus.write(revoke, slot, strobe=strobe)
                     assert refused == (strobe != 0b1111)
+                    await ctx.tick()
                     # Not from a slot that is not its holder, so that a late command does not hit the next one.
                     assert ctx.get(dut.token.revoke) == (slot == ctx.get(dut.token.holder) and not refused)
                     await ctx.tick()
@@ -210,7 +212,7 @@ def test_holes_are_refused_and_what_is_write_only_reads_as_zero():
     simulate(dut, bench, clocks=4000)
 
 
-def test_commands_are_strobes_one_clock_after_the_write():
+def test_commands_are_strobes_two_clocks_after_the_write():
     dut = ControlPage(PARAMETERS)
     names = [field.name for field in COMMAND.fields]
 
@@ -222,8 +224,10 @@ def test_commands_are_strobes_one_clock_after_the_write():
             assert strobes(ctx, dut) == set()
             await ctx.tick()
             bus.withdraw_write()
-            assert strobes(ctx, dut) == {name.lower() for name, bit in zip(names, chosen, strict=True) if bit}
             assert not ctx.get(dut.bus.write_error)
+            assert strobes(ctx, dut) == set()
+            await ctx.tick()
+            assert strobes(ctx, dut) == {name.lower() for name, bit in zip(names, chosen, strict=True) if bit}
             await ctx.tick()
             assert strobes(ctx, dut) == set()
         for field in FAULT_INJECTION.fields:
@@ -232,6 +236,7 @@ def test_commands_are_strobes_one_clock_after_the_write():
             place = (kind, 0x50 + kind)
             word = FAULT_INJECTION["KIND"].insert(kind) | FAULT_INJECTION["TABLE"].insert(place[0])
             await bus.write(FAULT_INJECTION, word | FAULT_INJECTION["ROW"].insert(place[1]))
+            await ctx.tick()
             expected = {Fault.FILTER_WORD: {"inject_filter_word"}, Fault.NEXT_KEY: {"inject_next_key"}}
             assert strobes(ctx, dut) == expected.get(kind, set())
             # The other kind must not disturb a fault that still waits for the arbiter.
@@ -257,6 +262,7 @@ def test_partial_writes_are_honoured_byte_by_byte_but_a_command_needs_the_whole_
             assert strobes(ctx, dut) == set()
         assert not await bus.write(initial_epoch, 0x1122_3344)
         assert not await bus.write(initial_epoch, 0xAABB_CCDD, strobe=strobe)
+        await ctx.tick()
         mask = masked(strobe)
         assert ctx.get(dut.initial_epoch) == 0xAABB_CCDD & mask | 0x1122_3344 & ~mask
         assert await bus.read(initial_epoch) == ctx.get(dut.initial_epoch)
@@ -284,16 +290,18 @@ def test_interrupts_against_a_model(seed):
         assert await bus.read(registers["PENDING"]) == 0, "reset state"
         assert await bus.read(registers["ENABLE"]) == 0, "reset state"
         pending = enabled = 0
+        written_before = (None, 0)
         for _ in range(500):
             assert registers["ENABLE"].fields[0].lsb == fields["ERROR"].lsb
             causes = {name: int(rng.random() < 0.1) for name in CAUSES}
             drive(ctx, dut, **{CAUSES[name]: bit for name, bit in causes.items()})
             written = sum(fields[name].insert(bit) for name, bit in causes.items())
-            target, data = rng.choice((None, None, "PENDING", "ENABLE")), rng.getrandbits(len(CAUSES))
-            acknowledged = 0
-            if target is not None:
-                bus.offer_write(registers[target], data)
-                acknowledged = data if target == "PENDING" else 0
+            offered = rng.choice((None, None, "PENDING", "ENABLE")), rng.getrandbits(len(CAUSES))
+            if offered[0] is not None:
+                bus.offer_write(registers[offered[0]], offered[1])
+            # A write takes effect a clock cycle later than it is taken.
+            (target, data), written_before = written_before, offered
+            acknowledged = data if target == "PENDING" else 0
             level = pending & enabled != 0
             await ctx.tick()
             bus.withdraw_write()
@@ -303,6 +311,10 @@ def test_interrupts_against_a_model(seed):
             pending = pending & ~acknowledged | written
             enabled = data if target == "ENABLE" else enabled
         drive(ctx, dut, **dict.fromkeys(CAUSES.values(), 0))
+        await ctx.tick()
+        target, data = written_before
+        pending = pending & ~data if target == "PENDING" else pending
+        enabled = data if target == "ENABLE" else enabled
         assert await bus.read(registers["PENDING"]) == pending
         assert await bus.read(registers["ENABLE"]) == enabled
 

@@ -35,7 +35,7 @@ def first_bad_word(words, size):
 
 async def check(ctx, dut, words, base, size):
     """Sends an entry, with other clock cycles in between, and compares what is made of it."""
-    drive(ctx, dut, window={"base": base // PAGE, "end": (base + size) // PAGE})
+    drive(ctx, dut, base=base // PAGE, size=size // PAGE)
     for beat in range(BEATS):
         drive(ctx, dut, valid=0, beat=beat, data=0x0123_4567_89AB_CDEF)
         await ctx.tick()
@@ -53,10 +53,24 @@ async def check(ctx, dut, words, base, size):
         assert (order.header.snapshot_epoch, order.header.snapshot_count) == (words[1], words[2])
         assert ctx.get(dut.long) == (words[4] > PARAMETERS.buffer_depth)
         assert order.too_many == ((words[7] & 0xFFFF) + (words[7] >> 16) > PARAMETERS.buffer_depth)
-        logs = ((order.reads, 3, words[4]), (order.writes, 5, words[7] & 0xFFFF), (order.commutes, 6, words[7] >> 16))
-        for log, place, keys in logs:
-            assert log.count == keys
+        reads, lane = order.reads, words[3] // 4 % 2
+        depth = PARAMETERS.buffer_depth
+        assert order.has_reads == (words[4] > 0)
+        assert order.many_reads == (words[4] >= 128)
+        assert (reads.last_chunk, reads.long) == (max(0, words[4] - 1) // depth, words[4] > depth)
+        if words[4]:
+            assert reads.address == base + words[3]
+            assert (reads.beats, reads.odd) == ((words[4] + lane + 1) // 2, (words[4] + lane) % 2)
+        else:
+            assert reads.beats == 0
+        for log, has, place, keys in (
+            (order.writes, order.has_writes, 5, words[7] & 0xFFFF),
+            (order.commutes, order.has_commutes, 6, words[7] >> 16),
+        ):
+            assert has == (keys > 0)
             assert not keys or log.address == base + words[place]
+            if 0 < keys <= depth:
+                assert (log.count, log.beats) == (keys, (keys + words[place] // 4 % 2 + 1) // 2)
     await ctx.tick()
     return expected
 
@@ -116,6 +130,9 @@ def test_the_largest_window():
             assert await check(ctx, dut, entry(read_count=1, read_offset=size - 4), base, size) is None
             assert await check(ctx, dut, entry(read_count=2, read_offset=size - 4), base, size) == 3
         assert await check(ctx, dut, entry(read_count=1), PAGE, 0) == 3
+        # More room than a count can have bits.
+        for offset, room in ((0, 1 << 23), (4 * MAX_READ_KEYS, 1 << 24)):
+            assert await check(ctx, dut, entry(read_count=MAX_READ_KEYS, read_offset=offset), PAGE, room) is None
 
     simulate(dut, bench, clocks=100)
 

@@ -25,7 +25,11 @@ def test_random_events_from_all_sides(seed):
                 for port, what in zip((dut.decision, dut.queue, dut.access), events, strict=True):
                     ctx.set(port, what)
                 logged = next((what for what in events if what["valid"]), None)
+                await ctx.tick()
+                assert ctx.get(dut.count) == len(entries), "a clock cycle later"
                 assert ctx.get(dut.logged) == (logged is not None)
+                for port in (dut.decision, dut.queue, dut.access):
+                    ctx.set(port, event(0))
                 if logged is not None:
                     entries.append(logged)
                 await ctx.tick()
@@ -40,4 +44,4 @@ def test_random_events_from_all_sides(seed):
                     entry = entries[number]
                     assert words == [entry["code"] | entry["slot"] << 8, entry["detail"]]
 
-    simulate(dut, bench, clocks=300)
+    simulate(dut, bench, clocks=600)

@@ -90,31 +90,29 @@ class Bench:
     async def run(self, ctx):
         dut = self.dut
         waiting = list(self.passes)
-        wait, running, idle_for = self.gap(), False, 0
+        wait, idle_for = self.gap(), 0
         for clock in itertools.count():
-            ready = self.ready()
+            ready = bool(ctx.get(dut.inserting)) or self.ready()
             ctx.set(dut.ready, ready)
             asked = self.announce(ctx) if ready and not ctx.get(dut.inserting) else None
             ending = ctx.get(dut.ending)
-            assert not ending or (ready and running)
-            running = running and not ending
+            assert not ending or (ready and ctx.get(dut.inserting))
+            running = ctx.get(dut.active) and not ending
             start = not running and bool(waiting) and wait <= 0
             wait -= not running
-            ctx.set(dut.start, start)
+            # Without a strobe they mean nothing.
+            drive(ctx, dut, begin=0, start=0, start_pass=Pass.VALIDATE, read_count=clock % 16, write_count=1)
+            drive(ctx, dut, next_read_count=clock % 15, next_write_count=2, next_skip_count=clock % 5)
+            slot_next = ctx.get(dut.slot)
             if start:
-                which, slot, reads, writes, *skips = waiting.pop(0)
-                drive(ctx, dut, start_pass=which, slot=slot, read_count=reads, write_count=writes)
-                ctx.set(dut.skip_count, *skips or [0])
-                # A pass over nothing is over at once if nothing is in its way.
-                skipped = skips[0] if skips else 0
-                nothing = which is Pass.DRAIN or (which is Pass.VALIDATE and reads == skipped and not writes)
-                running = not (nothing and ready and not asked and not ctx.get(dut.active))
+                which, slot_next, reads, writes, *skips = waiting.pop(0)
+                if which is Pass.VALIDATE:
+                    drive(ctx, dut, begin=1, next_read_count=reads, next_write_count=writes)
+                    ctx.set(dut.next_skip_count, *skips or [0])
+                else:
+                    drive(ctx, dut, start=1, start_pass=which, read_count=reads, write_count=writes)
                 wait = self.gap()
                 self.started.append(clock)
-            else:
-                # Without `start` they mean nothing.
-                drive(ctx, dut, start_pass=Pass.VALIDATE, slot=clock % 3, read_count=clock % 16, write_count=1)
-                ctx.set(dut.skip_count, clock % 5)
             lanes, last = self.beat(ctx)
             if ready and ctx.get(dut.announces):
                 assert not last
@@ -126,7 +124,7 @@ class Bench:
                 self.announcements.append(asked)
                 assert (slot, word) == asked[:2]
             await ctx.tick()
-            ctx.set(dut.announce, 0)
+            drive(ctx, dut, announce=0, slot=slot_next)
             # The key log.
             if read:
                 for lane in range(LANES):
@@ -134,7 +132,7 @@ class Bench:
                     ctx.set(dut.keys[lane], key)
                     ctx.set(dut.bad[lane], bad)
             # Until whatever the last pass left has had the time to come out, or too much.
-            idle_for = idle_for + ready if not running and not waiting else 0
+            idle_for = 0 if ctx.get(dut.active) or waiting else idle_for + ready
             if idle_for > 8:
                 return
 
@@ -189,20 +187,52 @@ def test_random_passes_with_backpressure_and_gaps(seed):
         Bench(passes, ready=lambda p=unready: rng.random() >= p, gap=lambda: rng.choice((0, 0, 1, 3))).check()
 
 
-def test_first_beat_after_two_clocks_then_one_a_clock_without_gaps_between_passes():
+def test_first_beat_after_two_clocks_then_one_a_clock_without_a_gap_behind_an_insertion():
     passes = [
-        (Pass.VALIDATE, 0, 5, 3),
-        (Pass.REPAIR, 1, 1, 0),
         (Pass.INSERT, 2, 0, 4),
+        (Pass.VALIDATE, 0, 5, 3),
+        (Pass.INSERT, 0, 0, 3),
         (Pass.DRAIN, 0, 3, 3),
-        (Pass.VALIDATE, 1, 0, 0),
-        (Pass.VALIDATE, 2, 2, 2),
     ]
     bench = Bench(passes)
     bench.check()
     clocks = [clock for clock, _, _ in bench.taken]
     assert clocks[0] - bench.started[0] == 2
-    assert clocks == list(range(clocks[0], clocks[0] + len(clocks)))
+    inserted, validated, inserted_then = 2, 5, 2
+    first = clocks[: inserted + validated]
+    assert first == list(range(first[0], first[0] + len(first)))
+    then = clocks[inserted + validated :]
+    assert then[0] - bench.started[2] == 2
+    assert then == list(range(then[0], then[0] + inserted_then + 1))
+
+
+def test_a_request_is_validated_once_more_from_its_first_key_on():
+    """The second time nothing is left out, and the keys to be written follow again."""
+    dut = KeyReader(PARAMETERS)
+
+    async def bench(ctx):
+        drive(ctx, dut, ready=1, slot=1, read_count=3, write_count=2, next_read_count=3, next_write_count=2)
+        beats = []
+        for strobe, skips in (("begin", 3), ("start", 0)):
+            drive(ctx, dut, start_pass=Pass.VALIDATE, next_skip_count=skips, **{strobe: 1})
+            for _ in range(6):
+                read, word = ctx.get(dut.read), ctx.get(dut.read_word)
+                await ctx.tick()
+                drive(ctx, dut, begin=0, start=0)
+                for lane in range(LANES):
+                    ctx.set(dut.keys[lane], stored(1, word * LANES + lane)[0] if read else 0)
+                operations = [ctx.get(lane.operation) for lane in dut.beat.lanes]
+                if any(operation != NONE for operation in operations):
+                    beats.append((operations, ctx.get(dut.beat.lanes[0].key), ctx.get(dut.beat.last)))
+        written = stored(1, DEPTH - 1)[0]
+        assert beats == [
+            ([CHECK, CHECK], written, 1),
+            ([QUERY, QUERY], stored(1, 0)[0], 0),
+            ([QUERY, NONE], stored(1, 2)[0], 0),
+            ([CHECK, CHECK], written, 1),
+        ]
+
+    simulate(dut, bench, clocks=40)
 
 
 def test_reset_state_is_no_pass():

@@ -211,6 +211,30 @@ def test_what_comes_behind_the_end_is_dropped_and_the_next_transaction_begins_at
     simulate(bench.dut, run, clocks=1000)
 
 
+def test_a_burst_that_is_asked_for_as_its_transaction_ends_is_waited_for():
+    """All beats before it have come, so only what is asked for at that moment keeps the follower busy."""
+    bench = Bench(random.Random(1), latency=20)
+
+    async def run(ctx):
+        await bench.step(ctx, bus=("begin", 0, 0))
+        await bench.step(ctx, bus=("advance", 0, PARAMETERS.aperture_depth))
+        while not bench.coming:
+            await bench.step(ctx)
+        while bench.coming:
+            await bench.step(ctx, accept=False, ready=False)
+        while not ctx.get(bench.dut.fetch.due):
+            await bench.step(ctx, accept=False)
+        await bench.step(ctx, bus=("drop", 0, 0))
+        assert bench.coming
+        while bench.coming:
+            assert ctx.get(bench.dut.busy)
+            await bench.step(ctx)
+        while ctx.get(bench.dut.busy):
+            await bench.step(ctx)
+
+    simulate(bench.dut, run, clocks=500)
+
+
 @pytest.mark.parametrize("clocks", range(12))
 def test_another_transaction_may_begin_when_a_burst_ends(clocks):
     bench = Bench(random.Random(3))

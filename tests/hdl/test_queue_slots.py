@@ -82,13 +82,16 @@ class Bench:
         """One of fetched, taken, decided, written, for a slot; returns the entry's index where there is one."""
         dut = self.dut
         ports = {
-            "fetched": (dut.fetch_slot, dut.fetch_place.index),
+            "fetched": (dut.fetch_slot, dut.fetch_index),
             "taken": (dut.take_slot, None),
-            "decided": (dut.decided_slot, dut.decided_place.index),
+            "decided": (dut.decided_slot, dut.completion_place.index),
             "written": (dut.written_slot, dut.written_index),
         }
         port, index = ports[name]
         self.ctx.set(port, slot)
+        if name == "decided":
+            self.ctx.set(dut.serving_slot, slot)
+            await self.tick()
         found = None if index is None else self.ctx.get(index)
         self.ctx.set(getattr(dut, name), 1)
         await self.tick()
@@ -109,9 +112,15 @@ def test_reset_state_and_window():
         assert ctx.get(dut.enabled) == 0b010
         assert await bench.read(record("WINDOW_BASE"), 1) == 0xFFFF_E000
         assert await bench.read(record("WINDOW_SIZE"), 1) == PAGE
-        ctx.set(dut.fetch_slot, 1)
-        place = ctx.get(dut.fetch_place)
+        for name in ("fetch_slot", "window_slot", "arriving_slot", "serving_slot"):
+            ctx.set(getattr(dut, name), 1)
+        await bench.tick()
+        place = ctx.get(dut.completion_place)
         assert (place.window.base, place.window.end, place.index, place.generation) == (0xFFFFE, 0xFFFFF, 0, 7)
+        window = ctx.get(dut.window)
+        assert (window.base, window.end) == (0xFFFFE, 0xFFFFF)
+        assert (ctx.get(dut.arriving_base), ctx.get(dut.arriving_size)) == (0xFFFFE, 1)
+        assert ctx.get(dut.fetch_index) == 0
         # In use: the window stays.
         for name in ("WINDOW_BASE", "WINDOW_SIZE"):
             assert not await bench.write(record(name), 0x1234_5000, 1)

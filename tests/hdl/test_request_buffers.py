@@ -15,7 +15,6 @@ from tests.hdl.simulation import drive, simulate
 PARAMETERS = Parameters(K=1, D=16, slots=2, aperture_depth=4, request_buffers=2, buffer_depth=64)
 CHUNK = PARAMETERS.buffer_depth
 BASE = 0x1000_0000
-WINDOW = {"base": BASE >> 12, "end": (BASE >> 12) + 4}
 MAX_BEATS = 16
 
 
@@ -32,7 +31,25 @@ def order(reads=(0, 0), writes=(0, 0), commutes=(0, 0), **more):
     """Logs as (offset, keys)."""
     logs = {"reads": reads, "writes": writes, "commutes": commutes}
     logs = {name: {"address": BASE + offset, "count": count} for name, (offset, count) in logs.items()}
-    return {"window": WINDOW, **logs, "too_many": writes[1] + commutes[1] > CHUNK, **more}
+    return {**logs, "too_many": writes[1] + commutes[1] > CHUNK, **more}
+
+
+def checked(order, chunk):
+    """The order as DescriptorCheck says it, with beats in place of keys."""
+    made = {name: value for name, value in order.items() if name not in ("reads", "writes", "commutes")}
+    for name in ("reads", "writes", "commutes"):
+        log = order[name]
+        count, lane = log["count"], log["address"] // 4 % 2
+        made["has_" + name] = count > 0
+        beats = (count + lane + 1) // 2 if count else 0
+        if name == "reads":
+            last_chunk = max(0, count - 1) // chunk
+            odd = (count + lane) % 2
+            made[name] = {"address": log["address"], "beats": beats, "last_chunk": last_chunk, "odd": odd}
+            made[name]["long"] = last_chunk > 0
+        else:
+            made[name] = {**log, "beats": beats} if count <= chunk else {"address": log["address"]}
+    return {**made, "many_reads": order["reads"]["count"] >= 128}
 
 
 class Memory:
@@ -42,13 +59,19 @@ class Memory:
         self.rng, self.dut, self.pace, self.latency = rng, dut, pace, latency
         self.queues = {number + 1: [] for number in range(PARAMETERS.request_buffers)}
         self.fails = set()
+        #: The slots of the orders, and where their logs begin and end, in whole beats.
+        self.logs = []
         self.clock = 0
 
-    def take(self, command):
+    def take(self, command, slot):
         address, beats = command.address, command.beats
         assert address % 8 == 0
         assert 1 <= beats <= MAX_BEATS
         assert address // 128 == (address + 8 * beats - 1) // 128, "a burst leaves its 128 bytes"
+        inside = any(
+            owner == slot and start <= address and address + 8 * beats <= end for owner, start, end in self.logs
+        )
+        assert inside, "a burst leaves its log, or another slot is said to read it"
         for number in range(beats):
             due = self.clock + 1 + self.latency
             self.queues[int(command.id)].append((due, address + 8 * number, number == beats - 1))
@@ -82,7 +105,7 @@ class Bench:
             beat = {"valid": 1, "id": answered, "data": data, "last": last, "response": response, "refused": 0}
         ctx.set(dut.beat, beat)
         if ctx.get(dut.fetch.valid) and ctx.get(dut.fetch.ready):
-            memory.take(ctx.get(dut.fetch.payload))
+            memory.take(ctx.get(dut.fetch.payload), ctx.get(dut.fetch_slot))
         if ready:
             entering = ctx.get(dut.keys)
             lanes = [
@@ -102,8 +125,14 @@ class Bench:
             memory.queues[answered].pop(0)
         memory.clock += 1
 
-    async def load(self, order):
-        self.ctx.set(self.dut.order, order)
+    async def load(self, order, chunk=CHUNK):
+        slot = self.rng.randrange(PARAMETERS.slots)
+        self.ctx.set(self.dut.order, {"header": {"slot": slot}, **checked(order, chunk)})
+        if not self.ctx.get(self.dut.active):
+            self.memory.logs.clear()
+        for log in (order["reads"], order["writes"], order["commutes"]):
+            start, end = log["address"], log["address"] + 4 * log["count"]
+            self.memory.logs.append((slot, start // 8 * 8, -(-end // 8) * 8))
         while not self.ctx.get(self.dut.ready):
             await self.tick()
         await self.tick(valid=1)
@@ -208,6 +237,47 @@ def test_logs_at_every_place_come_out_in_order(pace, stall, seed):
     simulate(dut, run, clocks=60_000)
 
 
+def test_a_chunk_that_is_read_again_is_fetched_to_its_end_and_no_further():
+    """Of many chunks the last one, so that what is left of the log becomes little at once."""
+    dut = RequestBuffers(PARAMETERS)
+    request = order(reads=(0, 4 * CHUNK + 10))
+    chunks = [keys_of(request["reads"])[start : start + CHUNK] for start in range(0, 4 * CHUNK + 10, CHUNK)]
+
+    async def run(ctx):
+        bench = Bench(ctx, dut, Memory(random.Random(1), dut))
+        await bench.load(request)
+        for number, keys in enumerate(chunks):
+            await bench.serviceable()
+            assert await bench.run_pass(Pass.VALIDATE) == good(KeyOperation.QUERY, keys)
+            if number < len(chunks) - 1:
+                await bench.tick(next_chunk=1)
+        for _ in range(2):
+            assert await bench.run_pass(Pass.REPAIR) == good(KeyOperation.REPAIR, chunks[-1])
+        await bench.tick(decided=1, release=1)
+
+    simulate(dut, run, clocks=2_000)
+
+
+def test_a_request_that_is_cut_as_it_begins_anew_begins_with_its_first_chunk():
+    dut = RequestBuffers(PARAMETERS)
+    request = order(reads=(0, 2 * CHUNK))
+
+    async def run(ctx):
+        bench = Bench(ctx, dut, Memory(random.Random(1), dut))
+        await bench.load(request)
+        await bench.serviceable()
+        await bench.run_pass(Pass.VALIDATE)
+        await bench.tick(next_chunk=1)
+        await bench.serviceable()
+        await bench.run_pass(Pass.VALIDATE)
+        await bench.tick(again=1, reset=1)
+        await bench.serviceable()
+        asked = ctx.get(dut.request)
+        assert (asked.first, asked.final) == (1, 0)
+
+    simulate(dut, run, clocks=1_000)
+
+
 def test_a_key_is_in_the_pipeline_in_the_clock_cycle_in_which_it_arrives():
     latency = 3
     parameters = dataclasses.replace(PARAMETERS, buffer_depth=512)  # its ring holds more than a burst
@@ -216,7 +286,7 @@ def test_a_key_is_in_the_pipeline_in_the_clock_cycle_in_which_it_arrives():
 
     async def run(ctx):
         bench = Bench(ctx, dut, Memory(random.Random(1), dut, latency=latency))
-        await bench.load(request)
+        await bench.load(request, parameters.buffer_depth)
         assert ctx.get(dut.fetch.valid), "a clock cycle after the order"
         start = bench.memory.clock
         await bench.tick()
