@@ -9,7 +9,8 @@ interrupt goes through QEMU's qtest socket into the interrupt controller.
 Memory is a file that QEMU shares, and the gateware's master reads and writes it: what S_AXI_ACP and S_AXI_HP0 would
 see, as here is no cache.
 
-PCFG_DONE, which QEMU lacks, is answered here, so that Linux finds the fabric configured.
+Two status bits of the PS that QEMU lacks are answered here, to the kernel: PCFG_DONE, so that Linux finds the fabric
+configured, and whether FCLK0 runs.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ __all__ = ["LinuxBoard", "MemoryType", "cache_folder"]
 _PAGE = 4096
 _FABRIC = range(BASE_ADDRESS, BASE_ADDRESS + 0x10_0000)
 _DEVCFG, _INT_STS, _PCFG_DONE = 0xF800_7000, 0x00C, 1 << 2
+_SLCR, _FPGA0_THR_CNT, _FPGA0_THR_STA, _RUNNING = 0xF800_0000, 0x178, 0x17C, 1 << 16
+#: Pages of the PS with a register that is answered here, and those registers.
+_PS_PAGES = (_DEVCFG, _SLCR)
+_PS_ANSWERS = (_DEVCFG + _INT_STS, _SLCR + _FPGA0_THR_STA)
 _SP, _LR, _PC, _CPSR = 13, 14, 15, 25
 _THUMB = 1 << 5
 #: Seconds between two looks at the gateware while the processor touches nothing, and clocks that then pass; after so
@@ -314,7 +319,7 @@ class LinuxBoard:
             self._forget(registers[0] // _PAGE * _PAGE, 0)
         elif pc == self._ioremap:  # (physical address, size, type, caller)
             physical = registers[0]
-            if physical in _FABRIC or physical == _DEVCFG:
+            if physical in _FABRIC or physical in _PS_PAGES:
                 self._returns[registers[_LR]] = physical
                 self._debugger.order(f"Z0,{registers[_LR]:x},4")
         elif pc in self._returns:
@@ -337,7 +342,7 @@ class LinuxBoard:
     def _watch(self, virtual: int, mapping: _Mapping, size: int) -> None:
         for at in range(0, size, _PAGE):
             physical = mapping.physical + at
-            if physical not in _FABRIC and physical != _DEVCFG:
+            if physical not in _FABRIC and physical not in _PS_PAGES:
                 continue
             if physical in _FABRIC:
                 self.mapped.add(physical - BASE_ADDRESS)
@@ -378,12 +383,16 @@ class LinuxBoard:
         code = int.from_bytes(self._debugger.read(pc), "little")
         length, load, register, address, base = decode(code, thumb, registers)
         physical = owners[0].physical + address % _PAGE
-        if physical not in _FABRIC and physical != _DEVCFG + _INT_STS:
+        if physical not in _FABRIC and physical not in _PS_ANSWERS:
             self._step(f"4,{page:x},{_PAGE:x}")
             return
         orders = []
         if physical == _DEVCFG + _INT_STS:
             word = _PCFG_DONE if self._configured else 0
+        elif physical == _SLCR + _FPGA0_THR_STA:
+            # A count of clocks to give stops it, as Linux does: drivers/clk/zynq/clkc.c.
+            count = self._debugger.read(page + _FPGA0_THR_CNT)
+            word = 0 if any(count) else _RUNNING
         else:
             self.accesses += 1
             word = self._transfer(physical - BASE_ADDRESS, None if load else registers[register])

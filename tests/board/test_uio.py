@@ -12,7 +12,7 @@ from bloomgate.libbloomgate import library
 from bloomgate.registers import VERSION, slot_page_offset
 
 from tests.board.conftest import GEOMETRY
-from tests.board.emulation import NATIVE, ROOT, make_tree, node
+from tests.board.emulation import NATIVE, ROOT, SECONDS, make_tree, node
 
 #: The user who owns one slot, and the groups; any numbers that nobody has here.
 USER, CONTROL_GROUP, FIRST_SLOT_GROUP = 61234, 61300, 61301
@@ -240,6 +240,117 @@ def test_one_slot_and_the_end_of_an_epoch(board, python):
     assert board.server.refused == 0
 
 
+OWN_DATA = """
+import sys, bloomgate
+url = f"uio:slot={{}},data=own,root={sys.argv[1]}"
+with bloomgate.open_device(url.format(1)) as device, bloomgate.open_device(url.format(3)) as other:
+    def commit(of, snapshot=None, **sets):
+        verdict = of.commit(snapshot=of.published if snapshot is None else snapshot, **sets)
+        return verdict.timestamp if verdict.committed else verdict.reason.name
+
+    begin = device.published
+    mine = [commit(device, writes=[1])]
+    others = [commit(other, writes=[2]) for _ in range(3)]
+    mine += [commit(device, writes=[1]) for _ in range(2)]
+    print(*(timestamp - begin for timestamp in mine + others))
+    # Past what is another's, and not past its own.
+    device.publish(mine[2])
+    print(device.published - begin)
+    device.publish(mine[0])
+    print(device.published - begin)
+    device.publish(mine[1])
+    print(device.published - begin, device.last_timestamp() - begin, other.published - begin)
+    # A snapshot that is old only for the commits of others does not stay so. A key of both is an abort at most.
+    others.append(commit(other, writes=[2]))
+    print(commit(device, reads=[2]), commit(device, reads=[2]), device.published - begin)
+    # The other one ends the epoch, twice.
+    for timestamp in others:
+        other.publish(timestamp)
+    while other.published < begin + 130:
+        other.publish(commit(other, writes=[2]))
+    print(commit(device, reads=[1]), device.published == other.published, commit(device, reads=[1]))
+    # Its own commit is the last of an epoch; it is published before or after others have committed in the next.
+    for early in (False, True):
+        while other.published % 64 != 62:
+            other.publish(commit(other, writes=[2]))
+        commit(device, snapshot=0)
+        last = commit(device, writes=[1])
+        print(last % 64, end=" ")
+        if early:
+            device.publish(last)
+        print(commit(other, writes=[2]), commit(other, writes=[2]) % 64, end=" ")
+        print(commit(device, reads=[1], snapshot=last), device.published - last, end=" ")
+        device.publish(last)
+        print(device.published - last, commit(device, writes=[1]) % 64)
+        device.publish(device.last_timestamp())
+        other.publish(other.last_timestamp())
+"""
+
+
+def test_a_slot_with_data_of_its_own(board, python):
+    leave_identity(board)
+    result = python(["-c", OWN_DATA], board.root)
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == [
+        "1 5 6 2 3 4",
+        "0",
+        "4",
+        "6 6 1",
+        "CONFLICT None 7",
+        "ROLLOVER True None",
+        "63 ROLLOVER 1 ROLLOVER -1 2 2",
+        "63 ROLLOVER 1 ROLLOVER 2 2 2",
+    ]
+
+
+#: Two threads increment, in each of several programs.
+COUNTERS = """
+import sys, threading, bloomgate
+from bloomgate import TVar, atomic, use_device
+with bloomgate.open_device(sys.argv[1]) as device:
+    use_device(device)
+    counter = TVar(0)
+    @atomic
+    def add():
+        counter.value += 1
+    print("ready", flush=True)
+    sys.stdin.readline()
+    threads = [threading.Thread(target=lambda: [add() for _ in range(100)]) for _ in range(2)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    print(counter.value)
+"""
+
+
+def test_programs_with_data_of_their_own_run_at_the_same_time(board, shim):
+    """Through several epochs. Without data=own they would wait for each other's commits."""
+    library()
+    leave_identity(board)
+    programs = [
+        subprocess.Popen(
+            NATIVE.command(shim, sys.executable, "-c", COUNTERS, f"uio:slot={slot},data=own,root={board.root}"),
+            env=board.environment,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for slot in (1, 3)
+    ]
+    try:
+        assert [program.stdout.readline() for program in programs] == ["ready\n"] * 2
+        for program in programs:
+            program.stdin.write("go\n")
+            program.stdin.flush()
+        for program in programs:
+            counted = program.communicate(timeout=SECONDS)[0].strip()
+            assert (counted, program.returncode) == ("200", 0)
+    finally:
+        for program in programs:
+            program.kill()
+            program.communicate()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -265,7 +376,9 @@ def test_one_slot_of_what(tmp_path, text, message):
     ("path", "message"),
     [
         ("slot=x", "slot must be a number, not 'x'"),
-        ("slot", "can have slot=NUMBER and root=FOLDER, not 'slot'"),
+        ("slot", "can have slot=NUMBER, data=own and root=FOLDER, not 'slot'"),
+        ("slot=1,data=all", "data must be own, of a device with one slot"),
+        ("data=own", "data must be own, of a device with one slot"),
         ("slot=1,slot=2", "not 'slot=2'"),
         ("page=1", "not 'page=1'"),
         ("slot=1?initial_epoch=2", "initial_epoch is for the owner of page 0"),
@@ -371,6 +484,49 @@ def wait_locked(path):
         if subprocess.run(["flock", "--nonblock", str(path), "true"], check=False, timeout=60).returncode == 1:
             return True
     return False
+
+
+MAPPED = """
+import os, sys, bloomgate
+url, folder, times = sys.argv[1:]
+
+def held():
+    # Mappings and open files of the emulated board's nodes and memory.
+    with open("/proc/self/maps") as maps:
+        mappings = sum(folder in line for line in maps)
+    files = []
+    for entry in os.scandir("/proc/self/fd"):
+        try:
+            files.append(os.readlink(entry.path))
+        except FileNotFoundError:
+            pass  # of the listing itself
+    return mappings, sum(name.startswith(folder) for name in files)
+
+for _ in range(int(times)):
+    with bloomgate.open_device(url) as device:
+        device.publish(device.commit(snapshot=device.published, writes=[1]).timestamp)
+        if "slot" not in url:
+            with device.queue_pair() as queue:
+                device.publish(queue.commit(snapshot=device.published, writes=[1]).timestamp)
+                print(*held(), end=" ")
+        print(*held(), end=" ")
+    print(*held())
+try:
+    bloomgate.open_device(url + "?K=4")
+except bloomgate.VersionMismatch:
+    print(*held())
+"""
+
+
+@pytest.mark.parametrize("slot", [None, 1], ids=["device", "slot"])
+def test_nothing_stays_mapped(board, python, slot):
+    """Also when the device that was found is refused."""
+    leave_identity(board)
+    result = python(["-c", MAPPED, "URL"], board.root.parent, times := 20, slot=slot)
+    pages = 1 + GEOMETRY.slots if slot is None else 1
+    # A queue has a mapping and a file of its own.
+    queue = f"{pages + 1} {pages + 1} " if slot is None else ""
+    assert result.stdout.splitlines() == [f"{queue}{pages} {pages} 0 0"] * times + ["0 0"], result
 
 
 OWNER = """

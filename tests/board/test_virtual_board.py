@@ -174,13 +174,14 @@ def compile_overlay(folder):
 
 
 def test_a_fabric_that_does_not_answer_is_not_touched(folder, bus, cache):
-    """The module looks first: level shifters, reset, and whether it is configured."""
+    """The module looks first: level shifters, reset, clock, and whether it is configured."""
     build_modules(folder, cache)
     attempt = "insmod /bloomgate.ko && rmmod bloomgate"
     script(
         folder,
         f"devmem 0xF8000900 32 0x3; {attempt}; devmem 0xF8000900 32 0xF",
         f"devmem 0xF8000240 32 1; {attempt}; devmem 0xF8000240 32 0",
+        f"devmem 0xF8000178 32 1; {attempt}; devmem 0xF8000178 32 0",
         "insmod /bloomgate.ko && ls /sys/class/bloomgate | wc -l",
     )
     board = LinuxBoard(folder, bus, folder / "files", cache, overlay=compile_overlay(folder), configured=False)
@@ -190,6 +191,7 @@ def test_a_fabric_that_does_not_answer_is_not_touched(folder, bus, cache):
     assert said == [
         "the fabric is not accessed: its level shifters are off",
         "the fabric is not accessed: it is held in reset",
+        "the fabric is not accessed: FCLK0 is stopped; fclk-enable in the device tree keeps it running",
         "the fabric is not configured",
     ], text
     assert re.search(r"^0\s*$", text, re.M), text
@@ -208,6 +210,17 @@ with bloomgate.open_device('bloomgate:slot=2') as device:
         second = queue.submit(snapshot=newest, reads=[6])
         timestamp, reason = queue.collect(first).timestamp, queue.collect(second).reason
         print('queued', timestamp == device.last_timestamp(), reason.name)
+    with bloomgate.open_device('bloomgate:slot=1,data=own') as own:
+        for _ in range(2):
+            device.commit(snapshot=device.published, writes=[7])
+            last = own.commit(snapshot=own.published, reads=[8], writes=[8]).timestamp
+            device.commit(snapshot=device.published, writes=[7])
+            own.publish(last)
+            print('own', own.published == own.last_timestamp() == last == device.last_timestamp() - 1)
+        try:
+            own.queue_pair()
+        except bloomgate.DeviceUnavailable as error:
+            print(error)
 """
 
 
@@ -252,6 +265,8 @@ def test_kernel_module(folder, bus, cache):
         assert sign not in text
     assert "slot 2 of the gateware in the FPGA, through the kernel module True CONFLICT" in text
     assert "queued True CONFLICT" in text
+    assert text.count("own True") == 2, text
+    assert "slot 1 has no queue pair with data=own" in text
     assert f"parked:{2 * ' True IRREVOCABLE True True False'}" in text, text
     assert re.findall(r"^\d: (.*?)(?: at \d+)?\s*$", text, re.M) == ["commit", *["abort, reason 1"] * 3]
     (report,) = reports(text)

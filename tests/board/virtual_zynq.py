@@ -142,10 +142,12 @@ class Debugger:
         return self.receive()
 
     def order(self, *packets: str) -> None:
-        """Packets that must be answered OK."""
+        """Packets that must be answered OK. Raises EOFError when QEMU says instead that it has ended, by a restart."""
         self.send(*packets)
         for packet in packets:
             answer = self.receive()
+            if answer.startswith("W"):
+                raise EOFError
             if answer != "OK":
                 raise VirtualZynqError(f"the debugger stub answered {answer!r} to {packet!r}")
 

@@ -7,12 +7,13 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Optional
 
+from bloomgate.backends.uio_node import status_text
 from bloomgate.errors import DeviceTimeout, DeviceUnavailable
 from bloomgate.libbloomgate import library
 from bloomgate.parameters import Parameters
 from bloomgate.queue_port import QueuePort
 
-__all__ = ["LibraryQueue"]
+__all__ = ["LibraryQueue", "opened_queue"]
 
 #: Seconds after which a device that does not decide is reported.
 PATIENCE = 30.0
@@ -107,3 +108,13 @@ class LibraryQueue(QueuePort):
         if not self.closed:
             self.closed = True
             self._lib.bloomgate_queue_abandon(self._queue)
+
+
+def opened_queue(slot: int, parameters: Parameters, queue: Any, status: int) -> QueuePort:
+    """The port of a queue, if opening it came to ``status`` BLOOMGATE_OK."""
+    _, lib = library()
+    if status == lib.BLOOMGATE_E_TIMEOUT:
+        raise DeviceTimeout(f"the queue of slot {slot} does not come to rest; reset or reload the device")
+    if status != lib.BLOOMGATE_OK:
+        raise DeviceUnavailable(f"slot {slot} has no queue pair: {status_text(status)}")
+    return LibraryQueue(parameters, queue)

@@ -232,7 +232,8 @@ void *mmap(void *address, size_t bytes, int protection, int flags, int file, off
         errno = EINVAL;
         return MAP_FAILED;
     }
-    node->window = real(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    /* Of the node's file, so that /proc/self/maps names the node, as on a board. */
+    node->window = real(NULL, bytes, PROT_NONE, MAP_PRIVATE, file, 0);
     return node->window;
 }
 
