@@ -37,6 +37,7 @@ from bloomgate_hdl.memory_port import ACP, HP, MemoryPort
 from bloomgate_hdl.platform.board import ZynqBoard
 from bloomgate_hdl.platform.boards import BOARDS, board_named
 from bloomgate_hdl.platform.pads import PadError, Pads, check_constraints, check_placement, pad_pins, read_xdc
+from bloomgate_hdl.platform.placement import CompilerMissing, Improved, compiler_version, improve
 from bloomgate_hdl.platform.system import System
 from bloomgate_hdl.platform.timing import FIGURES, MARGIN, TimingReport, analyse
 from bloomgate_hdl.platform.tools import MissingTools, Toolchain, find_toolchain
@@ -52,6 +53,9 @@ LUT_BUDGET = 0.60
 #: Handed to nextpnr-xilinx with the netlist. How much more than length the placer minds a critical wire: with nextpnr's
 #: own 10 this design has long ones, and with 1000 its solver takes many times as long.
 PLACER_SETTINGS = {"placerHeap/timingWeight": "250"}
+#: For routing: how much the router believes its estimate of the rest of the way (1.75 is nextpnr's own, which is faster
+#: and takes detours), and how much it is drawn to the middle of a net.
+ROUTER_SETTINGS = {"router2/estimateWeight": "1.2", "router2/biasCostFactor": "0.0"}
 
 #: How queue pairs reach memory, by the names of --memory-port.
 MEMORY_PORTS = {"acp": ACP, "hp0": HP}
@@ -178,6 +182,7 @@ class Routed:
     seed: int
     directory: Path
     seconds: float
+    placement: Improved
     #: nextpnr's figure, which leaves out block RAM, LUT RAM and PS7.
     nextpnr_fmax: float
     timing: TimingReport
@@ -188,15 +193,29 @@ class Routed:
 
 
 def _route(design: Design, toolchain: Toolchain, directory: Path, seed: int) -> Routed:
-    """Place and route with one seed, and analyse the result."""
+    """Place, improve the placement, and route, with one seed; analyse the result."""
     place = directory / f"seed-{seed}"
     place.mkdir(exist_ok=True)
     started = time.monotonic()
+    nextpnr = [*toolchain.nextpnr, "--chipdb", str(toolchain.chipdb), "--freq", f"{design.frequency:g}"]
+    nextpnr += ["--seed", str(seed), "--timing-allow-fail"]
+    command = [*nextpnr, "--json", "../synth.json", "--xdc", "../top.xdc"]
+    command += ["--no-route", "--sdf", "placed.sdf", "--write", "placed.json"]
+    _run(command, place, f"nextpnr-xilinx, placing with seed {seed},", place / "placed.log")
+    placement = improve(
+        placed=place / "placed.json",
+        sdf=place / "placed.sdf",
+        database=toolchain.database,
+        device=design.board.device,
+        output=place / "improved.json",
+        seed=seed,
+        period=1000 / design.frequency,
+        settings=ROUTER_SETTINGS,
+    )
     log = place / "nextpnr.log"
-    command = [*toolchain.nextpnr, "--chipdb", str(toolchain.chipdb), "--json", "../synth.json", "--xdc", "../top.xdc"]
-    command += ["--freq", f"{design.frequency:g}", "--seed", str(seed), "--timing-allow-fail"]
+    command = [*nextpnr, "--json", "improved.json", "--no-pack", "--no-place"]
     command += ["--fasm", "top.fasm", "--sdf", "top.sdf", "--write", "routed.json"]
-    _run(command, place, f"nextpnr-xilinx with seed {seed}", log)
+    _run(command, place, f"nextpnr-xilinx, routing with seed {seed},", log)
     text = log.with_suffix(".out").read_text()
     found = re.findall(r"Max frequency for clock '([^']*)': ([\d.]+) MHz \(\w+ at ([\d.]+) MHz\)", text)
     if not found:
@@ -209,7 +228,7 @@ def _route(design: Design, toolchain: Toolchain, directory: Path, seed: int) -> 
         timing = analyse(place / "routed.json", place / "top.sdf")
     except ValueError as error:
         raise BuildError(f"the timing check cannot judge seed {seed}: {error}") from error
-    return Routed(seed, place, time.monotonic() - started, float(fmax), timing)
+    return Routed(seed, place, time.monotonic() - started, placement, float(fmax), timing)
 
 
 def _assemble(design: Design, toolchain: Toolchain, routed: Routed, directory: Path) -> dict[str, Any]:
@@ -292,7 +311,7 @@ def _build(arguments: argparse.Namespace, report: dict[str, Any]) -> int:
         raise BuildError(f"the design takes {resources['LUT'].share:.1%} of the LUTs, more than {LUT_BUDGET:.0%}")
 
     toolchain = find_toolchain(board.device, board.part)
-    report["tools"].update(toolchain.versions())
+    report["tools"].update(toolchain.versions(), **{"C compiler": compiler_version()})
 
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     _say(f"placing and routing with {len(seeds)} seeds, {arguments.jobs} at a time, some minutes each ...")
@@ -300,11 +319,17 @@ def _build(arguments: argparse.Namespace, report: dict[str, Any]) -> int:
         results = list(pool.map(lambda seed: _route(design, toolchain, directory, seed), seeds))
     best = max(results, key=lambda routed: (routed.fmax, -routed.seed))
     report["seeds"] = [
-        {"seed": routed.seed, "fmax_mhz": round(routed.fmax, 2), "fmax_by_nextpnr_mhz": routed.nextpnr_fmax}
+        {
+            "seed": routed.seed,
+            "fmax_mhz": round(routed.fmax, 2),
+            "fmax_by_nextpnr_mhz": routed.nextpnr_fmax,
+            "longest_path_as_placed_ns": round(routed.placement.before, 2),
+            "longest_path_as_improved_ns": round(routed.placement.after, 2),
+        }
         for routed in results
     ]
     report["seed"] = best.seed
-    report["placer_settings"] = PLACER_SETTINGS
+    report["settings"] = PLACER_SETTINGS | ROUTER_SETTINGS
     report["timing"] = _timing_dict(best, frequency)
     for routed in results:
         print(
@@ -362,7 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = _build(parsed, report)
         report["result"] = "bitstream"
-    except MissingTools as missing:
+    except (MissingTools, CompilerMissing) as missing:
         status = EXIT_INCOMPLETE
         report["result"] = f"synthesis and constraints are right; no bitstream: {missing}"
         _say("synthesis and constraints are right, but there is no bitstream, for lack of:")
