@@ -225,8 +225,8 @@ def _route(design: Design, toolchain: Toolchain, directory: Path, seed: int) -> 
     if abs(float(wanted) - design.frequency) > 0.01 * design.frequency:
         raise BuildError(f"nextpnr-xilinx took {wanted} MHz for the clock, not {design.frequency:g} MHz")
     try:
-        timing = analyse(place / "routed.json", place / "top.sdf")
-    except ValueError as error:
+        timing = analyse(place / "routed.json", place / "top.sdf", toolchain.database / design.board.device)
+    except (OSError, ValueError) as error:
         raise BuildError(f"the timing check cannot judge seed {seed}: {error}") from error
     return Routed(seed, place, time.monotonic() - started, placement, float(fmax), timing)
 

@@ -1,6 +1,7 @@
 """Static timing of a routed design: the worst path to every endpoint, by the figures of timing_graph.py.
 
-Hold, pulse widths and the clock tree's skew are not looked at; ``MARGIN`` stands for skew and jitter.
+Delays of wires are those of the routes (wire_delays.py), delays of logic those of nextpnr's SDF file. Hold, pulse widths
+and the clock tree's skew are not looked at; ``MARGIN`` stands for skew and jitter.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bloomgate_hdl.platform.timing_graph import FIGURES, CombinationalLoop, read_interconnect, timing_graph
+from bloomgate_hdl.platform.wire_delays import routed_delays
 
 __all__ = ["FIGURES", "MARGIN", "Step", "TimingPath", "TimingReport", "analyse", "read_interconnect"]
 
@@ -100,21 +102,27 @@ def _net_names(nets: Mapping[str, Any]) -> dict[int, str]:
     return names
 
 
-def analyse(netlist: Path, sdf: Path) -> TimingReport:
+def analyse(netlist: Path, sdf: Path, database: Path | None = None) -> TimingReport:
     """Worst path to every endpoint of a routed design.
 
     Parameters
     ----------
     netlist: the JSON file that nextpnr-xilinx wrote with ``--write``.
     sdf: the file that it wrote with ``--sdf`` in the same run.
+    database: folder of the device in prjxray's database, such as ``zynq7/xc7z010``. Without it all wires have the delay
+        that the SDF file says, which for many inputs of LUTs is an estimate and may be nanoseconds too short.
 
-    Raises ValueError for a cell that there are no figures for, a combinational loop, and a wire without a delay.
+    Raises ValueError for a cell that there are no figures for, a combinational loop, a wire without a delay, and a
+    route that the database has no parts for.
     """
     (module,) = json.loads(netlist.read_text())["modules"].values()
     cells: dict[str, Any] = module["cells"]
     names = _net_names(module["netnames"])
+    wires, logic = read_interconnect(sdf)
+    if database is not None:
+        wires |= routed_delays(module, database)
     try:
-        graph = timing_graph(cells, *read_interconnect(sdf))
+        graph = timing_graph(cells, wires, logic)
     except CombinationalLoop as loop:
         raise ValueError(f"combinational loop through {names.get(loop.bit, loop.bit)}") from loop
 
