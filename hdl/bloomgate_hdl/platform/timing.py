@@ -1,7 +1,7 @@
 """Static timing of a routed design: the worst path to every endpoint, by the figures of timing_graph.py.
 
-Delays of wires are those of the routes (wire_delays.py), delays of logic those of nextpnr's SDF file. Hold, pulse widths
-and the clock tree's skew are not looked at; ``MARGIN`` stands for skew and jitter.
+Delays of wires are those of the routes (wire_delays.py), delays of logic those of nextpnr's SDF file. Hold, pulse
+widths and the clock tree's skew are not looked at; ``MARGIN`` stands for skew and jitter.
 """
 
 from __future__ import annotations
