@@ -202,16 +202,19 @@ def _route(design: Design, toolchain: Toolchain, directory: Path, seed: int) -> 
     command = [*nextpnr, "--json", "../synth.json", "--xdc", "../top.xdc"]
     command += ["--no-route", "--sdf", "placed.sdf", "--write", "placed.json"]
     _run(command, place, f"nextpnr-xilinx, placing with seed {seed},", place / "placed.log")
-    placement = improve(
-        placed=place / "placed.json",
-        sdf=place / "placed.sdf",
-        database=toolchain.database,
-        device=design.board.device,
-        output=place / "improved.json",
-        seed=seed,
-        period=1000 / design.frequency,
-        settings=ROUTER_SETTINGS,
-    )
+    try:
+        placement = improve(
+            placed=place / "placed.json",
+            sdf=place / "placed.sdf",
+            database=toolchain.database,
+            device=design.board.device,
+            output=place / "improved.json",
+            seed=seed,
+            period=1000 / design.frequency,
+            settings=ROUTER_SETTINGS,
+        )
+    except (OSError, ValueError) as error:
+        raise BuildError(f"the placement of seed {seed} cannot be improved: {error}") from error
     log = place / "nextpnr.log"
     command = [*nextpnr, "--json", "improved.json", "--no-pack", "--no-place"]
     command += ["--fasm", "top.fasm", "--sdf", "top.sdf", "--write", "routed.json"]
