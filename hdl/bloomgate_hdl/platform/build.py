@@ -234,6 +234,15 @@ def _route(design: Design, toolchain: Toolchain, directory: Path, seed: int) -> 
     return Routed(seed, place, time.monotonic() - started, placement, float(fmax), timing)
 
 
+def _attempt(design: Design, toolchain: Toolchain, directory: Path, seed: int) -> Routed | None:
+    """The same, or None if it ends with an error: nextpnr's router finds no way for a wire now and then."""
+    try:
+        return _route(design, toolchain, directory, seed)
+    except BuildError as error:
+        _say(f"seed {seed} is left out: {error}")
+        return None
+
+
 def _assemble(design: Design, toolchain: Toolchain, routed: Routed, directory: Path) -> dict[str, Any]:
     """Bitstream files from the FASM of one seed. Returns what the report says of them."""
     part, board = design.board.part, design.board
@@ -319,7 +328,11 @@ def _build(arguments: argparse.Namespace, report: dict[str, Any]) -> int:
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     _say(f"placing and routing with {len(seeds)} seeds, {arguments.jobs} at a time, some minutes each ...")
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        results = list(pool.map(lambda seed: _route(design, toolchain, directory, seed), seeds))
+        results = [
+            routed for routed in pool.map(lambda seed: _attempt(design, toolchain, directory, seed), seeds) if routed
+        ]
+    if not results:
+        raise BuildError(f"none of {len(seeds)} seeds could be placed and routed")
     best = max(results, key=lambda routed: (routed.fmax, -routed.seed))
     report["seeds"] = [
         {
