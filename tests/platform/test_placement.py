@@ -39,8 +39,10 @@ def database(tmp_path):
 class Placed:
     """A random design: flip-flops that LUTs feed, carry chains, LUT RAM and block RAM, each input from any output."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, sources=None):
+        """``sources``: from how many flip-flops and RAMs all LUTs have their inputs (default: from all)."""
         self.random = random.Random(seed)
+        self.sources = sources
         self.cells, self.sdf, self.outputs, self.inputs = {}, [], [], []
         self.bits = 10
         slices = [(x, y) for x in range(2 * COLUMNS) for y in range(ROWS)]
@@ -137,13 +139,29 @@ class Placed:
             for port in ("Q", "DOADO0")
             for net in cell["connections"].get(port, ())
         ]
+        if self.sources is not None:
+            registered = self.random.sample(registered, self.sources)
+            luts = [
+                cell
+                for cell in self.cells.values()
+                if cell["type"] == "SLICE_LUTX" and "CLK" not in cell["connections"]
+            ]
+            outputs = [net for cell in luts for net in cell["connections"].get("O6", ())]
+            self.outputs = self.random.sample(outputs, 1)
+            # Flip-flops have their enable from one that all others of its kind have too.
+            for number, net in enumerate(registered[:3]):
+                for cell in self.cells.values():
+                    if cell["type"] == "SLICE_FFX" and cell["connections"]["CE"] == [2 + number]:
+                        cell["connections"]["CE"] = [net]
         for name, port in self.inputs:
             is_lut = self.cells[name]["type"] == "SLICE_LUTX" and port.startswith("A")
             self.cells[name]["connections"][port] = [self.random.choice(registered if is_lut else self.outputs)]
 
-    def improve(self, directory, database, name, seed=1):
+    def improve(self, directory, database, name, seed=1, luts=0):
         placed, sdf, output = (directory / f"{name}.{suffix}" for suffix in ("json", "sdf", "out"))
-        placed.write_text(json.dumps({"modules": {"top": {"cells": self.cells, "netnames": {}}}}))
+        nets = {bit for cell in self.cells.values() for bits in cell["connections"].values() for bit in bits}
+        names = {f"net{bit}": {"hide_name": 0, "bits": [bit], "attributes": {}} for bit in nets}
+        placed.write_text(json.dumps({"modules": {"top": {"cells": self.cells, "netnames": names}}}))
         sdf.write_text("\n".join(self.sdf))
         result = improve(
             placed=placed,
@@ -153,6 +171,7 @@ class Placed:
             output=output,
             seed=seed,
             period=2.0,
+            spare_luts=luts,
             settings={"router2/estimateWeight": "1"},
         )
         (module,) = json.loads(output.read_text())["modules"].values()
@@ -222,6 +241,43 @@ def is_used_elsewhere(cells, lut, *ffs):
     for name, cell in cells.items():
         for port, nets in cell["connections"].items():
             yield net in nets and cell["port_directions"][port] == "input" and not (name in ffs and port == "D")
+
+
+@pytest.mark.parametrize("luts", [0, 200])
+def test_nets_with_many_users_get_more_drivers(tmp_path, database, luts):
+    design = Placed(11, sources=6)
+    result, module = design.improve(tmp_path, database, "a", luts=luts)
+    cells = {without_rank(name): cell for name, cell in module["cells"].items()}
+    assert result.new_ffs > 3
+    assert (result.new_luts > 1) == (luts > 1)
+    assert len(cells) == len(design.cells) + result.new_ffs + result.new_luts
+    bels = {name: cell["attributes"]["NEXTPNR_BEL"] for name, cell in cells.items()}
+    assert len(set(bels.values())) == len(cells)
+    check_rules(cells, bels, read_sites(database, "tiny"))
+    # Every input has the same as before, or a copy of it: something with the same type and the same inputs.
+    driver = {net: name for name, cell in cells.items() for port in cell["connections"] for net in outputs(cell, port)}
+    named = {bit for net in module["netnames"].values() for bit in net["bits"]}
+    for name, cell in cells.items():
+        before = design.cells[name.partition("$copy")[0]]
+        assert (cell["type"], cell["parameters"]) == (before["type"], before["parameters"])
+        assert cell["connections"].keys() == before["connections"].keys()
+        for port, (net,) in cell["connections"].items():
+            assert net in named
+            if cell["port_directions"][port] == "output" or net == before["connections"][port][0]:
+                continue
+            copied = driver[net].partition("$copy")
+            assert copied[1]
+            assert before["connections"][port][0] in (
+                bit for out in design.cells[copied[0]]["connections"] for bit in outputs(design.cells[copied[0]], out)
+            )
+    users = {}
+    for cell in cells.values():
+        for port, (net,) in cell["connections"].items():
+            if cell["port_directions"][port] == "input" and "$copy" in driver.get(net, ""):
+                users[net] = users.get(net, 0) + 1
+    assert len(users) == result.new_ffs + result.new_luts
+    # A slice keeps what it has of a net on one.
+    assert max(users.values()) <= 60
 
 
 def test_the_same_seed_gives_the_same(tmp_path, database):

@@ -192,8 +192,8 @@ class Routed:
         return min(self.nextpnr_fmax, self.timing.fmax)
 
 
-def _route(design: Design, toolchain: Toolchain, directory: Path, seed: int) -> Routed:
-    """Place, improve the placement, and route, with one seed; analyse the result."""
+def _route(design: Design, toolchain: Toolchain, directory: Path, seed: int, spare_luts: int) -> Routed:
+    """Place, improve the placement with ``spare_luts`` more at most, and route, with one seed; analyse the result."""
     place = directory / f"seed-{seed}"
     place.mkdir(exist_ok=True)
     started = time.monotonic()
@@ -211,6 +211,7 @@ def _route(design: Design, toolchain: Toolchain, directory: Path, seed: int) -> 
             output=place / "improved.json",
             seed=seed,
             period=1000 / design.frequency,
+            spare_luts=spare_luts,
             settings=ROUTER_SETTINGS,
         )
     except (OSError, ValueError) as error:
@@ -234,10 +235,10 @@ def _route(design: Design, toolchain: Toolchain, directory: Path, seed: int) -> 
     return Routed(seed, place, time.monotonic() - started, placement, float(fmax), timing)
 
 
-def _attempt(design: Design, toolchain: Toolchain, directory: Path, seed: int) -> Routed | None:
+def _attempt(design: Design, toolchain: Toolchain, directory: Path, seed: int, spare_luts: int) -> Routed | None:
     """The same, or None if it ends with an error: nextpnr's router finds no way for a wire now and then."""
     try:
-        return _route(design, toolchain, directory, seed)
+        return _route(design, toolchain, directory, seed, spare_luts)
     except BuildError as error:
         _say(f"seed {seed} is left out: {error}")
         return None
@@ -325,12 +326,12 @@ def _build(arguments: argparse.Namespace, report: dict[str, Any]) -> int:
     toolchain = find_toolchain(board.device, board.part)
     report["tools"].update(toolchain.versions(), **{"C compiler": compiler_version()})
 
+    spare_luts = int(LUT_BUDGET * DEVICE["LUT"] - resources["LUT"].used)
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     _say(f"placing and routing with {len(seeds)} seeds, {arguments.jobs} at a time, some minutes each ...")
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        results = [
-            routed for routed in pool.map(lambda seed: _attempt(design, toolchain, directory, seed), seeds) if routed
-        ]
+        attempts = pool.map(lambda seed: _attempt(design, toolchain, directory, seed, spare_luts), seeds)
+        results = [routed for routed in attempts if routed is not None]
     if not results:
         raise BuildError(f"none of {len(seeds)} seeds could be placed and routed")
     best = max(results, key=lambda routed: (routed.fmax, -routed.seed))
@@ -341,6 +342,8 @@ def _build(arguments: argparse.Namespace, report: dict[str, Any]) -> int:
             "fmax_by_nextpnr_mhz": routed.nextpnr_fmax,
             "longest_path_as_placed_ns": round(routed.placement.before, 2),
             "longest_path_as_improved_ns": round(routed.placement.after, 2),
+            "copied_flip_flops": routed.placement.new_ffs,
+            "copied_luts": routed.placement.new_luts,
         }
         for routed in results
     ]

@@ -70,7 +70,7 @@ class PlacedDesign:
         self._add_timing(rigid)
         self._add_nets()
 
-    def _net(self, cell: str, port: str) -> int:
+    def net(self, cell: str, port: str) -> int:
         bits = self.cells[cell]["connections"].get(port)
         return bits[0] if bits else -1
 
@@ -108,7 +108,7 @@ class PlacedDesign:
             "fixed_y": [y for _, y in fixed],
         }
 
-    def _is_memory(self, cell: str) -> bool:
+    def is_memory(self, cell: str) -> bool:
         return self.cells[cell]["type"] == "SLICE_LUTX" and "CLK" in self.cells[cell]["connections"]
 
     def _macros(self) -> list[list[str]]:
@@ -118,10 +118,10 @@ class PlacedDesign:
         for slice_, bels in self.slices.items():
             carry = bels.get("CARRY4")
             if carry is not None:
-                begins = self.graph.driver.get(self._net(carry, "CIN"), ("", ""))[0]
+                begins = self.graph.driver.get(self.net(carry, "CIN"), ("", ""))[0]
                 if begins and self.cells[begins]["type"] == "CARRY4":
                     above[self.site[begins]] = slice_
-            if carry or any("MUX" in bel or self._is_memory(cell) for bel, cell in bels.items()):
+            if carry or any("MUX" in bel or self.is_memory(cell) for bel, cell in bels.items()):
                 rigid.append(slice_)
         macros = []
         for slice_ in sorted(set(rigid) - set(above.values()), key=numbers):
@@ -138,7 +138,7 @@ class PlacedDesign:
             first.append(len(contents))
             base.append(self.site_number[macro[0]])
             inside = [cell for slice_ in macro for cell in self.slices[slice_].values()]
-            needs_memory.append(any(map(self._is_memory, inside)))
+            needs_memory.append(any(map(self.is_memory, inside)))
             for slice_ in macro:
                 slice_macro[self.site_number[slice_]] = number
                 contents.append([self.number[cell] for cell in self.slices[slice_].values()])
@@ -165,7 +165,7 @@ class PlacedDesign:
                 position = 4 * self.site_number[slice_] + at
                 luts = [bels.get(letter + bel) for bel in ("6LUT", "5LUT")]
                 if any(luts):
-                    output5 = self._net(luts[1], "O5") if luts[1] else -1
+                    output5 = self.net(luts[1], "O5") if luts[1] else -1
                     position_lut[position] = len(fields["lut_position"])
                     fields["lut_position"].append(position)
                     fields["lut_cells"] += [self.number[cell] if cell else -1 for cell in luts]
@@ -173,7 +173,7 @@ class PlacedDesign:
                     fields["lut_output5_is_shared"].append(len(self.graph.users.get(output5, ())) > 1)
                 ffs = [bels.get(letter + bel) for bel in ("FF", "5FF")]
                 if any(ffs):
-                    nets = [self._net(cell, "D") if cell else -1 for cell in ffs]
+                    nets = [self.net(cell, "D") if cell else -1 for cell in ffs]
                     control = self._control(next(filter(None, ffs)))
                     position_ff[position] = len(fields["ff_position"])
                     fields["ff_position"].append(position)
@@ -188,7 +188,7 @@ class PlacedDesign:
         """What all flip-flops of a slice have in common."""
         parameters, kind = self.cells[cell]["parameters"], self.cells[cell]["attributes"].get("X_ORIG_TYPE")
         inverted = sorted((name, value) for name, value in parameters.items() if name.endswith("_INVERTED"))
-        nets = (self._net(cell, port) for port in ("CK", "CE", "SR"))
+        nets = (self.net(cell, port) for port in ("CK", "CE", "SR"))
         return (*nets, kind in ("FDPE", "FDCE"), *inverted)
 
     def _add_rams(self) -> None:

@@ -23,6 +23,7 @@ import cffi
 
 from bloomgate_hdl.platform.placed_design import PlacedDesign
 from bloomgate_hdl.platform.sites import read_sites
+from bloomgate_hdl.platform.split_nets import split_nets
 from bloomgate_hdl.platform.timing_graph import read_interconnect, timing_graph
 
 __all__ = ["CompilerMissing", "Improved", "compiler_version", "improve"]
@@ -36,6 +37,9 @@ EPOCHS, EFFORT = 400, 40
 #: Part of the clock period that paths are to take, so that something is left for detours of the router.
 GOAL = 0.90
 
+#: Part of that from which on a path is long enough for drivers of its own.
+SPLIT = 0.90
+
 
 class CompilerMissing(Exception):
     """There is no C compiler for annealing.c; the message says what to install."""
@@ -47,6 +51,9 @@ class Improved:
 
     before: float
     after: float
+    #: Copies of drivers.
+    new_ffs: int
+    new_luts: int
 
 
 def _compiler() -> str:
@@ -81,6 +88,7 @@ def improve(
     output: Path,
     seed: int,
     period: float,
+    spare_luts: int,
     settings: dict[str, str],
 ) -> Improved:
     """Move the cells of a placed design to where its paths are shorter.
@@ -91,23 +99,34 @@ def improve(
     database: family folder of prjxray's database, with ``DEVICE/tilegrid.json``.
     output: for nextpnr's ``--json``, with ``--no-pack --no-place``. annealing.so is left beside it.
     period: of the clock, in ns.
+    spare_luts: how many LUTs may be copied for users on long paths.
     settings: of nextpnr, for routing.
 
     Raises CompilerMissing without a C compiler, and ValueError for what timing_graph.py does not know.
     """
     document = json.loads(placed.read_text())
     (module,) = document["modules"].values()
-    graph = timing_graph(module["cells"], *read_interconnect(sdf))
-    design = PlacedDesign(document, graph, read_sites(database, device))
+    wires, logic = read_interconnect(sdf)
+    sites = read_sites(database, device)
     ffi, lib = _library(output.parent)
-    placement, arrays = design.struct(ffi)
-    longest = ffi.new("float[]", len(graph.arcs))
-    lib.paths(placement, longest)
-    before = max(longest)
-    after = lib.anneal(placement, seed, GOAL * period, EPOCHS, EFFORT)
-    lib.paths(placement, longest)
-    design.write_back(arrays["cell_site"], arrays["cell_position"])
-    design.rename(list(longest))
+    goal = GOAL * period
+
+    def anneal(epochs: int) -> tuple[PlacedDesign, list[float], float, float]:
+        """The design, all paths through each of its arcs, and the longest before and after."""
+        design = PlacedDesign(document, timing_graph(module["cells"], wires, logic), sites)
+        placement, arrays = design.struct(ffi)
+        longest = ffi.new("float[]", len(design.graph.arcs))
+        lib.paths(placement, longest)
+        before = max(longest)
+        after = lib.anneal(placement, seed, goal, epochs, EFFORT)
+        lib.paths(placement, longest)
+        design.write_back(arrays["cell_site"], arrays["cell_position"])
+        return design, list(longest), before, after
+
+    design, longest, before, _ = anneal(EPOCHS // 2)
+    split = split_nets(PlacedDesign(document, design.graph, sites), longest, SPLIT * goal, spare_luts, wires, logic)
+    design, longest, _, after = anneal(EPOCHS)
+    design.rename(longest)
     design.module.setdefault("settings", {}).update(settings)
     output.write_text(json.dumps(document))
-    return Improved(before, after)
+    return Improved(before, after, *split)
