@@ -14,12 +14,13 @@ from typing import Any
 from bloomgate_hdl.platform.sites import Sites, numbers
 from bloomgate_hdl.platform.timing_graph import TimingGraph
 
-__all__ = ["PlacedDesign"]
+__all__ = ["MANY_USERS", "POSITIONS", "PlacedDesign"]
 
-_POSITIONS = "ABCD"
+#: Of a slice, by the letters in the names of their bels.
+POSITIONS = "ABCD"
 
-#: A wire of a net with more users than this is stretched: nextpnr joins it to the nearest branch, whatever way it took.
-_MANY_USERS, _STRETCH = 40, 1.15
+#: A wire of a net with more users than this is stretched: nextpnr joins it to the nearest branch, by whatever way.
+MANY_USERS, _STRETCH = 40, 1.15
 #: Nets with more cells are everywhere, and their length does not tell one place from another.
 _LONGEST_NET = 64
 
@@ -63,11 +64,12 @@ class PlacedDesign:
         self._add_device()
         self._add_places()
         macros = self._macros()
-        rigid = {slice_ for macro in macros for slice_ in macro}
+        #: Slices that are part of a macro.
+        self.rigid = {slice_ for macro in macros for slice_ in macro}
         self._add_macros(macros)
-        self._add_positions(rigid)
+        self._add_positions()
         self._add_rams()
-        self._add_timing(rigid)
+        self._add_timing()
         self._add_nets()
 
     def net(self, cell: str, port: str) -> int:
@@ -98,7 +100,7 @@ class PlacedDesign:
         positions = []
         for name in self.names:
             in_position = re.fullmatch("([ABCD])(5LUT|6LUT|FF|5FF)", self.bel[name])
-            positions.append(_POSITIONS.index(in_position[1]) if in_position else -1)
+            positions.append(POSITIONS.index(in_position[1]) if in_position else -1)
         # What is on no site of the list (constants) has no timing and no length, wherever it is.
         fixed = [self.sites.at.get(self.site[name], (0, 0)) for name in self.names]
         self.fields |= {
@@ -152,16 +154,16 @@ class PlacedDesign:
         }
         self.fields["macro_slice_cells"], self.fields["macro_cells"] = _offsets(contents)
 
-    def _add_positions(self, rigid: set[str]) -> None:
+    def _add_positions(self) -> None:
         names = ("lut_cells", "lut_output5", "lut_output5_is_shared", "lut_position")
         names += ("ff_cells", "ff_driver", "ff_net", "ff_control", "ff_position")
         fields: dict[str, list[int]] = {name: [] for name in names}
         position_lut, position_ff = ([-1] * (4 * len(self.sites.slices)) for _ in range(2))
         controls: dict[tuple[Any, ...], int] = {}
         for slice_, bels in self.slices.items():
-            if slice_ in rigid:
+            if slice_ in self.rigid:
                 continue
-            for at, letter in enumerate(_POSITIONS):
+            for at, letter in enumerate(POSITIONS):
                 position = 4 * self.site_number[slice_] + at
                 luts = [bels.get(letter + bel) for bel in ("6LUT", "5LUT")]
                 if any(luts):
@@ -199,15 +201,15 @@ class PlacedDesign:
         self.counts["rams"] = len(rams)
         self.fields |= {"ram_cell": [self.number[name] for name in rams], "ram_at": ram_at}
 
-    def _add_timing(self, rigid: set[str]) -> None:
+    def _add_timing(self) -> None:
         arcs = self.graph.arcs
         cell_arcs: list[list[int]] = [[] for _ in self.names]
         wires, stretch = [], []
         for number, arc in enumerate(arcs):
             for cell in {arc.source, arc.sink}:
                 cell_arcs[self.number[cell]].append(number)
-            wires.append(self._wire(arc.source, arc.sink, arc.wire, rigid))
-            stretch.append(_STRETCH if arc.users > _MANY_USERS else 1.0)
+            wires.append(self._wire(arc.source, arc.sink, arc.wire))
+            stretch.append(_STRETCH if arc.users > MANY_USERS else 1.0)
         self.counts |= {"nodes": len(self.graph.launch), "arcs": len(arcs)}
         self.fields |= {
             "node_launch": self.graph.launch,
@@ -221,12 +223,12 @@ class PlacedDesign:
         }
         self.fields["cell_arcs"], self.fields["arcs_of_cells"] = _offsets(cell_arcs)
 
-    def _wire(self, source: str, sink: str, estimate: float, rigid: set[str]) -> float:
+    def _wire(self, source: str, sink: str, estimate: float) -> float:
         """Delay of a wire that is the same wherever its cells are, else -1."""
         if self.cells[source]["type"] == self.cells[sink]["type"] == "CARRY4":
             return _CARRY
         site = self.site[source]
-        return estimate if site in rigid and site == self.site[sink] and estimate < _INTERNAL else -1.0
+        return estimate if site in self.rigid and site == self.site[sink] and estimate < _INTERNAL else -1.0
 
     def _add_nets(self) -> None:
         cell_nets: list[list[int]] = [[] for _ in self.names]
@@ -260,7 +262,7 @@ class PlacedDesign:
         for name, site, position in zip(self.names, sites, positions, strict=True):
             if site < 0:
                 continue
-            bel = self.bel[name] if position < 0 else _POSITIONS[position] + self.bel[name][1:]
+            bel = self.bel[name] if position < 0 else POSITIONS[position] + self.bel[name][1:]
             self.cells[name]["attributes"]["NEXTPNR_BEL"] = f"{self.all_sites[site]}/{bel}"
 
     def rename(self, longest: Sequence[float]) -> None:

@@ -11,14 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bloomgate_hdl.platform.placed_design import PlacedDesign
+from bloomgate_hdl.platform.placed_design import MANY_USERS, POSITIONS, PlacedDesign
 
-__all__ = ["MANY_USERS", "split_nets"]
-
-#: So many users of a net nextpnr connects by short ways.
-MANY_USERS = 40
-
-_POSITIONS = "ABCD"
+__all__ = ["split_nets"]
 
 
 class _FreePositions:
@@ -27,13 +22,11 @@ class _FreePositions:
     def __init__(self, design: PlacedDesign) -> None:
         taken = set()
         for slice_, bels in design.slices.items():
-            rigid = any(bel == "CARRY4" or "MUX" in bel for bel in bels)
-            rigid = rigid or any(design.is_memory(cell) for cell in bels.values())
-            has_ff = any(bel.endswith("FF") for bel in bels)
-            for letter in _POSITIONS:
-                if rigid or has_ff or any(bel.startswith(letter) for bel in bels):
+            none = slice_ in design.rigid or any(bel.endswith("FF") for bel in bels)
+            for letter in POSITIONS:
+                if none or any(bel.startswith(letter) for bel in bels):
                     taken.add((slice_, letter))
-        self._free = {(slice_, letter) for slice_ in design.sites.slices for letter in _POSITIONS} - taken
+        self._free = {(slice_, letter) for slice_ in design.sites.slices for letter in POSITIONS} - taken
         self._at = design.sites.at
 
     def take(self, near: tuple[float, float], whole: bool) -> tuple[str, str]:
@@ -42,7 +35,7 @@ class _FreePositions:
         slice_, letter = min(
             self._free, key=lambda free: (abs(self._at[free[0]][0] - x) + abs(self._at[free[0]][1] - y), free)
         )
-        self._free -= {(slice_, other) for other in (_POSITIONS if whole else letter)}
+        self._free -= {(slice_, other) for other in (POSITIONS if whole else letter)}
         return slice_, letter
 
 
